@@ -1,0 +1,18 @@
+"""Gymnasium environments: importing this module registers every `pcm_policy/*` id.
+
+`gymnasium.make("pcm_policy.envs:pcm_policy/PushTKeypoints-v0")` does so by itself, in worker
+processes too. A simulator is imported when an environment is made, not before.
+"""
+
+import gymnasium as gym
+
+gym.register(
+    id="pcm_policy/PushTKeypoints-v0",
+    entry_point="pcm_policy.envs.pusht:PushTKeypoints",
+    max_episode_steps=300,
+)
+gym.register(
+    id="pcm_policy/PushTImage-v0",
+    entry_point="pcm_policy.envs.pusht:PushTImage",
+    max_episode_steps=300,
+)

@@ -1,0 +1,116 @@
+"""Several copies of one environment side by side, each executing whole action chunks."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+
+import pcm_policy.envs  # noqa: F401 (registers the environments)
+from pcm_policy.errors import PcmError
+
+Env = gym.Env[Any, Any]
+Wrap = Callable[[Env], Env]
+
+
+class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32]]):
+    """Let `step` execute a chunk of actions, (Ta, Da), and end early with the episode.
+
+    The reward of a chunk is the best of its rewards, and minus infinity when none was executed.
+    The info has `steps`, the number of executed actions, and `is_success`, whether any succeeded.
+    Rows with a NaN are "no action" and are skipped: an environment whose episode is over idles on
+    them at no cost.
+
+    `action_space` stays that of one action.
+    """
+
+    def __init__(self, env: Env) -> None:
+        super().__init__(env)
+        self._last: tuple[Any, dict[str, Any]] | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        self._last = self.env.reset(seed=seed, options=options)
+        return self._last
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Execute the rows of `action`, (Ta, Da), until the episode ends.
+
+        Raises:
+            PcmError: The environment was not reset.
+        """
+        if self._last is None:
+            raise PcmError("reset the environment before its first step")
+        observation, info = self._last
+        best, steps, success, terminated, truncated = -np.inf, 0, False, False, False
+        for row in action:
+            if terminated or truncated:
+                break
+            if np.isnan(row).any():
+                continue
+            observation, reward, terminated, truncated, info = self.env.step(row)
+            best = max(best, float(reward))
+            success |= bool(info.get("is_success", terminated))
+            steps += 1
+        self._last = observation, info
+        return observation, best, terminated, truncated, {"steps": steps, "is_success": success}
+
+
+def _make(env_id: str, wrap: Wrap | None, env_kwargs: dict[str, Any]) -> Env:
+    env: Env = gym.make(env_id, disable_env_checker=True, **env_kwargs)
+    return env if wrap is None else wrap(env)
+
+
+def make_vector(
+    env_id: str,
+    num_envs: int,
+    mode: Literal["sync", "async"] = "sync",
+    *,
+    wrap: Wrap | None = None,
+    **env_kwargs: Any,
+) -> VectorEnv[Any, Any, Any]:
+    """Make `num_envs` copies of an environment, in this process or one process each.
+
+    Finished environments are never reset by themselves: reset them with
+    `options={"reset_mask": mask}`. Processes are spawned, so a script that asks for them needs
+    its `if __name__ == "__main__":` guard; `close` ends them.
+
+    Args:
+        env_id: A gymnasium id.
+        num_envs: Number of copies, at least 1.
+        mode: "sync" (one after the other) or "async" (one process each).
+        wrap: Applied to each copy; must be picklable for "async".
+        **env_kwargs: For `gymnasium.make`.
+
+    Returns:
+        The vector environment, which the caller closes.
+
+    Raises:
+        PcmError: The id or the mode is unknown, or `num_envs` is below 1.
+    """
+    if num_envs < 1:
+        raise PcmError(f"num_envs is at least 1, not {num_envs}")
+    if mode not in ("sync", "async"):
+        raise PcmError(f"mode is 'sync' or 'async', not {mode!r}")
+    find_spec(env_id)
+    copies = [partial(_make, env_id, wrap, env_kwargs)] * num_envs
+    if mode == "sync":
+        return SyncVectorEnv(copies, autoreset_mode=AutoresetMode.DISABLED)
+    return AsyncVectorEnv(copies, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+
+
+def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """Look up a gymnasium id.
+
+    Raises:
+        PcmError: There is no such environment.
+    """
+    try:
+        return gym.spec(env_id)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise PcmError(f"no environment {env_id!r}: {error}") from error

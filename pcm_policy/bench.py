@@ -1,0 +1,253 @@
+"""Honest timing and exactness of every solver on the same weights.
+
+Latency is one prediction at batch 1, device synchronised on both sides, after a warm-up; the
+solvers take turns call by call, so that a slow moment of the machine meets all of them. Errors are
+against the sequential chunk of the same sampler, same observation, same noise.
+"""
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from pcm_policy.errors import PcmError
+from pcm_policy.noise import Noise, episode_noise
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.samplers import SamplerConfig
+from pcm_policy.solve import SolverConfig, as_predictor
+from pcm_policy.solvers import paradigms, picard
+from pcm_policy.statistics import percentiles
+
+WARMUP = 5
+FEW_STEPS = (1, 2, 3, 4, 8)
+COUNTED_ROUNDS = 40
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return what a timing depends on."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            name = next(x.split(":")[1].strip() for x in file if x.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "mode": "eager",
+    }
+
+
+def time_predictions(
+    policy: DiffusionPolicy,
+    solvers: Sequence[SolverConfig],
+    observations: NDArray[np.float32],
+    calls: int,
+) -> list[dict[str, float]]:
+    """Time ``predict`` at batch 1 for several solvers that take turns.
+
+    Args:
+        policy: the policy.
+        solvers: what is timed.
+        observations: ``(n, To, Do)``, used in turn.
+        calls: timed calls per solver; a warm-up comes before them and is not counted.
+
+    Returns:
+        p50, p95, p99 and max in milliseconds, one dictionary a solver.
+
+    Raises:
+        PcmError: no call was asked for.
+    """
+    if calls < 1:
+        raise PcmError(f"calls={calls}: at least one timed call is needed")
+    spent: list[list[float]] = [[] for _ in solvers]
+    shape = (policy.config.horizon, policy.config.action_dim)
+    for call in tqdm(range(-WARMUP, calls), desc="timing", unit="call", disable=None):
+        obs = observations[call % len(observations)]
+        for times, solver in zip(spent, solvers, strict=True):
+            noise = _noise(policy, solver.sampler, shape, [call + WARMUP])
+            _synchronize(policy.device)
+            start = time.perf_counter()
+            policy.predict(obs, solver=solver, noise=noise)
+            _synchronize(policy.device)
+            if call >= 0:
+                times.append((time.perf_counter() - start) * 1e3)
+    return [percentiles(times) for times in spent]
+
+
+def default_rows(policy: DiffusionPolicy, error: float) -> list[tuple[SolverConfig, SamplerConfig]]:
+    """Return the solvers that a benchmark compares, each with its reference sampler."""
+    own = policy.config.sampler
+    ddpm = SamplerConfig("ddpm", policy.config.schedule.train_steps)
+    rows = []
+    for sampler in (ddpm, replace(own, steps=32), replace(own, steps=16)):
+        rows.append((SolverConfig("sequential", sampler), sampler))
+        for method in ("paradigms", "picard"):
+            rows.append((SolverConfig(method, sampler, tolerance=error), sampler))
+    head = policy.config.head
+    reference = head.sampler if head is not None else rows[-1][1]
+    for r in (2, 3, 4):
+        rows.append((SolverConfig("picard", reference, rounds=r), reference))
+    if head is not None:
+        for r in (1, 2, 3):
+            rows.append((SolverConfig("pcm", reference, rounds=r), reference))
+        rows.append((SolverConfig("pcm", reference, pcm_rounds=2, tolerance=error), reference))
+    for steps in FEW_STEPS:
+        rows.append((SolverConfig("sequential", replace(own, steps=steps)), reference))
+    return rows
+
+
+def run_bench(
+    policy: DiffusionPolicy,
+    observations: Tensor,
+    *,
+    observations_used: int = 64,
+    calls: int = 100,
+    error: float = 1e-3,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare all solvers on one policy.
+
+    Args:
+        policy: the policy, with or without a head.
+        observations: ``(n, To, Do)`` raw held-out observations.
+        observations_used: how many of them errors and rounds are taken over.
+        calls: timed calls per solver.
+        error: tolerance of the adaptive rows, and the error whose rounds are counted.
+        seed: seed of the noise.
+
+    Returns:
+        Plain data for JSON: ``rows`` (one a solver), ``rounds_to_error`` and ``hardware``.
+    """
+    obs = observations[torch.linspace(0, len(observations) - 1, observations_used).long()]
+    obs = obs.to(policy.device, policy.dtype)
+    shape = (policy.config.horizon, policy.config.action_dim)
+    pairs = default_rows(policy, error)
+    rows, exact = [], {}
+    for solver, reference in tqdm(pairs, desc="errors", unit="solver", disable=None):
+        noise = _noise(policy, reference, shape, range(seed, seed + len(obs)))
+        if reference not in exact:
+            exact[reference] = policy.solve(obs, SolverConfig("sequential", reference), noise).sample
+        found = [
+            policy.solve(obs[i : i + 1], solver, _row(noise, i)) for i in range(len(obs))
+        ] if solver.tolerance is not None else [policy.solve(obs, solver, noise)]
+        sample = torch.cat([f.sample for f in found])
+        off = (sample - exact[reference]).abs()
+        rounds = [f.rounds for f in found]
+        rows.append(
+            {
+                "solver": solver.label,
+                "reference": f"{reference.name}-{reference.steps}",
+                "rounds": float(np.mean(rounds)),
+                "worst_rounds": max(rounds),
+                "nfe": float(np.mean([f.nfe for f in found])),
+                "max_abs_error": float(off.max()),
+                "mean_abs_error": float(off.mean()),
+                "rmse": float(off.square().mean(dim=(1, 2)).sqrt().mean()),
+            }
+        )
+    timed = time_predictions(policy, [s for s, _ in pairs], obs.float().cpu().numpy(), calls)
+    slowest = {row["solver"]: t["p50"] for row, t in zip(rows, timed, strict=True)}
+    for row, t in zip(rows, timed, strict=True):
+        row |= {f"{k}_ms": v for k, v in t.items()}
+        row["speedup"] = slowest[row["reference"]] / t["p50"]
+        row["speedup_over_ddpm"] = slowest[pairs[0][0].label] / t["p50"]
+    return {
+        "rows": rows,
+        "rounds_to_error": _count_rounds(policy, obs, pairs, error, seed),
+        "error": error,
+        "observations": len(obs),
+        "calls": calls,
+        "batch": 1,
+        "dtype": str(policy.dtype).removeprefix("torch."),
+        "hardware": hardware(policy.device),
+    }
+
+
+@torch.inference_mode()
+def _count_rounds(
+    policy: DiffusionPolicy,
+    obs: Tensor,
+    pairs: Sequence[tuple[SolverConfig, SamplerConfig]],
+    error: float,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Count the rounds after which the largest action error stays below ``error``."""
+    shape = (policy.config.horizon, policy.config.action_dim)
+    counted = [(s, r) for s, r in pairs if s.tolerance is not None]
+    result = []
+    for solver, reference in tqdm(counted, desc="rounds", unit="solver", disable=None):
+        noise = _noise(policy, reference, shape, range(seed, seed + len(obs)))
+        exact = policy.solve(obs, SolverConfig("sequential", reference), noise).sample
+        errors: list[Tensor] = []
+
+        def watch(states: Tensor, exact: Tensor = exact, errors: list[Tensor] = errors) -> None:
+            errors.append((states[-1] - exact).abs().amax(dim=(1, 2)))
+
+        denoise = policy.denoiser(policy.condition(obs), reference)
+        noise = noise.to(policy.device, policy.dtype)
+        limit = min(COUNTED_ROUNDS, reference.steps)
+        if solver.method == "paradigms":
+            paradigms(denoise, noise, rounds=limit, watch=watch)
+        elif solver.method == "pcm":
+            assert policy.head is not None
+            head = as_predictor(policy.head)
+            strengths = solver.strengths
+            picard(denoise, noise, rounds=limit, head=head, strengths=strengths, watch=watch)
+        else:
+            picard(denoise, noise, rounds=limit, watch=watch)
+        trace = torch.stack(errors).cpu()
+        late = trace >= error
+        last = torch.where(late, torch.arange(1, len(trace) + 1)[:, None], 0).amax(dim=0)
+        needed = (last + 1).double()
+        result.append(
+            {
+                "solver": solver.method + (" 2 + base" if solver.method == "pcm" else ""),
+                "reference": f"{reference.name}-{reference.steps}",
+                "mean_rounds": float(needed.mean()),
+                "worst_rounds": int(needed.max()),
+                "worst_error_by_round": trace.amax(dim=1).tolist(),
+                "mean_error_by_round": trace.mean(dim=1).tolist(),
+            }
+        )
+    return result
+
+
+def _noise(
+    policy: DiffusionPolicy, sampler: SamplerConfig, shape: tuple[int, int], rows: Sequence[int]
+) -> Noise:
+    steps = sampler.steps if policy.sampler(sampler).stochastic else 0
+    return episode_noise(rows, [0] * len(rows), shape, steps)
+
+
+def _row(noise: Noise, i: int) -> Noise:
+    steps = None if noise.steps is None else noise.steps[:, i : i + 1]
+    return Noise(noise.initial[i : i + 1], steps)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def find_row(report: Mapping[str, Any], solver: str) -> dict[str, Any]:
+    """Return the row of one solver.
+
+    Raises:
+        PcmError: the report has none.
+    """
+    for row in report["rows"]:
+        if row["solver"] == solver:
+            return dict(row)
+    raise PcmError(f"the benchmark has no row {solver!r}")

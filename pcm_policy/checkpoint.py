@@ -1,0 +1,249 @@
+"""Policy folders and atomic writes.
+
+::
+
+    policy/
+        config.json               format version, policy config
+        model.safetensors         network.*, obs_normalizer.*, action_normalizer.*, head.*
+        observations.safetensors  held-out observations, for benchmarks (optional)
+        README.md                 card: data, command, steps, scores (optional)
+
+Nothing here is ever unpickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pcm_policy.errors import PcmError
+from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+
+FORMAT_VERSION = 1
+RELEASED = Path(__file__).parent / "released"
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Fill a folder that appears under its name only when it is complete and on disk.
+
+    An existing folder is replaced; an exception leaves it as it was.
+
+    Raises:
+        PcmError: the folder cannot be written (no permission, disk full).
+    """
+    scratch: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        yield scratch
+        for file in scratch.iterdir():
+            _sync(file)
+        if target.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+            os.replace(target, old / "previous")
+            os.replace(scratch, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(scratch, target)
+        _sync(target.parent)
+    except (OSError, SafetensorError) as error:
+        raise PcmError(
+            f"cannot write {target}: {error}; free some space or choose another output_dir"
+        ) from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        PcmError: the file cannot be written.
+    """
+    write_file(path, lambda scratch: scratch.write_text(text))
+
+
+def write_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a scratch file beside ``path``, then rename it.
+
+    Raises:
+        PcmError: the file cannot be written.
+    """
+    scratch = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(scratch)
+        _sync(scratch)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise PcmError(
+            f"cannot write {path}: {error}; free some space or choose another output_dir"
+        ) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        PcmError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise PcmError(f"{path} does not exist: name a policy folder written by pcm-train")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PcmError(f"{path} is damaged ({error}): restore it or train again") from error
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Return a digest of a network's weights: what a head belongs to."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_policy(
+    policy: DiffusionPolicy,
+    path: str | Path,
+    *,
+    card: str | None = None,
+    observations: Tensor | None = None,
+) -> None:
+    """Write a policy folder atomically.
+
+    Args:
+        policy: the policy, with its head if it has one.
+        path: the folder; an existing one is replaced.
+        card: text of ``README.md``.
+        observations: ``(n, To, Do)`` raw held-out observations.
+
+    Raises:
+        PcmError: the folder cannot be written.
+    """
+    with atomic_folder(Path(path)) as folder:
+        config = {"format_version": FORMAT_VERSION, "policy": policy.config.to_dict()}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tensors = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors")
+        if observations is not None:
+            held_out = observations.detach().cpu().contiguous()
+            save_file({"observations": held_out}, folder / "observations.safetensors")
+        if card is not None:
+            (folder / "README.md").write_text(card)
+
+
+def resolve(path: str | Path) -> Path:
+    """Return the folder that ``policy=...`` names; ``released/NAME`` ships with the package.
+
+    Raises:
+        PcmError: there is no such folder.
+    """
+    folder = Path(path)
+    if not folder.exists() and folder.parts[:1] == ("released",):
+        folder = RELEASED.joinpath(*folder.parts[1:])
+    if not folder.is_dir():
+        shipped = ", ".join(f"released/{p.name}" for p in sorted(RELEASED.glob("*/")))
+        raise PcmError(f"no policy folder {path}: name one written by pcm-train, or use {shipped}")
+    return folder
+
+
+def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
+    """Read a policy folder.
+
+    Raises:
+        PcmError: naming the file and the entry that is missing, damaged or does not fit.
+    """
+    folder = resolve(path)
+    config = _read_config(folder / "config.json")
+    policy = DiffusionPolicy(config, seed=seed)
+    file = folder / "model.safetensors"
+    tensors = load_tensors(file)
+    _check_tensors(file, tensors, policy.state_dict())
+    policy.load_state_dict(tensors)
+    if config.head is not None and config.head.base != fingerprint(policy.network):
+        raise PcmError(
+            f"{file}: the PCM head belongs to base weights {config.head.base}, the file holds "
+            f"{fingerprint(policy.network)}: run pcm-distill on this base"
+        )
+    return policy.eval()
+
+
+def _read_config(file: Path) -> PolicyConfig:
+    if not file.is_file():
+        raise PcmError(f"{file} does not exist: name a policy folder written by pcm-train")
+    try:
+        data = json.loads(file.read_text())
+        version = data["format_version"]
+        if version != FORMAT_VERSION:
+            raise PcmError(
+                f"{file} has format version {version}, this package reads {FORMAT_VERSION}: "
+                "use the matching version of pcm_policy"
+            )
+        return PolicyConfig.from_dict(data["policy"])
+    except PcmError as error:
+        raise PcmError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PcmError(f"{file} is not a policy config ({error!r}): restore it") from error
+
+
+def _check_tensors(file: Path, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
+    missing = sorted(set(want) - set(have))
+    if missing:
+        kind = "its normaliser" if "normalizer" in missing[0] else "an entry"
+        raise PcmError(
+            f"{file} lacks {kind} ({missing[0]} and {len(missing) - 1} more): restore it or train "
+            "again; a policy never runs without its normaliser"
+        )
+    extra = sorted(set(have) - set(want))
+    if extra:
+        raise PcmError(f"{file} has an entry {extra[0]} that config.json does not account for")
+    for name, tensor in want.items():
+        if have[name].shape != tensor.shape or have[name].dtype != tensor.dtype:
+            raise PcmError(
+                f"{file}: {name} is {have[name].dtype} {tuple(have[name].shape)}, config.json says "
+                f"{tensor.dtype} {tuple(tensor.shape)}"
+            )
+
+
+def held_out_observations(path: str | Path) -> Tensor:
+    """Read the ``(n, To, Do)`` raw observations that a policy folder carries for benchmarks.
+
+    Raises:
+        PcmError: the folder has none.
+    """
+    file = resolve(path) / "observations.safetensors"
+    tensors = load_tensors(file)
+    if "observations" not in tensors or tensors["observations"].ndim != 3:
+        raise PcmError(f"{file} holds no (n, To, Do) array 'observations': train again")
+    return tensors["observations"]
+
+
+def to_json(value: Any) -> str:
+    """Return indented JSON that ends with a newline; refuses NaN, which is not JSON."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+

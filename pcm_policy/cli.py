@@ -1,0 +1,246 @@
+"""The commands: each is a function of one resolved config, so that Python can call it as well."""
+
+import platform
+import sys
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from omegaconf import DictConfig
+
+from pcm_policy.checkpoint import held_out_observations, save_policy, to_json, write_text
+from pcm_policy.commands import pick_device, plain, run_command, typed, writable
+from pcm_policy.datasets import doctor
+from pcm_policy.errors import PcmError
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.report import card, table
+from pcm_policy.training.data import DatasetConfig, load_demonstrations
+from pcm_policy.training.loop import TrainConfig, fit
+
+
+def train_main(config: DictConfig) -> Path:
+    """Train a base policy; returns its folder."""
+    from pcm_policy.training.cloning import Cloning
+    from pcm_policy.training.data import new_policy, policy_config
+
+    output = writable(config.output_dir)
+    training = typed(TrainConfig, config.train, "train")
+    dataset = typed(DatasetConfig, config.dataset, "dataset")
+    settings = policy_config(plain(config.task), plain(config.network), plain(config.policy))
+    data = load_demonstrations(dataset, settings)
+    policy = new_policy(settings, data, training.seed, config.policy.normalizer)
+    windows, held_out = data.windows(policy)
+    objective = Cloning(policy, windows, held_out, training.batch, training.seed)
+    accelerator = _accelerator(config)
+    average = fit(objective, training, output, accelerator, resume=config.resume)
+    policy.network.load_state_dict(average.state_dict())
+    if accelerator.is_main_process:
+        text = card(policy, data.describe(dataset), "pcm-train", training, output)
+        save_policy(policy, output / "policy", card=text, observations=data.observations(policy))
+        print(output / "policy")
+    return output / "policy"
+
+
+def distill_main(config: DictConfig) -> Path:
+    """Distil a PCM head; returns the folder of base and head."""
+    from pcm_policy.training.distillation import Distillation, with_head
+
+    output = writable(config.output_dir)
+    training = typed(TrainConfig, config.train, "train")
+    dataset = typed(DatasetConfig, config.dataset, "dataset")
+    base = DiffusionPolicy.from_pretrained(config.policy)
+    data = load_demonstrations(dataset, base.config)
+    policy = with_head(base, plain(config.head), plain(config.sampler), training.seed)
+    windows, held_out = data.windows(policy)
+    objective = Distillation(
+        policy, windows, held_out, training.batch, training.seed, **plain(config.distill)
+    )
+    accelerator = _accelerator(config)
+    average = fit(objective, training, output, accelerator, resume=config.resume)
+    assert policy.head is not None
+    policy.head.load_state_dict(average.state_dict())
+    if accelerator.is_main_process:
+        text = card(policy, data.describe(dataset), "pcm-distill", training, output)
+        save_policy(policy, output / "policy", card=text, observations=data.observations(policy))
+        print(output / "policy")
+    return output / "policy"
+
+
+def eval_main(config: DictConfig) -> dict[str, Any]:
+    """Roll a policy out; returns what ``eval.json`` holds."""
+    from pcm_policy.bench import hardware, time_predictions
+    from pcm_policy.evaluate import evaluate
+    from pcm_policy.rollout_policy import EpisodePolicy
+
+    output = writable(config.output_dir)
+    policy = _load(config)
+    solver = policy.solver(plain(config.solver))
+    task = plain(config.task)
+    runner = EpisodePolicy(policy, solver)
+    result = evaluate(
+        runner,
+        task["env_id"],
+        episodes=config.episodes,
+        seed=config.seed,
+        n_obs_steps=policy.config.obs_steps,
+        num_envs=config.num_envs,
+        mode=config.mode,
+        solve_batch=config.solve_batch,
+        max_steps=config.max_steps,
+        video_episodes=list(config.video_episodes),
+        video_dir=output / "videos",
+    )
+    timed = time_predictions(policy, [solver], runner.observations(), config.latency_calls)[0]
+    report = {
+        "policy": str(config.policy),
+        "task": task["name"],
+        "solver": {"label": solver.label, **asdict(solver)},
+        **{k: v for k, v in result.to_json().items() if k != "episodes"},
+        "rounds": runner.mean_rounds,
+        "nfe": runner.mean_nfe,
+        "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
+        "hardware": hardware(policy.device),
+        "episodes": result.to_json()["episodes"],
+    }
+    write_text(output / "eval.json", to_json(report))
+    rows = [
+        [
+            solver.label,
+            f"{result.score:.3f} [{result.score_ci95[0]:.3f}, {result.score_ci95[1]:.3f}]",
+            f"{result.success:.2f} [{result.success_ci95[0]:.2f}, {result.success_ci95[1]:.2f}]",
+            f"{runner.mean_rounds:.1f}",
+            f"{runner.mean_nfe:.1f}",
+            f"{timed['p50']:.2f} / {timed['p99']:.2f}",
+        ]
+    ]
+    head = ["solver", "score [95 %]", "success [95 %]", "rounds", "NFE", "p50 / p99 ms"]
+    print(table(head, rows))
+    print(output / "eval.json")
+    return report
+
+
+def bench_main(config: DictConfig) -> dict[str, Any]:
+    """Time all solvers; returns what ``bench.json`` holds."""
+    from pcm_policy.bench import run_bench
+    from pcm_policy.report import bench_picture, bench_table
+
+    output = writable(config.output_dir)
+    policy = _load(config)
+    report = run_bench(
+        policy,
+        held_out_observations(config.policy),
+        observations_used=config.observations,
+        calls=config.calls,
+        error=config.error,
+        seed=config.seed,
+    )
+    report["policy"] = str(config.policy)
+    write_text(output / "bench.json", to_json(report))
+    bench_picture(report, output / "bench.png")
+    print(bench_table(report))
+    print(output / "bench.json", output / "bench.png")
+    return report
+
+
+def data_main(config: DictConfig) -> None:
+    """Look at, check or generate demonstrations."""
+    task = plain(config.task)
+    if config.command == "info":
+        print(doctor.summary(config.path))
+    elif config.command == "validate":
+        report = doctor.validate(
+            config.path,
+            obs=task["obs_fields"],
+            action=task["action_field"],
+            position=task["position_field"],
+        )
+        print(doctor.format_report(report))
+        if not report.ok:
+            raise SystemExit(1)
+    elif config.command == "generate":
+        from pcm_policy.generate import generate
+
+        policy = _load(config)
+        generate(
+            policy,
+            policy.solver(plain(config.solver)),
+            task,
+            Path(config.path),
+            episodes=config.episodes,
+            attempts=config.attempts,
+            seed=config.seed,
+            num_envs=config.num_envs,
+            mode=config.mode,
+            solve_batch=config.solve_batch,
+            source=str(config.policy),
+        )
+        print(doctor.summary(config.path))
+    else:
+        raise PcmError(f"pcm-data {config.command}: use info, validate or generate")
+
+
+def train() -> None:
+    """Entry point of ``pcm-train``."""
+    run_command("train", train_main)
+
+
+def distill() -> None:
+    """Entry point of ``pcm-distill``."""
+    run_command("distill", distill_main)
+
+
+def evaluate() -> None:
+    """Entry point of ``pcm-eval``."""
+    run_command("eval", eval_main)
+
+
+def bench() -> None:
+    """Entry point of ``pcm-bench``."""
+    run_command("bench", bench_main)
+
+
+def data() -> None:
+    """Entry point of ``pcm-data``: ``pcm-data COMMAND PATH [key=value ...]``."""
+    words = sys.argv[1:]
+    named: list[str] = []
+    for key in ("command", "path"):
+        if words and "=" not in words[0] and not words[0].startswith("-"):
+            value = words.pop(0).replace("\\", "\\\\").replace("'", "\\'")
+            named.append(f"{key}='{value}'")
+    run_command("data", data_main, named + words)
+
+
+def info() -> None:
+    """Entry point of ``pcm-info``: versions, device, what is installed."""
+    rows = [["python", platform.python_version()], ["platform", platform.platform()]]
+    for name in ("pcm_policy", "torch", "numpy", "accelerate", "safetensors", "zarr", "hydra-core"):
+        rows.append([name, metadata.version(name)])
+    for name, extra in (("gymnasium", ""), ("gym-pusht", "pusht"), ("diffusers", "test")):
+        try:
+            rows.append([name, metadata.version(name)])
+        except metadata.PackageNotFoundError:
+            rows.append([name, f"not installed: pip install 'pcm_policy[{extra}]'"])
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    rows += [["CPU threads", str(torch.get_num_threads())], ["CUDA device", cuda]]
+    released = Path(__file__).parent / "released"
+    rows.append(["released", ", ".join(f"released/{p.name}" for p in sorted(released.glob("*")))])
+    print(table(["what", "version"], rows))
+
+
+def _accelerator(config: DictConfig) -> Accelerator:
+    device = pick_device(config.device)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=str(config.precision))
+
+
+def _load(config: DictConfig) -> DiffusionPolicy:
+    return DiffusionPolicy.from_pretrained(config.policy, pick_device(config.device))
+
+
+COMMANDS = {"train": train, "distill": distill, "eval": evaluate, "bench": bench, "data": data}
+
+if __name__ == "__main__":
+    # `accelerate launch -m pcm_policy.cli train ...`
+    COMMANDS[sys.argv.pop(1)]()

@@ -1,0 +1,77 @@
+"""LoRA head: weight switching, ``W + lambda(k) dW`` with a low-rank ``dW`` (So et al. 2025)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pcm_policy.denoise import Denoiser, Network
+from pcm_policy.errors import PcmError
+
+
+class LoraHead(nn.Module):
+    """Low-rank changes to every matrix and convolution of the base network.
+
+    One network call a round, whatever the share. ``up`` starts at zero, so an untrained head
+    changes nothing. The paper leaves rank and targets open; here every weight of two or more
+    dimensions is a target (Hu et al. 2022 for the parametrisation).
+
+    Args:
+        network: the base network, for its weights' names and shapes; it is not kept.
+        rank: rank of every ``dW``.
+        alpha: ``dW = alpha / rank * up @ down``.
+    """
+
+    def __init__(self, network: nn.Module, *, rank: int = 8, alpha: float = 8.0) -> None:
+        super().__init__()
+        if rank < 1:
+            raise PcmError(f"head.rank={rank}: must be at least 1")
+        self.scale = alpha / rank
+        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
+        for name, weight in network.named_parameters():
+            if weight.ndim < 2:
+                continue
+            key = name.replace(".", "/")  # parameter dictionaries refuse dots
+            inner = weight[0].numel()
+            self.down[key] = nn.Parameter(torch.randn(rank, inner) / math.sqrt(inner))
+            self.up[key] = nn.Parameter(torch.zeros(weight.shape[0], rank))
+        self._merged: dict[float, dict[str, Tensor]] = {}
+
+    def train(self, mode: bool = True) -> "LoraHead":
+        """Switch mode; weights merged for inference are forgotten."""
+        self._merged.clear()
+        super().train(mode)
+        return self
+
+    def merged(self, network: nn.Module, strength: float) -> dict[str, Tensor]:
+        """Return the network's weights at share ``strength``, remembered outside training."""
+        if not self.training and strength in self._merged:
+            return self._merged[strength]
+        weights = dict(network.named_parameters())
+        result = {}
+        for key, down in self.down.items():
+            name = key.replace("/", ".")
+            delta = (self.up[key] @ down).view_as(weights[name])
+            result[name] = weights[name].detach() + strength * self.scale * delta
+        if not self.training:
+            self._merged[strength] = result
+        return result
+
+    def forward(
+        self,
+        denoise: Denoiser,
+        states: Tensor,
+        rounds: Tensor,
+        strength: float,
+        base: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the clean chunks of one PCM round; arguments as for the window head.
+
+        ``rounds`` and ``base`` are not used: the share alone changes the weights.
+        """
+        network = denoise.network
+        assert isinstance(network, nn.Module)
+        weights = self.merged(network, strength)
+        switched: Network = lambda *inputs: functional_call(network, weights, inputs)  # noqa: E731
+        return denoise.with_network(switched)(states, slice(0, states.shape[0]))

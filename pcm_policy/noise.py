@@ -1,0 +1,78 @@
+"""Noise drawn before the solve: a pure function of who asks and when.
+
+Every solver sees the same numbers, so that solvers can be compared pairwise and a parallel solve
+can be checked against the sequential one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+INITIAL_STREAM, STEP_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All the randomness of one solve.
+
+    Attributes:
+        initial: ``(B, T, Da)`` standard normal, the state ``x_0``.
+        steps: ``(N, B, T, Da)`` standard normal added by stochastic samplers, or None.
+    """
+
+    initial: Tensor
+    steps: Tensor | None = None
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Noise":
+        """Return a copy on ``device`` in ``dtype``."""
+        steps = None if self.steps is None else self.steps.to(device, dtype)
+        return Noise(self.initial.to(device, dtype), steps)
+
+
+def episode_noise(
+    episodes: Sequence[int], ticks: Sequence[int], shape: tuple[int, int], steps: int = 0
+) -> Noise:
+    """Draw the noise of episode ``episodes[b]`` at tick ``ticks[b]``, for every row ``b``.
+
+    Initial and per-step noise come from separate counter-based streams (Philox, Salmon et al.
+    2011): the initial noise does not depend on ``steps``, and the first steps' noise does not
+    depend on how many follow.
+
+    Args:
+        episodes: seeds of the episodes, ``B`` non-negative integers.
+        ticks: index of the planning tick within each episode, ``B`` non-negative integers.
+        shape: ``(T, Da)`` of one chunk.
+        steps: number of per-step noises, 0 for deterministic samplers.
+
+    Returns:
+        float32 noise on the CPU.
+    """
+
+    def draw(stream: int, *size: int) -> Tensor:
+        rows = [
+            np.random.Generator(
+                np.random.Philox(key=[episode, 2 * tick + stream])
+            ).standard_normal(size, dtype=np.float32)
+            for episode, tick in zip(episodes, ticks, strict=True)
+        ]
+        return torch.from_numpy(np.stack(rows))
+
+    initial = draw(INITIAL_STREAM, *shape)
+    if steps == 0:
+        return Noise(initial)
+    return Noise(initial, draw(STEP_STREAM, steps, *shape).transpose(0, 1).contiguous())
+
+
+def generator_noise(
+    generator: torch.Generator, batch: int, shape: tuple[int, int], steps: int = 0
+) -> Noise:
+    """Draw noise for ``batch`` chunks from a generator, on the generator's device."""
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, device=generator.device)
+
+    initial = draw(batch, *shape)
+    return Noise(initial, draw(steps, batch, *shape) if steps else None)

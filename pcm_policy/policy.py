@@ -1,0 +1,352 @@
+"""A diffusion policy: observations in, action chunk out, by any solver.
+
+Timing of one prediction, with ``To`` observed, ``Ta`` executed and ``T`` predicted steps::
+
+    chunk      |  0  ...  To-1 | To ...  To+Ta-2 | ...  T-1 |
+    observed   |  o   ...   o  |                 |          |
+    executed   |            a  |  a   ...   a    |          |
+
+The chunk starts with the first observed frame; the first executed action belongs to the newest one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from pcm_policy.denoise import Denoiser, PredictionType
+from pcm_policy.errors import PcmError
+from pcm_policy.heads import build_head
+from pcm_policy.limits import ActionLimits
+from pcm_policy.networks import build_network
+from pcm_policy.noise import Noise, generator_noise
+from pcm_policy.normalize import Normalizer
+from pcm_policy.samplers import AffineSampler, SamplerConfig, build_sampler
+from pcm_policy.schedules import NoiseSchedule
+from pcm_policy.solve import SolverConfig, solve
+from pcm_policy.solvers import SolveResult
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A PCM head and what it belongs to.
+
+    Attributes:
+        name: ``window`` or ``lora``.
+        options: the head's own arguments.
+        sampler: the sampler whose fixed point it was trained to reach.
+        base: fingerprint of the base weights it was trained on.
+    """
+
+    name: str
+    options: dict[str, Any]
+    sampler: SamplerConfig
+    base: str
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Everything about a policy but its weights.
+
+    Attributes:
+        obs_dim: ``Do``, numbers in one observation.
+        action_dim: ``Da``.
+        horizon: ``T``, predicted steps.
+        obs_steps: ``To``, observed steps.
+        action_steps: ``Ta``, executed steps.
+        network: name of the denoising network.
+        network_options: its own arguments.
+        schedule: the noise schedule it is trained with.
+        prediction: what it outputs.
+        clip: predicted clean chunks are clipped to this, in normalised units; None for no clipping.
+        sampler: the sampler used when none is named.
+        task: name of the task, for messages and cards.
+        control_hz: rate at which actions are meant to be executed.
+        obs_fields: dataset fields that make up an observation, in order.
+        action_field: dataset field of the action.
+        max_excess: observations further outside the training range than this many times that
+            range are refused.
+        head: the PCM head, if there is one.
+    """
+
+    obs_dim: int
+    action_dim: int
+    horizon: int = 16
+    obs_steps: int = 2
+    action_steps: int = 8
+    network: str = "mlp"
+    network_options: dict[str, Any] = field(default_factory=dict)
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    prediction: PredictionType = "epsilon"
+    clip: float | None = 1.0
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    task: str = ""
+    control_hz: float = 10.0
+    obs_fields: tuple[str, ...] = ()
+    action_field: str = "action"
+    max_excess: float = 1.0
+    head: HeadConfig | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.obs_dim, self.action_dim, self.obs_steps, self.action_steps) < 1:
+            raise PcmError("obs_dim, action_dim, obs_steps and action_steps must be at least 1")
+        if self.obs_steps - 1 + self.action_steps > self.horizon:
+            raise PcmError(
+                f"horizon={self.horizon} is too short for obs_steps={self.obs_steps} and "
+                f"action_steps={self.action_steps}: need obs_steps - 1 + action_steps"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PolicyConfig":
+        """Rebuild from ``dataclasses.asdict``, as read from JSON."""
+        data = dict(values)
+        data["schedule"] = NoiseSchedule(**data["schedule"])
+        data["sampler"] = SamplerConfig(**data["sampler"])
+        data["obs_fields"] = tuple(data["obs_fields"])
+        if data.get("head") is not None:
+            head = dict(data["head"])
+            data["head"] = HeadConfig(**head | {"sampler": SamplerConfig(**head["sampler"])})
+        return cls(**data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What :meth:`DiffusionPolicy.predict` returns.
+
+    Attributes:
+        action: ``(B, Ta, Da)`` actions to execute, raw units, finite, within the limits.
+        chunk: ``(B, T, Da)`` the whole predicted chunk, raw units, not limited.
+        solve: how it was found, in normalised units.
+    """
+
+    action: NDArray[np.float32]
+    chunk: NDArray[np.float32]
+    solve: SolveResult
+
+
+class DiffusionPolicy(nn.Module):
+    """Base network, normalisers and, if distilled, a PCM head.
+
+    Args:
+        config: the policy's config; a head in it is built as well.
+        seed: seed of the policy's own generator, used where no noise is given.
+    """
+
+    def __init__(self, config: PolicyConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.limits: ActionLimits | None = None
+        cond_dim = config.obs_steps * config.obs_dim
+        self.network = build_network(
+            config.network, config.action_dim, config.horizon, cond_dim, config.network_options
+        )
+        self.obs_normalizer = Normalizer(config.obs_dim)
+        self.action_normalizer = Normalizer(config.action_dim)
+        self.head: nn.Module | None = None
+        if config.head is not None:
+            self.head = build_head(
+                config.head.name,
+                self.network,
+                config.head.sampler.steps,
+                config.action_dim,
+                config.horizon,
+                cond_dim,
+                config.head.options,
+            )
+        self._generator = torch.Generator().manual_seed(seed)
+        self._samplers: dict[SamplerConfig, AffineSampler] = {}
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, device: str | torch.device = "cpu", seed: int = 0
+    ) -> "DiffusionPolicy":
+        """Load a policy folder, or one that ships with the package (``released/pusht``).
+
+        Raises:
+            PcmError: the folder, one of its files or one of their entries is missing or damaged.
+        """
+        from pcm_policy.checkpoint import load_policy
+
+        return load_policy(path, seed=seed).to(device)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the policy folder atomically; see :mod:`pcm_policy.checkpoint`."""
+        from pcm_policy.checkpoint import save_policy
+
+        save_policy(self, path)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.network.parameters()).dtype
+
+    def sampler(self, config: SamplerConfig) -> AffineSampler:
+        """Return the coefficients of a sampler on this policy's device."""
+        kept = self._samplers.get(config)
+        if kept is None or kept.p.device != self.device or kept.p.dtype != self.dtype:
+            kept = build_sampler(self.config.schedule, config).to(self.device, self.dtype)
+            self._samplers[config] = kept
+        return kept
+
+    def solver(self, values: Mapping[str, Any]) -> SolverConfig:
+        """Build a solver config from flat settings; what is None comes from this policy.
+
+        A ``pcm`` solver takes its sampler from the head, other solvers from the policy.
+
+        Raises:
+            PcmError: unknown or invalid settings, or a sampler that the head was not trained for.
+        """
+        values, head = dict(values), self.config.head
+        if values.get("method") is None:
+            values["method"] = self.default_solver().method
+        sampler = self.config.sampler
+        if values["method"] == "pcm" and head is not None:
+            sampler = head.sampler
+        name = values.get("sampler")
+        if name is not None and name != sampler.name:
+            steps = self.config.schedule.train_steps if name == "ddpm" else sampler.steps
+            sampler = SamplerConfig(name, steps)
+        result = SolverConfig.from_flat(values, sampler)
+        self._check_head(result)
+        return result
+
+    def default_solver(self) -> SolverConfig:
+        """Two PCM rounds if there is a head, else the policy's own sampler, sequentially."""
+        if self.config.head is None:
+            return SolverConfig("sequential", self.config.sampler)
+        return SolverConfig("pcm", self.config.head.sampler, rounds=2)
+
+    def condition(self, obs: Tensor) -> Tensor:
+        """Map raw observations ``(B, To, Do)`` to the condition ``(B, To * Do)``."""
+        return self.obs_normalizer.normalize(obs).flatten(1)
+
+    def denoiser(self, cond: Tensor, sampler: SamplerConfig) -> Denoiser:
+        """Return the map ``D`` for conditions ``(B, C)``."""
+        config = self.config
+        return Denoiser(
+            self.network, self.sampler(sampler), cond, config.prediction, config.clip
+        )
+
+    def draw_noise(self, batch: int, solver: SolverConfig) -> Noise:
+        """Draw noise from the policy's own generator."""
+        steps = solver.sampler.steps if self.sampler(solver.sampler).stochastic else 0
+        shape = (self.config.horizon, self.config.action_dim)
+        return generator_noise(self._generator, batch, shape, steps)
+
+    @torch.inference_mode()
+    def solve(
+        self,
+        obs: Tensor,
+        solver: SolverConfig | None = None,
+        noise: Noise | None = None,
+        guess: Tensor | None = None,
+    ) -> SolveResult:
+        """Solve for normalised chunks, tensors in and out, without checks.
+
+        Args:
+            obs: ``(B, To, Do)`` raw observations on the policy's device.
+            solver: how to solve; None for :meth:`default_solver`.
+            noise: all the randomness; None draws it from the policy's own generator.
+            guess: ``(B, T, Da)`` normalised guess of the clean chunk.
+        """
+        solver = self.default_solver() if solver is None else solver
+        self._check_head(solver)
+        noise = self.draw_noise(obs.shape[0], solver) if noise is None else noise
+        denoise = self.denoiser(self.condition(obs), solver.sampler)
+        return solve(solver, denoise, noise.to(self.device, self.dtype), self.head, guess)
+
+    def predict(
+        self,
+        obs: ArrayLike,
+        *,
+        solver: SolverConfig | None = None,
+        noise: Noise | None = None,
+        guess: Tensor | None = None,
+        previous: NDArray[np.float32] | None = None,
+    ) -> Prediction:
+        """Predict the actions to execute next.
+
+        Args:
+            obs: ``(To, Do)`` or ``(B, To, Do)`` raw observations, oldest first.
+            solver: how to solve; None for :meth:`default_solver`.
+            noise: all the randomness; None draws it from the policy's own generator.
+            guess: ``(B, T, Da)`` normalised guess of the clean chunk.
+            previous: ``(B, Da)`` action executed last, for the rate limit.
+
+        Returns:
+            The prediction; for ``(To, Do)`` observations ``B`` is 1.
+
+        Raises:
+            PcmError: an observation of the wrong shape, not finite, or far outside the training
+                range; or an action that is not finite.
+        """
+        raw = self._checked(obs)
+        found = self.solve(raw, solver, noise, guess)
+        chunk = self.action_normalizer.unnormalize(found.sample).float().cpu().numpy()
+        if not np.isfinite(chunk).all():
+            raise PcmError(
+                "the solve gave a non-finite action; nothing was returned. Check the weights, or "
+                "use solver=ddim"
+            )
+        first = self.config.obs_steps - 1
+        action = chunk[:, first : first + self.config.action_steps]
+        if self.limits is not None:
+            action = self.limits.apply(action, previous)
+        return Prediction(action, chunk, found)
+
+    def _checked(self, obs: ArrayLike) -> Tensor:
+        config = self.config
+        array = np.asarray(obs, dtype=np.float32)
+        array = array[None] if array.ndim == 2 else array
+        want = (config.obs_steps, config.obs_dim)
+        if array.ndim != 3 or array.shape[1:] != want or array.shape[0] == 0:
+            raise PcmError(
+                f"observation has shape {np.shape(obs)}: this policy takes (To, Do) = {want}, or a "
+                f"batch (B, {want[0]}, {want[1]})"
+            )
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            b, step, dim = (int(i) for i in bad[0])
+            raise PcmError(
+                f"observation is not finite at batch {b}, step {step}, dimension {dim}: "
+                f"{array[b, step, dim]}"
+            )
+        raw = torch.from_numpy(array).to(self.device, self.dtype)
+        excess = self.obs_normalizer.excess(raw)
+        if bool((excess > config.max_excess).any()):
+            flat = int(excess.argmax())
+            b, step, dim = np.unravel_index(flat, array.shape)
+            low, high = self.obs_normalizer.low[dim], self.obs_normalizer.high[dim]
+            raise PcmError(
+                f"observation is out of range at batch {b}, step {step}, dimension {dim}: "
+                f"{array[b, step, dim]:g} against {low:g} to {high:g} in training"
+            )
+        return raw
+
+    def _check_head(self, solver: SolverConfig) -> None:
+        if solver.method != "pcm":
+            return
+        if self.config.head is None:
+            raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
+        if solver.sampler != self.config.head.sampler:
+            have, want = asdict(solver.sampler), asdict(self.config.head.sampler)
+            key = next(k for k in want if have[k] != want[k])
+            raise PcmError(
+                f"the PCM head was trained for sampler {key}={want[key]!r}, not {have[key]!r}: "
+                f"leave solver.{'sampler' if key == 'name' else key} out or distil another head"
+            )

@@ -1,0 +1,63 @@
+"""A policy as the evaluator calls it: noise named by episode and tick, rounds counted."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pcm_policy.noise import episode_noise
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.solve import SolverConfig
+
+KEPT_OBSERVATIONS = 256
+
+
+class EpisodePolicy:
+    """Predict for many episodes at once; every solver sees the same noise.
+
+    Args:
+        policy: the policy.
+        solver: how to solve.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, solver: SolverConfig) -> None:
+        self.policy, self.solver = policy, solver
+        stochastic = policy.sampler(solver.sampler).stochastic
+        self._noise_steps = solver.sampler.steps if stochastic else 0
+        self._rounds: list[int] = []
+        self._nfe: list[int] = []
+        self._seen: list[NDArray[Any]] = []
+
+    def __call__(
+        self, obs: NDArray[Any], seeds: NDArray[np.int64], ticks: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Return ``(B, Ta, Da)`` actions for ``(B, To, Do)`` observations.
+
+        Args:
+            obs: observations, oldest first.
+            seeds: ``(B,)`` seed of each row's episode.
+            ticks: ``(B,)`` control steps executed so far.
+        """
+        config = self.policy.config
+        shape = (config.horizon, config.action_dim)
+        noise = episode_noise(seeds.tolist(), ticks.tolist(), shape, self._noise_steps)
+        found = self.policy.predict(obs, solver=self.solver, noise=noise)
+        self._rounds.append(found.solve.rounds)
+        self._nfe.append(found.solve.nfe)
+        if len(self._seen) < KEPT_OBSERVATIONS:
+            self._seen.append(obs[len(self._seen) % len(obs)].copy())
+        return found.action
+
+    @property
+    def mean_rounds(self) -> float:
+        """Mean number of rounds of a solve."""
+        return float(np.mean(self._rounds))
+
+    @property
+    def mean_nfe(self) -> float:
+        """Mean number of network evaluations per chunk."""
+        return float(np.mean(self._nfe))
+
+    def observations(self) -> NDArray[np.float32]:
+        """Return some of the observations seen, ``(n, To, Do)``."""
+        return np.stack(self._seen)

@@ -1,0 +1,101 @@
+"""Noise schedules and timestep spacings: the tables that every sampler starts from.
+
+Time runs from noise to data: a schedule is indexed by the training timestep ``t`` (0 = least noise),
+a sampler visits descending timesteps.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcm_policy.errors import PcmError
+
+BetaSchedule = Literal["squaredcos_cap_v2", "linear"]
+Spacing = Literal["leading", "linspace", "trailing"]
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The forward process ``x_t = sqrt(abar_t) * x_clean + sqrt(1 - abar_t) * noise``.
+
+    The table is built in float32, as diffusers builds it, because checkpoints were trained on that
+    table; arithmetic that uses it is float64. Sources: ``linear`` Ho et al. 2020 section 4;
+    ``squaredcos_cap_v2`` Nichol and Dhariwal 2021 eq. 17 with betas capped at 0.999.
+
+    Raises:
+        PcmError: unknown schedule name, no training step, or betas outside (0, 1).
+    """
+
+    name: BetaSchedule = "squaredcos_cap_v2"
+    train_steps: int = 100
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(BetaSchedule):
+            raise PcmError(f"unknown noise schedule {self.name!r}: use one of {get_args(BetaSchedule)}")
+        if self.train_steps < 1:
+            raise PcmError(f"train_steps={self.train_steps}: a schedule needs at least one step")
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise PcmError(
+                f"beta_start={self.beta_start}, beta_end={self.beta_end}: need 0 < start <= end < 1"
+            )
+
+    def alphas_cumprod(self) -> Tensor:
+        """Return the table ``abar``, shape ``(train_steps,)``, float64 values of a float32 table."""
+        if self.name == "linear":
+            betas = torch.linspace(
+                self.beta_start, self.beta_end, self.train_steps, dtype=torch.float32
+            )
+        else:
+
+            def abar(u: float) -> float:
+                return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+            n = self.train_steps
+            betas = torch.tensor(
+                [min(1 - abar((i + 1) / n) / abar(i / n), 0.999) for i in range(n)],
+                dtype=torch.float32,
+            )
+        return torch.cumprod(1.0 - betas, dim=0).double()
+
+
+def timesteps(train_steps: int, steps: int, spacing: Spacing, offset: int = 0) -> Tensor:
+    """Return the descending training timesteps that a sampler of ``steps`` steps visits.
+
+    The three spacings are those of diffusers (Lin et al. 2024, table 2): ``leading`` starts below
+    the noisiest step, ``linspace`` holds both ends, ``trailing`` always starts at the noisiest.
+
+    Args:
+        train_steps: number of training timesteps.
+        steps: number of sampling steps ``N``, at most ``train_steps``.
+        spacing: ``leading``, ``linspace`` or ``trailing``.
+        offset: added to ``leading`` timesteps (diffusers' ``steps_offset``).
+
+    Returns:
+        int64 tensor of shape ``(steps,)``.
+
+    Raises:
+        PcmError: more steps than were trained, none at all, or an offset past the table.
+    """
+    if not 1 <= steps <= train_steps:
+        raise PcmError(
+            f"solver.steps={steps}: this policy was trained with {train_steps} denoising steps; "
+            f"choose 1 to {train_steps}"
+        )
+    if spacing == "linspace":
+        grid = np.linspace(0, train_steps - 1, steps).round()[::-1]
+    elif spacing == "leading":
+        grid = (np.arange(steps) * (train_steps // steps))[::-1] + offset
+    elif spacing == "trailing":
+        grid = np.round(np.arange(train_steps, 0, -train_steps / steps)[:steps]) - 1
+    else:
+        raise PcmError(f"unknown spacing {spacing!r}: use one of {get_args(Spacing)}")
+    result = torch.from_numpy(grid.astype(np.int64).copy())
+    if offset < 0 or int(result.max()) >= train_steps:
+        raise PcmError(f"offset={offset} with {steps} leading steps runs past {train_steps} steps")
+    return result

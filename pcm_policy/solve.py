@@ -1,0 +1,156 @@
+"""One config for every solver: what ``solver=...`` means on the command line."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pcm_policy.denoise import Denoiser
+from pcm_policy.errors import PcmError
+from pcm_policy.heads import switching
+from pcm_policy.noise import Noise
+from pcm_policy.samplers import SamplerConfig
+from pcm_policy.solvers import SolveResult, paradigms, picard, sequential
+from pcm_policy.solvers.picard import SAFETY, Predictor
+
+Method = Literal["sequential", "picard", "pcm", "paradigms"]
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """A sampler and the way to solve it.
+
+    Attributes:
+        method: ``sequential``, ``picard``, ``pcm`` or ``paradigms``.
+        sampler: the sampler whose chunk is wanted.
+        rounds: number of rounds; with a tolerance the largest number; None for no limit.
+        tolerance: stop when the certified error is below this, in normalised action units.
+        safety: factor from a base round's residual to the certified error.
+        window: states evaluated in one base round; None for all.
+        pcm_rounds: rounds at full share of the head, base rounds after them.
+        stiffness: use the paper's ramp over ``rounds`` with this stiffness instead.
+    """
+
+    method: Method = "sequential"
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    rounds: int | None = None
+    tolerance: float | None = None
+    safety: float = SAFETY
+    window: int | None = None
+    pcm_rounds: int | None = None
+    stiffness: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise PcmError(f"solver.method={self.method!r}: use one of {get_args(Method)}")
+        if self.method == "pcm" and self.stiffness is not None:
+            if self.rounds is None:
+                raise PcmError("solver.stiffness is the ramp over solver.rounds: give both")
+            if self.pcm_rounds is not None:
+                raise PcmError("give solver.pcm_rounds (a step) or solver.stiffness (a ramp)")
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any], sampler: SamplerConfig) -> "SolverConfig":
+        """Build from one flat mapping, as the command line gives it.
+
+        Args:
+            values: fields of this class and of ``SamplerConfig`` side by side, the sampler's name
+                under ``sampler``. A sampler field that is None is taken from ``sampler``.
+            sampler: the policy's own sampler.
+
+        Raises:
+            PcmError: an unknown field, or a value out of range.
+        """
+        known = {f.name for f in fields(SamplerConfig)}
+        own = {f.name for f in fields(cls)} - {"sampler"}
+        unknown = set(values) - known - own - {"sampler"}
+        if unknown:
+            raise PcmError(f"unknown solver setting {sorted(unknown)[0]!r}")
+        given = {k: v for k, v in values.items() if k in known and v is not None}
+        if values.get("sampler") is not None:
+            given["name"] = values["sampler"]
+        merged = asdict(sampler) | given
+        rest = {k: v for k, v in values.items() if k in own and v is not None}
+        if rest.get("rounds") is None and rest.get("tolerance") is None:
+            defaults = {"picard": {"tolerance": 1e-3}, "paradigms": {"tolerance": 1e-3}}
+            rest |= defaults.get(rest.get("method", ""), {"rounds": 2})
+        return cls(sampler=SamplerConfig(**merged), **rest)
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """The head's share of every round."""
+        if self.method != "pcm":
+            return ()
+        if self.stiffness is not None and self.rounds is not None:
+            return switching.ramp(self.rounds, self.stiffness)
+        rounds = self.pcm_rounds
+        if rounds is None:
+            rounds = 2 if self.rounds is None else self.rounds
+        return switching.step(rounds)
+
+    @property
+    def label(self) -> str:
+        """Short name for tables, such as ``pcm 2 (ddim-16)``."""
+        base = f"{self.sampler.name}-{self.sampler.steps}"
+        if self.method == "sequential":
+            return base
+        stop = "" if self.rounds is None else f" {self.rounds}"
+        stop += "" if self.tolerance is None else f" tol {self.tolerance:g}"
+        return f"{self.method}{stop} ({base})"
+
+
+def solve(
+    config: SolverConfig,
+    denoise: Denoiser,
+    noise: Noise,
+    head: nn.Module | None = None,
+    guess: Tensor | None = None,
+) -> SolveResult:
+    """Run the solver that ``config`` names.
+
+    Args:
+        config: the solver; its sampler must be the one in ``denoise``.
+        denoise: the base map ``D``.
+        noise: all the randomness of the solve.
+        head: the PCM head, for ``method="pcm"``.
+        guess: ``(B, T, Da)`` guess of the clean chunk, for ``picard`` and ``pcm``.
+
+    Raises:
+        PcmError: the solver's settings do not fit together, or the head is missing.
+    """
+    if config.method == "sequential":
+        return sequential(denoise, noise)
+    limits: dict[str, Any] = {
+        "rounds": config.rounds,
+        "tolerance": config.tolerance,
+        "window": config.window,
+    }
+    if config.method == "paradigms":
+        return paradigms(denoise, noise, **limits)
+    predictor = None
+    if config.method == "pcm":
+        if head is None:
+            raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
+        predictor = as_predictor(head)
+    return picard(
+        denoise,
+        noise,
+        **limits,
+        safety=config.safety,
+        guess=guess,
+        head=predictor,
+        strengths=config.strengths,
+    )
+
+
+def as_predictor(head: nn.Module) -> Predictor:
+    """Adapt a head to the solver: every row is in the same round."""
+
+    def predict(denoise: Denoiser, states: Tensor, k: int, strength: float) -> Tensor:
+        rounds = torch.full((states.shape[1],), k, dtype=torch.int64, device=states.device)
+        result: Tensor = head(denoise, states, rounds, strength)
+        return result
+
+    return predict

@@ -1,0 +1,65 @@
+"""What all solvers share: the result, and the affine map itself.
+
+Shapes: ``N`` steps, ``B`` batch, ``T`` horizon, ``Da`` action dimensions. A *round* is one batched
+network call on the critical path; *NFE* counts evaluated states per chunk.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pcm_policy.errors import PcmError
+from pcm_policy.noise import Noise
+from pcm_policy.samplers import AffineSampler
+
+Watch = Callable[[Tensor], None]
+"""Called with all states ``(N + 1, B, T, Da)`` after every round; must not change them."""
+
+
+@dataclass(frozen=True)
+class SolveResult:
+    """One solve of ``X = F + M D(X)``.
+
+    Attributes:
+        sample: ``(B, T, Da)`` action chunk, the last state.
+        rounds: batched network calls, one after another.
+        nfe: network evaluations per chunk.
+        residuals: ``(rounds, B)`` largest change that each round made anywhere on the trajectory,
+            in normalised action units. Only a round of the base model alone says something about
+            the distance to the sequential sample.
+        certified: ``(B,)`` bool: the sample is the sequential sampler's, either because enough
+            base rounds prove it or because the last base round's residual, times the safety
+            factor, is within the tolerance.
+        trajectory: ``(N + 1, B, T, Da)`` all states.
+    """
+
+    sample: Tensor
+    rounds: int
+    nfe: int
+    residuals: Tensor
+    certified: Tensor
+    trajectory: Tensor
+
+
+def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
+    """Return ``F = p x_0 + S z``, shape ``(N + 1, B, T, Da)``: what the noise alone gives.
+
+    Raises:
+        PcmError: the sampler is stochastic and the noise for its steps is missing or too short.
+    """
+    start = sampler.p.view(-1, 1, 1, 1) * noise.initial
+    if not sampler.stochastic:
+        return start
+    if noise.steps is None or noise.steps.shape[0] < sampler.steps:
+        have = 0 if noise.steps is None else noise.steps.shape[0]
+        raise PcmError(
+            f"a stochastic sampler of {sampler.steps} steps needs as many step noises, got {have}"
+        )
+    return start + combine(sampler.S, noise.steps[: sampler.steps])
+
+
+def combine(weights: Tensor, chunks: Tensor) -> Tensor:
+    """Mix chunks: ``(r, c)`` weights times ``(c, B, T, Da)`` chunks is ``(r, B, T, Da)``."""
+    return (weights @ chunks.flatten(1)).view(-1, *chunks.shape[1:])
+

@@ -1,0 +1,1 @@
+"""Training: one loop, objectives that differ by object."""

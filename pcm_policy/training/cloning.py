@@ -1,0 +1,140 @@
+"""Behaviour cloning by denoising: the base policy (Ho et al. 2020, Chi et al. 2023)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pcm_policy.denoise import training_target
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.training.loop import Share
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Demonstration windows, normalised.
+
+    Attributes:
+        cond: ``(n, To * Do)`` conditions.
+        chunk: ``(n, T, Da)`` actions.
+    """
+
+    cond: Tensor
+    chunk: Tensor
+
+    @classmethod
+    def gather(
+        cls, policy: DiffusionPolicy, obs: Tensor, action: Tensor, rows: NDArray[np.int64]
+    ) -> "Windows":
+        """Cut windows out of raw ``(steps, Do)`` and ``(steps, Da)`` arrays.
+
+        Args:
+            policy: supplies horizons and normalisers.
+            obs: raw observations.
+            action: raw actions.
+            rows: ``(n, T)`` row of every window step.
+        """
+        index = torch.from_numpy(rows)
+        seen = obs[index[:, : policy.config.obs_steps]]
+        return cls(policy.condition(seen), policy.action_normalizer.normalize(action[index]))
+
+    def to(self, device: torch.device) -> "Windows":
+        """Return a copy on ``device``."""
+        return Windows(self.cond.to(device), self.chunk.to(device))
+
+
+def batch_rows(count: int, batch: int, step: int, seed: int) -> Tensor:
+    """Return the ``(batch,)`` rows of a step: every epoch is a permutation of its own.
+
+    A function of its arguments alone, so that training resumes without any generator's state.
+    """
+    start = step * batch
+    rows = np.empty(batch, dtype=np.int64)
+    filled = 0
+    while filled < batch:
+        epoch, offset = divmod(start + filled, count)
+        take = min(batch - filled, count - offset)
+        rows[filled : filled + take] = _permutation(count, epoch, seed)[offset : offset + take]
+        filled += take
+    return torch.from_numpy(rows)
+
+
+_last: dict[tuple[int, int, int], NDArray[np.int64]] = {}
+
+
+def _permutation(count: int, epoch: int, seed: int) -> NDArray[np.int64]:
+    key = (count, epoch, seed)
+    if key not in _last:
+        _last.clear()
+        _last[key] = np.random.default_rng([seed, epoch]).permutation(count)
+    return _last[key]
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Return a CPU generator that depends on (seed, step) alone."""
+    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+class Cloning:
+    """Mean squared error of the network's prediction at a random noise level.
+
+    Args:
+        policy: its network is trained; its normalisers must be fitted.
+        train: training windows.
+        held_out: windows of other episodes, for the log; may be empty.
+        batch: rows per step over all processes.
+        seed: all randomness derives from it.
+    """
+
+    def __init__(
+        self, policy: DiffusionPolicy, train: Windows, held_out: Windows, batch: int, seed: int
+    ) -> None:
+        self.module: nn.Module = policy.network
+        self.policy, self.train, self.held_out = policy, train, held_out
+        self.batch, self.seed = batch, seed
+        self.abar = policy.config.schedule.alphas_cumprod().float()
+
+    def to(self, device: torch.device) -> None:
+        """Move the windows and the schedule."""
+        self.train, self.held_out = self.train.to(device), self.held_out.to(device)
+        self.abar = self.abar.to(device)
+
+    def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
+        """Return the loss on the batch of ``step``."""
+        rows = batch_rows(self.train.cond.shape[0], self.batch, step, self.seed)
+        return self._denoising(module, self.train, rows, step_generator(self.seed, step), share)
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> Mapping[str, float]:
+        """Return ``val_loss`` on at most 2048 held-out windows, always with the same noise."""
+        count = self.held_out.cond.shape[0]
+        if count == 0:
+            return {}
+        rows = torch.linspace(0, count - 1, min(count, 2048)).long()
+        generator = step_generator(self.seed, 2**32)
+        return {
+            "val_loss": float(self._denoising(module, self.held_out, rows, generator, Share(0, 1)))
+        }
+
+    def _denoising(
+        self,
+        module: nn.Module,
+        windows: Windows,
+        rows: Tensor,
+        generator: torch.Generator,
+        share: Share,
+    ) -> Tensor:
+        device = windows.cond.device
+        shape = (rows.shape[0], *windows.chunk.shape[1:])
+        t = torch.randint(self.abar.shape[0], rows.shape, generator=generator)
+        noise = torch.randn(shape, generator=generator)
+        rows, t, noise = (share(v).to(device) for v in (rows, t, noise))
+        clean, abar = windows.chunk[rows], self.abar[t].view(-1, 1, 1)
+        alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+        target = training_target(clean, noise, alpha, sigma, self.policy.config.prediction)
+        output: Tensor = module(alpha * clean + sigma * noise, t, windows.cond[rows])
+        return nn.functional.mse_loss(output.float(), target)

@@ -1,0 +1,159 @@
+"""From a demonstration set to what training takes: raw rows, windows, a fitted policy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pcm_policy.datasets.replay import open_replay
+from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
+from pcm_policy.errors import PcmError
+from pcm_policy.normalize import Normalizer, NormalizerMode
+from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.samplers import SamplerConfig
+from pcm_policy.schedules import NoiseSchedule
+from pcm_policy.training.cloning import Windows
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which demonstrations, and how they are split.
+
+    Attributes:
+        path: replay buffer, a zarr folder or zip.
+        val_fraction: share of the episodes that nothing is trained on.
+        val_seed: seed of the split.
+    """
+
+    path: str
+    val_fraction: float = 0.1
+    val_seed: int = 42
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Raw rows and the window rows of both splits.
+
+    Attributes:
+        obs: ``(steps, Do)`` float32.
+        action: ``(steps, Da)`` float32.
+        train: ``(n, T)`` rows of the training windows.
+        held_out: ``(m, T)`` rows of the other episodes' windows.
+        train_steps: ``(k,)`` rows of the training episodes.
+    """
+
+    obs: Tensor
+    action: Tensor
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    train_steps: NDArray[np.int64]
+
+    def windows(self, policy: DiffusionPolicy) -> tuple[Windows, Windows]:
+        """Return normalised training and held-out windows."""
+        train, held_out = (
+            Windows.gather(policy, self.obs, self.action, rows)
+            for rows in (self.train, self.held_out)
+        )
+        return train, held_out
+
+    def describe(self, dataset: DatasetConfig) -> str:
+        """Return a line for the policy's card."""
+        return (
+            f"`{Path(dataset.path).name}`: {len(self.train)} training and {len(self.held_out)} "
+            f"held-out windows (episodes split with val_fraction={dataset.val_fraction}, "
+            f"val_seed={dataset.val_seed})"
+        )
+
+    def observations(self, policy: DiffusionPolicy, count: int = 256) -> Tensor:
+        """Return up to ``count`` raw held-out observations ``(n, To, Do)``, evenly spread.
+
+        Where no episode was held out they come from the training windows.
+        """
+        rows = self.held_out if len(self.held_out) else self.train
+        picked = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
+        return self.obs[torch.from_numpy(picked[:, : policy.config.obs_steps])]
+
+
+def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonstrations:
+    """Read the fields that a policy needs and cut the usual padded windows.
+
+    Raises:
+        PcmError: the file is damaged, lacks a field, or its widths are not the policy's.
+    """
+    fields = [*config.obs_fields, config.action_field]
+    buffer = open_replay(dataset.path, field_keys(fields))
+    obs = torch.from_numpy(gather_fields(buffer, config.obs_fields))
+    action = torch.from_numpy(gather_fields(buffer, [config.action_field]))
+    for name, rows, want in (
+        ("observation " + "+".join(config.obs_fields), obs, config.obs_dim),
+        ("action " + config.action_field, action, config.action_dim),
+    ):
+        if rows.shape[1] != want:
+            raise PcmError(
+                f"{dataset.path}: {name} is {rows.shape[1]} wide, the policy takes {want}: "
+                "check task.obs_fields and task.action_field, or choose another task"
+            )
+    kept, held = split_episodes(buffer.n_episodes, dataset.val_fraction, dataset.val_seed)
+    train, held_out = (
+        window_indices(
+            buffer.episode_ends,
+            config.horizon,
+            config.obs_steps - 1,
+            config.action_steps - 1,
+            episodes,
+        )
+        for episodes in (kept, held)
+    )
+    if len(train) == 0:
+        raise PcmError(f"{dataset.path}: no episode is long enough for horizon {config.horizon}")
+    starts, ends = buffer.starts, buffer.episode_ends
+    steps = np.concatenate([np.arange(starts[e], ends[e]) for e in kept])
+    return Demonstrations(obs, action, train, held_out, steps)
+
+
+def policy_config(
+    task: Mapping[str, Any], network: Mapping[str, Any], settings: Mapping[str, Any]
+) -> PolicyConfig:
+    """Join the task, network and policy sections of the command line's config.
+
+    Raises:
+        PcmError: a value out of range or an unknown key.
+    """
+    try:
+        return PolicyConfig(
+            obs_dim=task["obs_dim"],
+            action_dim=task["action_dim"],
+            horizon=task["horizon"],
+            obs_steps=task["obs_steps"],
+            action_steps=task["action_steps"],
+            network=network["name"],
+            network_options=dict(network["options"]),
+            schedule=NoiseSchedule(**settings["schedule"]),
+            prediction=settings["prediction"],
+            clip=settings["clip"],
+            sampler=SamplerConfig(**settings["sampler"]),
+            task=task["name"],
+            control_hz=task["control_hz"],
+            obs_fields=tuple(task["obs_fields"]),
+            action_field=task["action_field"],
+        )
+    except (TypeError, KeyError) as error:
+        raise PcmError(f"task, network or policy config: {error}") from error
+
+
+def new_policy(
+    config: PolicyConfig, data: Demonstrations, seed: int, mode: NormalizerMode = "minmax"
+) -> DiffusionPolicy:
+    """Build a policy with weights drawn from ``seed`` and normalisers fitted to training rows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = DiffusionPolicy(config)
+    rows = torch.from_numpy(data.train_steps)
+    policy.obs_normalizer = Normalizer.fit(data.obs[rows], mode)
+    policy.action_normalizer = Normalizer.fit(data.action[rows], mode)
+    return policy

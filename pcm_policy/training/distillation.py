@@ -1,0 +1,186 @@
+"""PCM distillation: learn to jump from any Picard iterate to the fixed point.
+
+So et al. 2025 record the base model's Picard trajectories and train the model to predict their
+fixed point from iterate ``k``, weighted by how far that iterate is from it. Half of the rows here
+follow the base iteration as recorded there; the other half follow the head's own iterates, which
+are what it meets when it is used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcm_policy.checkpoint import fingerprint
+from pcm_policy.denoise import Denoiser
+from pcm_policy.noise import generator_noise
+from pcm_policy.policy import DiffusionPolicy, HeadConfig
+from pcm_policy.solve import as_predictor
+from pcm_policy.solvers import picard, sequential
+from pcm_policy.solvers.base import combine, forcing
+from pcm_policy.training.cloning import Windows, batch_rows, step_generator
+from pcm_policy.training.loop import Share
+
+
+def with_head(
+    base: DiffusionPolicy, head: Mapping[str, Any], sampler: Mapping[str, Any], seed: int
+) -> DiffusionPolicy:
+    """Return the policy with an untrained head, bound to its weights and to a sampler.
+
+    Args:
+        base: the trained policy; a head it has already is dropped.
+        head: ``name`` and ``options`` of the new head.
+        sampler: fields of ``SamplerConfig``; None values come from the policy's own sampler.
+        seed: seed of the head's initial weights.
+
+    Raises:
+        PcmError: an unknown head, option or sampler setting.
+    """
+    flat = {k: v for k, v in sampler.items() if k != "name"} | {"sampler": sampler.get("name")}
+    chosen = base.solver({"method": "sequential"} | flat).sampler
+    config = replace(
+        base.config,
+        head=HeadConfig(head["name"], dict(head["options"]), chosen, fingerprint(base.network)),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = DiffusionPolicy(config)
+    policy.load_state_dict(
+        {k: v for k, v in base.state_dict().items() if not k.startswith("head.")}, strict=False
+    )
+    return policy
+
+
+class Distillation:
+    """Weighted squared distance between the head's next iterate and the base fixed point.
+
+    Every step solves the base sampler sequentially for fresh observations and noise, follows
+    ``rounds`` iterates of both kinds, and takes one gradient over all of them. The weight of a row
+    is one over its iterate's distance to the fixed point, the paper's ``1 / sqrt(Var)`` per row.
+
+    Args:
+        policy: with an untrained head; base weights stay frozen.
+        train: training windows; only their conditions are used.
+        held_out: windows of other episodes, for the log; may be empty.
+        batch: observations per step over all processes; each is seen at ``rounds`` iterates.
+        seed: all randomness derives from it.
+        rounds: number ``K`` of iterates.
+        own: share of rows that follow the head's own iterates.
+        end_weight: weight of the last state beside the mean over the trajectory.
+    """
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        train: Windows,
+        held_out: Windows,
+        batch: int,
+        seed: int,
+        *,
+        rounds: int = 3,
+        own: float = 0.5,
+        end_weight: float = 1.0,
+    ) -> None:
+        assert policy.head is not None
+        assert policy.config.head is not None
+        self.module: nn.Module = policy.head
+        self.policy, self.train, self.held_out = policy, train, held_out
+        self.batch, self.seed, self.rounds = batch, seed, rounds
+        self.own, self.end_weight = own, end_weight
+        policy.network.requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        """Move the windows and the base."""
+        self.train, self.held_out = self.train.to(device), self.held_out.to(device)
+        self.policy.to(device)
+
+    def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
+        """Return the loss on the batch of ``step``."""
+        generator = step_generator(self.seed, step)
+        rows = batch_rows(self.train.cond.shape[0], self.batch, step, self.seed)
+        denoise, fixed_part, exact = self._targets(self.train.cond, rows, generator, share)
+        follow = share(torch.rand(self.batch, generator=generator) < self.own)
+        states, bases = self._iterates(denoise, fixed_part, follow.to(exact.device))
+        stacked = torch.cat(states, dim=1)
+        copies = len(states)
+        k = torch.arange(copies, device=exact.device).repeat_interleave(follow.shape[0])
+        everything = Denoiser(
+            denoise.network,
+            denoise.sampler,
+            denoise.cond.repeat(copies, 1),
+            denoise.prediction,
+            denoise.clip,
+        )
+        predictions = module(everything, stacked, k, 1.0, torch.cat(bases, dim=1))
+        target = exact.repeat(1, copies, 1, 1)
+        jumped = fixed_part.repeat(1, copies, 1, 1) + combine(denoise.sampler.M, predictions)
+        error = (jumped - target).square().mean(dim=(2, 3))
+        distance = (stacked - target[:-1]).square().mean(dim=(0, 2, 3)).sqrt()
+        weight = 1.0 / (distance + 0.02)
+        return ((error.mean(dim=0) + self.end_weight * error[-1]) * weight).mean()
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module) -> Mapping[str, float]:
+        """Return the held-out RMSE of the sample after 1, 2, ... rounds, with fixed noise."""
+        count = self.held_out.cond.shape[0]
+        if count == 0:
+            return {}
+        rows = torch.linspace(0, count - 1, min(count, 256)).long()
+        generator = step_generator(self.seed, 2**32)
+        cond = self.held_out.cond[rows]
+        denoise = self._denoiser(cond)
+        config = self.policy.config
+        noise = generator_noise(
+            generator, len(rows), (config.horizon, config.action_dim), denoise.sampler.steps
+        ).to(cond.device, cond.dtype)
+        exact = sequential(denoise, noise).sample
+        result = {}
+        for r in range(1, self.rounds + 1):
+            found = picard(
+                denoise, noise, rounds=r, head=as_predictor(module), strengths=(1.0,) * r
+            )
+            rmse = (found.sample - exact).square().mean(dim=(1, 2)).sqrt().mean()
+            result[f"val_rmse_{r}"] = float(rmse)
+        return result
+
+    def _denoiser(self, cond: Tensor) -> Denoiser:
+        assert self.policy.config.head is not None
+        return self.policy.denoiser(cond, self.policy.config.head.sampler)
+
+    @torch.no_grad()
+    def _targets(
+        self, conditions: Tensor, rows: Tensor, generator: torch.Generator, share: Share
+    ) -> tuple[Denoiser, Tensor, Tensor]:
+        """Return ``D``, ``F`` and the fixed point ``(N + 1, b, T, Da)`` of this process's rows."""
+        config = self.policy.config
+        denoise = self._denoiser(conditions[share(rows).to(conditions.device)])
+        drawn = generator_noise(
+            generator,
+            rows.shape[0],
+            (config.horizon, config.action_dim),
+            denoise.sampler.steps if denoise.sampler.stochastic else 0,
+        )
+        initial = share(drawn.initial)
+        steps = None if drawn.steps is None else share(drawn.steps, dim=1)
+        noise = type(drawn)(initial, steps).to(conditions.device, conditions.dtype)
+        return denoise, forcing(denoise.sampler, noise), sequential(denoise, noise).trajectory
+
+    @torch.no_grad()
+    def _iterates(
+        self, denoise: Denoiser, fixed_part: Tensor, follow: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return ``K`` iterates and their base predictions, each ``(N, b, T, Da)``."""
+        nodes = slice(0, denoise.sampler.steps)
+        states, bases = [fixed_part[:-1]], []
+        for k in range(self.rounds):
+            base = denoise(states[k], nodes)
+            bases.append(base)
+            if k + 1 == self.rounds:
+                break
+            at = torch.full(follow.shape, k, device=follow.device)
+            own = self.module(denoise, states[k], at, 1.0, base)
+            mixed = torch.where(follow[:, None, None], own, base)
+            states.append((fixed_part + combine(denoise.sampler.M, mixed))[:-1])
+        return states, bases
