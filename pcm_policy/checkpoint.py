@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -245,5 +244,3 @@ def held_out_observations(path: str | Path) -> Tensor:
 def to_json(value: Any) -> str:
     """Return indented JSON that ends with a newline; refuses NaN, which is not JSON."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-

@@ -53,9 +53,9 @@ def episode_noise(
 
     def draw(stream: int, *size: int) -> Tensor:
         rows = [
-            np.random.Generator(
-                np.random.Philox(key=[episode, 2 * tick + stream])
-            ).standard_normal(size, dtype=np.float32)
+            np.random.Generator(np.random.Philox(key=[episode, 2 * tick + stream])).standard_normal(
+                size, dtype=np.float32
+            )
             for episode, tick in zip(episodes, ticks, strict=True)
         ]
         return torch.from_numpy(np.stack(rows))

@@ -11,7 +11,7 @@ NormalizerMode = Literal["minmax", "gaussian"]
 
 
 class Normalizer(nn.Module):
-    """Per-dimension affine map to ``[-1, 1]`` (``minmax``) or to mean 0, deviation 1 (``gaussian``).
+    """Affine map per dimension to ``[-1, 1]`` (``minmax``) or mean 0, deviation 1 (``gaussian``).
 
     A dimension that never changes in the data maps to 0 and keeps its unit, as in Diffusion Policy:
     dividing by its range would turn rounding noise into large inputs.
@@ -84,5 +84,6 @@ class Normalizer(nn.Module):
             ``(..., D)``, non-negative. A constant dimension counts in its own raw unit.
         """
         width = self.high - self.low
-        width = torch.where(width > 0, width, torch.ones_like(width))
+        # the data spans at least two normalised units in every dimension that is not constant
+        width = torch.where(width * self.scale > 1, width, torch.ones_like(width))
         return ((self.low - raw).clamp(min=0) + (raw - self.high).clamp(min=0)) / width

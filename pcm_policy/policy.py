@@ -238,9 +238,7 @@ class DiffusionPolicy(nn.Module):
     def denoiser(self, cond: Tensor, sampler: SamplerConfig) -> Denoiser:
         """Return the map ``D`` for conditions ``(B, C)``."""
         config = self.config
-        return Denoiser(
-            self.network, self.sampler(sampler), cond, config.prediction, config.clip
-        )
+        return Denoiser(self.network, self.sampler(sampler), cond, config.prediction, config.clip)
 
     def draw_noise(self, batch: int, solver: SolverConfig) -> Noise:
         """Draw noise from the policy's own generator."""
@@ -330,7 +328,7 @@ class DiffusionPolicy(nn.Module):
         excess = self.obs_normalizer.excess(raw)
         if bool((excess > config.max_excess).any()):
             flat = int(excess.argmax())
-            b, step, dim = np.unravel_index(flat, array.shape)
+            b, step, dim = (int(i) for i in np.unravel_index(flat, array.shape))
             low, high = self.obs_normalizer.low[dim], self.obs_normalizer.high[dim]
             raise PcmError(
                 f"observation is out of range at batch {b}, step {step}, dimension {dim}: "

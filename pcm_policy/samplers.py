@@ -1,7 +1,7 @@
 """Samplers as affine maps of clean-chunk predictions: ``X = F + M D(X)``.
 
-States run from noise to data: ``x_0`` is Gaussian noise, ``x_N`` the action chunk. A one-step sampler
-moves by ``x_{j+1} = a_j x_j + b_j xhat_j + s_j z_j``; unrolled over all steps it is
+States run from noise to data: ``x_0`` is Gaussian noise, ``x_N`` the action chunk. A one-step
+sampler moves by ``x_{j+1} = a_j x_j + b_j xhat_j + s_j z_j``; unrolled over all steps it is
 ``X = p x_0 + S z + M xhat`` with ``M`` strictly lower triangular (docs/affine.md has the
 derivation; ParaTAA, Tang et al. 2024, calls this the full-order system).
 
@@ -9,7 +9,7 @@ A sampler of your own is a function that fills ``decay, gain, noise`` and calls 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -102,7 +102,7 @@ class AffineSampler:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "AffineSampler":
         """Return a copy whose coefficients lie on ``device`` in ``dtype``."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device=device, dtype=None if name == "timesteps" else dtype)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)

@@ -1,15 +1,16 @@
 """Noise schedules and timestep spacings: the tables that every sampler starts from.
 
-Time runs from noise to data: a schedule is indexed by the training timestep ``t`` (0 = least noise),
-a sampler visits descending timesteps.
+Time runs from noise to data: a schedule is indexed by the training timestep ``t`` (0 = least
+noise), a sampler visits descending timesteps.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
@@ -37,7 +38,9 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.name not in get_args(BetaSchedule):
-            raise PcmError(f"unknown noise schedule {self.name!r}: use one of {get_args(BetaSchedule)}")
+            raise PcmError(
+                f"unknown noise schedule {self.name!r}: use one of {get_args(BetaSchedule)}"
+            )
         if self.train_steps < 1:
             raise PcmError(f"train_steps={self.train_steps}: a schedule needs at least one step")
         if not 0 < self.beta_start <= self.beta_end < 1:
@@ -46,7 +49,7 @@ class NoiseSchedule:
             )
 
     def alphas_cumprod(self) -> Tensor:
-        """Return the table ``abar``, shape ``(train_steps,)``, float64 values of a float32 table."""
+        """Return the table ``abar``, ``(train_steps,)``: float64 values of a float32 table."""
         if self.name == "linear":
             betas = torch.linspace(
                 self.beta_start, self.beta_end, self.train_steps, dtype=torch.float32
@@ -87,6 +90,7 @@ def timesteps(train_steps: int, steps: int, spacing: Spacing, offset: int = 0) -
             f"solver.steps={steps}: this policy was trained with {train_steps} denoising steps; "
             f"choose 1 to {train_steps}"
         )
+    grid: NDArray[Any]
     if spacing == "linspace":
         grid = np.linspace(0, train_steps - 1, steps).round()[::-1]
     elif spacing == "leading":

@@ -75,7 +75,7 @@ class SolverConfig:
         rest = {k: v for k, v in values.items() if k in own and v is not None}
         if rest.get("rounds") is None and rest.get("tolerance") is None:
             defaults = {"picard": {"tolerance": 1e-3}, "paradigms": {"tolerance": 1e-3}}
-            rest |= defaults.get(rest.get("method", ""), {"rounds": 2})
+            rest |= defaults.get(rest.get("method", ""), {"rounds": rest.get("pcm_rounds") or 2})
         return cls(sampler=SamplerConfig(**merged), **rest)
 
     @property

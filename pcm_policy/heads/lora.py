@@ -1,6 +1,8 @@
 """LoRA head: weight switching, ``W + lambda(k) dW`` with a low-rank ``dW`` (So et al. 2025)."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,18 +46,31 @@ class LoraHead(nn.Module):
         super().train(mode)
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "LoraHead":
+        self._merged.clear()  # they lie on another device or have another type now
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._merged.clear()
+        super()._load_from_state_dict(*args)  # type: ignore[no-untyped-call]
+
     def merged(self, network: nn.Module, strength: float) -> dict[str, Tensor]:
         """Return the network's weights at share ``strength``, remembered outside training."""
-        if not self.training and strength in self._merged:
-            return self._merged[strength]
+        if self.training:
+            return self._merge(network, strength)
+        if strength not in self._merged:
+            with torch.inference_mode(False), torch.no_grad():
+                self._merged[strength] = self._merge(network, strength)
+        return self._merged[strength]
+
+    def _merge(self, network: nn.Module, strength: float) -> dict[str, Tensor]:
         weights = dict(network.named_parameters())
         result = {}
         for key, down in self.down.items():
             name = key.replace("/", ".")
             delta = (self.up[key] @ down).view_as(weights[name])
             result[name] = weights[name].detach() + strength * self.scale * delta
-        if not self.training:
-            self._merged[strength] = result
         return result
 
     def forward(

@@ -1,4 +1,4 @@
-"""Window head: one small network that sees the whole trajectory and corrects the base predictions."""
+"""Window head: a small network that sees the whole trajectory and corrects base predictions."""
 
 import torch
 from torch import Tensor, nn
@@ -76,5 +76,5 @@ class WindowHead(nn.Module):
         h = self.inp(seen)
         for block in self.blocks:
             h = block(h, c)
-        correction = self.out(h).view(-1, *states.transpose(0, 1).shape[1:]).transpose(0, 1)
+        correction: Tensor = self.out(h).view(-1, *states.transpose(0, 1).shape[1:]).transpose(0, 1)
         return base + strength * correction

@@ -72,4 +72,5 @@ class ResidualMLP(nn.Module):
         h = self.inp(x.flatten(1))
         for block in self.blocks:
             h = block(h, c)
-        return self.out(h).view_as(x)
+        result: Tensor = self.out(h).view_as(x)
+        return result

@@ -62,4 +62,3 @@ def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
 def combine(weights: Tensor, chunks: Tensor) -> Tensor:
     """Mix chunks: ``(r, c)`` weights times ``(c, B, T, Da)`` chunks is ``(r, B, T, Da)``."""
     return (weights @ chunks.flatten(1)).view(-1, *chunks.shape[1:])
-

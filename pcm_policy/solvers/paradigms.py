@@ -67,7 +67,7 @@ def paradigms(
         change[reached] = (updated - states[reached]).abs().amax(dim=(2, 3))
         states[reached] = updated
         states[nodes.stop + 1 :] = updated[-1]
-        residuals.append(change.amax(dim=0))
+        residuals.append(change[reached].amax(dim=0))
         used, nfe = used + 1, nfe + x.shape[0]
         if watch is not None:
             watch(states)

@@ -77,17 +77,17 @@ def picard(
     lo = hi = used = nfe = 0
     done = torch.zeros_like(change[0], dtype=torch.bool)
     residuals: list[Tensor] = []
-    pure = False
+    cold, pure = guess is None, False
     while lo < steps and (rounds is None or used < rounds):
         strength = strengths[used] if used < len(strengths) else 0.0
         pure = head is None or strength == 0.0
         if head is None or pure:
             hi = min(lo + window, steps)
             predictions[lo:hi] = denoise(states[lo:hi], slice(lo, hi))
-            if guess is None and head is None:
+            if cold:
                 predictions[hi:] = predictions[hi - 1]
         else:
-            lo, hi = 0, steps
+            lo, hi, cold = 0, steps, False
             predictions = head(denoise, states[:-1], used, strength)
         updated = fixed_part + combine(sampler.M, predictions)
         updated[: lo + 1] = states[: lo + 1]
@@ -141,7 +141,7 @@ def _check(
         raise PcmError("give solver.rounds, solver.tolerance or both")
     if rounds is not None and rounds < 1:
         raise PcmError(f"solver.rounds={rounds}: at least one round is needed")
-    if not 1 <= window:
+    if window < 1:
         raise PcmError(f"solver.window={window}: at least one state is needed")
     if any(not 0 <= s <= 1 for s in strengths):
         raise PcmError(f"head strengths {tuple(strengths)}: each must lie in [0, 1]")

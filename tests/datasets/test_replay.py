@@ -15,8 +15,10 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from pcm_policy.datasets import replay
-from pcm_policy.datasets.replay import ReplayError, array_info, open_replay, write_replay
+from pcm_policy.datasets import store, writing
+from pcm_policy.datasets.replay import array_info, open_replay
+from pcm_policy.datasets.store import ReplayError
+from pcm_policy.datasets.writing import write_replay
 from pcm_policy.errors import PcmError
 
 Episode = dict[str, NDArray[Any]]
@@ -93,9 +95,9 @@ def test_array_info_reads_no_chunks(tmp_path: Path) -> None:
 
 
 def test_many_chunks_and_flushes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replay, "_CHUNK_BYTES", 64)
-    monkeypatch.setattr(replay, "_PENDING_BYTES", 1000)
-    monkeypatch.setattr(replay, "_BLOCK_VALUES", 10)
+    monkeypatch.setattr(writing, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(writing, "_PENDING_BYTES", 1000)
+    monkeypatch.setattr(store, "_BLOCK_VALUES", 10)
     episodes = make_episodes((7, 3, 11, 2, 20))
     write_replay(tmp_path / "a.zarr", episodes)
     buffer = open_replay(tmp_path / "a.zarr")
@@ -131,7 +133,7 @@ def test_write_takes_a_copy_of_reused_buffers(tmp_path: Path) -> None:
 def test_interrupted_write_leaves_nothing(
     tmp_path: Path, name: str, stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "_PENDING_BYTES", 1)
+    monkeypatch.setattr(writing, "_PENDING_BYTES", 1)
 
     def episodes() -> Iterator[Episode]:
         yield from make_episodes()
@@ -147,8 +149,8 @@ def test_interrupted_write_leaves_nothing(
 def test_control_c_while_zarr_writes_leaves_nothing(
     tmp_path: Path, delay_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "_PENDING_BYTES", 1 << 18)
-    monkeypatch.setattr(replay, "_CHUNK_BYTES", 1 << 14)
+    monkeypatch.setattr(writing, "_PENDING_BYTES", 1 << 18)
+    monkeypatch.setattr(writing, "_CHUNK_BYTES", 1 << 14)
     noise = np.random.default_rng(0).normal(size=(200, 20))
     timer = threading.Timer(delay_s, _thread.interrupt_main)
     timer.start()
