@@ -1,0 +1,1 @@
+"""The hydra configuration tree (pkg://pcm_policy.configs)."""

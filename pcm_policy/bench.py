@@ -138,10 +138,14 @@ def run_bench(
     for solver, reference in tqdm(pairs, desc="errors", unit="solver", disable=None):
         noise = _noise(policy, reference, shape, range(seed, seed + len(obs)))
         if reference not in exact:
-            exact[reference] = policy.solve(obs, SolverConfig("sequential", reference), noise).sample
-        found = [
-            policy.solve(obs[i : i + 1], solver, _row(noise, i)) for i in range(len(obs))
-        ] if solver.tolerance is not None else [policy.solve(obs, solver, noise)]
+            exact[reference] = policy.solve(
+                obs, SolverConfig("sequential", reference), noise
+            ).sample
+        found = (
+            [policy.solve(obs[i : i + 1], solver, _row(noise, i)) for i in range(len(obs))]
+            if solver.tolerance is not None
+            else [policy.solve(obs, solver, noise)]
+        )
         sample = torch.cat([f.sample for f in found])
         off = (sample - exact[reference]).abs()
         rounds = [f.rounds for f in found]

@@ -46,7 +46,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         yield scratch
+        readable = 0o777 & ~_umask()
+        scratch.chmod(readable)
         for file in scratch.iterdir():
+            file.chmod(readable & 0o666)
             _sync(file)
         if target.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
@@ -92,6 +95,12 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
         ) from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:

@@ -78,7 +78,7 @@ def _explain(name: str, message: str, overrides: Sequence[str]) -> str:
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
     found = []
-    for key in config:
+    for key in map(str, config):
         found.append(f"{prefix}{key}")
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             found += _keys(config[key], f"{prefix}{key}.")

@@ -72,8 +72,8 @@ def generate(
         tried += count
     if len(kept) < episodes:
         raise PcmError(
-            f"{len(kept)} of {tried} episodes succeeded, {episodes} were asked for: raise attempts= "
-            "or use a better policy; nothing was written"
+            f"{len(kept)} of {tried} episodes succeeded, {episodes} were asked for: raise attempts="
+            " or use a better policy; nothing was written"
         )
     kept = kept[:episodes]
     write_replay(

@@ -45,11 +45,10 @@ class ActionLimits:
         if self.max_step is not None:
             if previous is not None:
                 # the robot may stand outside the range: the range wins over the rate
-                out[:, 0] = self._towards(previous, out[:, 0])
+                first = self._towards(previous, out[:, 0])
+                out[:, 0] = np.clip(first, self.low, self.high) if self._bounded else first
             for i in range(1, out.shape[1]):
                 out[:, i] = self._towards(out[:, i - 1], out[:, i])
-            if self._bounded:
-                out = np.clip(out, self.low, self.high)
         return out.astype(np.float32)
 
     @property

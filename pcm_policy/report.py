@@ -133,7 +133,12 @@ def bench_picture(report: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-_COLOURS = {"sequential": "0.6", "picard": "tab:blue", "paradigms": "tab:orange", "pcm": "tab:green"}
+_COLOURS = {
+    "sequential": "0.6",
+    "picard": "tab:blue",
+    "paradigms": "tab:orange",
+    "pcm": "tab:green",
+}
 
 
 def _family(label: str) -> str:

@@ -79,7 +79,9 @@ def test_every_action_keeps_every_limit(
     assert (out <= HIGH + EPS).all()
     assert (np.abs(np.diff(out, axis=1)) <= STEP + EPS).all()
     inside = known & ((previous >= LOW) & (previous <= HIGH))
-    assert (np.abs(out[:, 0] - previous)[inside] <= np.broadcast_to(STEP, (2, 2))[inside] + EPS).all()
+    assert (
+        np.abs(out[:, 0] - previous)[inside] <= np.broadcast_to(STEP, (2, 2))[inside] + EPS
+    ).all()
     again = ActionLimits(LOW, HIGH, STEP).apply(out, previous if known else None)
     np.testing.assert_allclose(again, out, atol=EPS)
 
@@ -90,7 +92,9 @@ def test_good_actions_pass_unchanged(start: NDArray[np.float32], seed: int) -> N
     steps = np.random.default_rng(seed).uniform(-0.1, 0.1, size=(2, 6, 2)).cumsum(axis=1)
     actions = (start[:, None] + steps).astype(np.float32)
     wide = np.array([10.0, 10.0])
-    np.testing.assert_allclose(ActionLimits(-wide, wide, 0.2).apply(actions, start), actions, atol=EPS)
+    np.testing.assert_allclose(
+        ActionLimits(-wide, wide, 0.2).apply(actions, start), actions, atol=EPS
+    )
 
 
 @pytest.mark.parametrize(

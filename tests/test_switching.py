@@ -48,12 +48,12 @@ def test_step(rounds: int) -> None:
 
 @pytest.mark.parametrize(("rounds", "stiffness"), [(0, 1.0), (-1, 1.0), (3, 0.0), (3, -1.0)])
 def test_senseless_ramps_are_refused(rounds: int, stiffness: float) -> None:
-    with pytest.raises(PcmError, match="solver.stiffness"):
+    with pytest.raises(PcmError, match=r"solver\.stiffness"):
         ramp(rounds, stiffness)
 
 
 def test_negative_step_is_refused() -> None:
-    with pytest.raises(PcmError, match="solver.pcm_rounds=-1"):
+    with pytest.raises(PcmError, match=r"solver\.pcm_rounds=-1"):
         step(-1)
 
 

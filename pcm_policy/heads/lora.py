@@ -53,7 +53,7 @@ class LoraHead(nn.Module):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         self._merged.clear()
-        super()._load_from_state_dict(*args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*args)
 
     def merged(self, network: nn.Module, strength: float) -> dict[str, Tensor]:
         """Return the network's weights at share ``strength``, remembered outside training."""

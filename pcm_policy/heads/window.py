@@ -32,7 +32,7 @@ class WindowHead(nn.Module):
         horizon: int,
         cond_dim: int,
         *,
-        width: int = 320,
+        width: int = 208,
         depth: int = 2,
         cond_width: int = 128,
         max_rounds: int = 4,
