@@ -8,7 +8,7 @@ against the sequential chunk of the same sampler, same observation, same noise.
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise, episode_noise
@@ -25,6 +24,9 @@ from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig, as_predictor
 from pcm_policy.solvers import paradigms, picard
 from pcm_policy.statistics import percentiles
+
+Progress = Callable[[Sequence[Any], str], Iterable[Any]]
+"""Shows progress while it passes on the items, such as a bar; the second argument names the work."""
 
 WARMUP = 5
 FEW_STEPS = (1, 2, 3, 4, 8)
@@ -54,6 +56,7 @@ def time_predictions(
     solvers: Sequence[SolverConfig],
     observations: NDArray[np.float32],
     calls: int,
+    progress: Progress = lambda items, _: items,
 ) -> list[dict[str, float]]:
     """Time ``predict`` at batch 1 for several solvers that take turns.
 
@@ -62,6 +65,7 @@ def time_predictions(
         solvers: what is timed.
         observations: ``(n, To, Do)``, used in turn.
         calls: timed calls per solver; a warm-up comes before them and is not counted.
+        progress: shows how far it has come.
 
     Returns:
         p50, p95, p99 and max in milliseconds, one dictionary a solver.
@@ -73,7 +77,7 @@ def time_predictions(
         raise PcmError(f"calls={calls}: at least one timed call is needed")
     spent: list[list[float]] = [[] for _ in solvers]
     shape = (policy.config.horizon, policy.config.action_dim)
-    for call in tqdm(range(-WARMUP, calls), desc="timing", unit="call", disable=None):
+    for call in progress(range(-WARMUP, calls), "timing"):
         obs = observations[call % len(observations)]
         for times, solver in zip(spent, solvers, strict=True):
             noise = _noise(policy, solver.sampler, shape, [call + WARMUP])
@@ -116,6 +120,7 @@ def run_bench(
     calls: int = 100,
     error: float = 1e-3,
     seed: int = 0,
+    progress: Progress = lambda items, _: items,
 ) -> dict[str, Any]:
     """Compare all solvers on one policy.
 
@@ -126,6 +131,7 @@ def run_bench(
         calls: timed calls per solver.
         error: tolerance of the adaptive rows, and the error whose rounds are counted.
         seed: seed of the noise.
+        progress: shows how far it has come.
 
     Returns:
         Plain data for JSON: ``rows`` (one a solver), ``rounds_to_error`` and ``hardware``.
@@ -135,7 +141,7 @@ def run_bench(
     shape = (policy.config.horizon, policy.config.action_dim)
     pairs = default_rows(policy, error)
     rows, exact = [], {}
-    for solver, reference in tqdm(pairs, desc="errors", unit="solver", disable=None):
+    for solver, reference in progress(pairs, "errors"):
         noise = _noise(policy, reference, shape, range(seed, seed + len(obs)))
         if reference not in exact:
             exact[reference] = policy.solve(
@@ -161,7 +167,8 @@ def run_bench(
                 "rmse": float(off.square().mean(dim=(1, 2)).sqrt().mean()),
             }
         )
-    timed = time_predictions(policy, [s for s, _ in pairs], obs.float().cpu().numpy(), calls)
+    solvers, frames = [s for s, _ in pairs], obs.float().cpu().numpy()
+    timed = time_predictions(policy, solvers, frames, calls, progress)
     slowest = {row["solver"]: t["p50"] for row, t in zip(rows, timed, strict=True)}
     for row, t in zip(rows, timed, strict=True):
         row |= {f"{k}_ms": v for k, v in t.items()}
@@ -169,7 +176,7 @@ def run_bench(
         row["speedup_over_ddpm"] = slowest[pairs[0][0].label] / t["p50"]
     return {
         "rows": rows,
-        "rounds_to_error": _count_rounds(policy, obs, pairs, error, seed),
+        "rounds_to_error": _count_rounds(policy, obs, pairs, error, seed, progress),
         "error": error,
         "observations": len(obs),
         "calls": calls,
@@ -186,12 +193,13 @@ def _count_rounds(
     pairs: Sequence[tuple[SolverConfig, SamplerConfig]],
     error: float,
     seed: int,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """Count the rounds after which the largest action error stays below ``error``."""
     shape = (policy.config.horizon, policy.config.action_dim)
     counted = [(s, r) for s, r in pairs if s.tolerance is not None]
     result = []
-    for solver, reference in tqdm(counted, desc="rounds", unit="solver", disable=None):
+    for solver, reference in progress(counted, "rounds"):
         noise = _noise(policy, reference, shape, range(seed, seed + len(obs)))
         exact = policy.solve(obs, SolverConfig("sequential", reference), noise).sample
         errors: list[Tensor] = []
@@ -243,15 +251,3 @@ def _row(noise: Noise, i: int) -> Noise:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def find_row(report: Mapping[str, Any], solver: str) -> dict[str, Any]:
-    """Return the row of one solver.
-
-    Raises:
-        PcmError: the report has none.
-    """
-    for row in report["rows"]:
-        if row["solver"] == solver:
-            return dict(row)
-    raise PcmError(f"the benchmark has no row {solver!r}")

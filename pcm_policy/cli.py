@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from pcm_policy.checkpoint import held_out_observations, save_policy, to_json, write_text
 from pcm_policy.commands import pick_device, plain, run_command, typed, writable
@@ -136,6 +137,7 @@ def bench_main(config: DictConfig) -> dict[str, Any]:
         calls=config.calls,
         error=config.error,
         seed=config.seed,
+        progress=lambda items, what: tqdm(items, desc=what, disable=None),
     )
     report["policy"] = str(config.policy)
     write_text(output / "bench.json", to_json(report))

@@ -2,8 +2,8 @@
 
     python -m pcm_policy.demo [OUTPUT_DIR]
 
-The table is about the released policy; the policy trained here runs for a couple of minutes only and
-is shown beside it to prove the path, not to compare.
+The table is about the released policy; the policy trained here runs for a couple of minutes only
+and is shown beside it to prove the path, not to compare.
 """
 
 import shutil
@@ -30,7 +30,9 @@ SOLVERS = (
 EVAL_HEAD = ["solver", "score [95 %]", "success", "rounds", "NFE", "p50 ms", "p99 ms"]
 
 
-def main(output: Path, *, episodes: int = 50, train_steps: int = 2500, distill_steps: int = 300) -> None:
+def main(
+    output: Path, *, episodes: int = 50, train_steps: int = 2500, distill_steps: int = 300
+) -> None:
     """Run everything and leave ``report.html`` in ``output``."""
     shutil.rmtree(output, ignore_errors=True)
     _say("1/5 Checking the embedded demonstrations")

@@ -615,6 +615,15 @@ def test_residuals_are_the_largest_change_of_each_round() -> None:
     assert (found.residuals > 0).all()
 
 
+def test_residuals_of_paradigms_forget_the_states_that_are_exact() -> None:
+    denoise, noise = problem(name="ddpm")
+    seen = [noise.initial.expand(N + 1, B, T, DA)]
+    found = paradigms(denoise, noise, rounds=N, watch=lambda s: seen.append(s.clone()))
+    changes = [(b - a).abs().amax(dim=(0, 2, 3)) for a, b in pairwise(seen)]
+    torch.testing.assert_close(found.residuals, torch.stack(changes), rtol=0, atol=1e-6)
+    assert (found.residuals[-1] < 0.1 * found.residuals[0]).all()
+
+
 # --- no reading back from the device
 
 
