@@ -26,7 +26,7 @@ from pcm_policy.solvers import paradigms, picard
 from pcm_policy.statistics import percentiles
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Shows progress while it passes on the items, such as a bar; the second argument names the work."""
+"""Passes on the items and shows progress, as a bar does; the second argument names the work."""
 
 WARMUP = 5
 FEW_STEPS = (1, 2, 3, 4, 8)

@@ -179,6 +179,14 @@ def resolve(path: str | Path) -> Path:
     return folder
 
 
+def resolve_data(path: str) -> str:
+    """Return the replay buffer that a path names; ``released/NAME`` ships with the package."""
+    file = Path(path)
+    if not file.exists() and file.parts[:1] == ("released",):
+        return str(RELEASED / f"{file.name}.zarr.zip")
+    return path
+
+
 def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
     """Read a policy folder.
 

@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,13 @@ from accelerate import Accelerator
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from pcm_policy.checkpoint import held_out_observations, save_policy, to_json, write_text
+from pcm_policy.checkpoint import (
+    held_out_observations,
+    resolve_data,
+    save_policy,
+    to_json,
+    write_text,
+)
 from pcm_policy.commands import pick_device, plain, run_command, typed, writable
 from pcm_policy.datasets import doctor
 from pcm_policy.errors import PcmError
@@ -29,7 +35,7 @@ def train_main(config: DictConfig) -> Path:
 
     output = writable(config.output_dir)
     training = typed(TrainConfig, config.train, "train")
-    dataset = typed(DatasetConfig, config.dataset, "dataset")
+    dataset = _dataset(config)
     settings = policy_config(plain(config.task), plain(config.network), plain(config.policy))
     data = load_demonstrations(dataset, settings)
     policy = new_policy(settings, data, training.seed, config.policy.normalizer)
@@ -51,7 +57,7 @@ def distill_main(config: DictConfig) -> Path:
 
     output = writable(config.output_dir)
     training = typed(TrainConfig, config.train, "train")
-    dataset = typed(DatasetConfig, config.dataset, "dataset")
+    dataset = _dataset(config)
     base = DiffusionPolicy.from_pretrained(config.policy)
     data = load_demonstrations(dataset, base.config)
     policy = with_head(base, plain(config.head), plain(config.sampler), training.seed)
@@ -149,12 +155,12 @@ def bench_main(config: DictConfig) -> dict[str, Any]:
 
 def data_main(config: DictConfig) -> None:
     """Look at, check or generate demonstrations."""
-    task = plain(config.task)
+    task, path = plain(config.task), resolve_data(config.path)
     if config.command == "info":
-        print(doctor.summary(config.path))
+        print(doctor.summary(path))
     elif config.command == "validate":
         report = doctor.validate(
-            config.path,
+            path,
             obs=task["obs_fields"],
             action=task["action_field"],
             position=task["position_field"],
@@ -228,13 +234,18 @@ def info() -> None:
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     rows += [["CPU threads", str(torch.get_num_threads())], ["CUDA device", cuda]]
     released = Path(__file__).parent / "released"
-    rows.append(["released", ", ".join(f"released/{p.name}" for p in sorted(released.glob("*")))])
+    rows.append(["released", ", ".join(f"released/{p.name}" for p in sorted(released.glob("*/")))])
     print(table(["what", "version"], rows))
 
 
 def _accelerator(config: DictConfig) -> Accelerator:
     device = pick_device(config.device)
     return Accelerator(cpu=device.type == "cpu", mixed_precision=str(config.precision))
+
+
+def _dataset(config: DictConfig) -> DatasetConfig:
+    dataset = typed(DatasetConfig, config.dataset, "dataset")
+    return replace(dataset, path=resolve_data(dataset.path))
 
 
 def _load(config: DictConfig) -> DiffusionPolicy:

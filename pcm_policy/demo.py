@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pcm_policy import cli
-from pcm_policy.checkpoint import RELEASED, write_text
+from pcm_policy.checkpoint import write_text
 from pcm_policy.commands import compose
 from pcm_policy.report import BENCH_HEAD, bench_rows, embed, html_table, page, rounds_rows, table
 
 RELEASED_POLICY = "released/pusht"
-DEMONSTRATIONS = RELEASED / "pusht_demos.zarr"
+DEMONSTRATIONS = "released/pusht_demos"
 SOLVERS = (
     ("sequential DDPM-100", ("solver=ddpm",)),
     ("sequential DDIM-16", ("solver=ddim", "solver.steps=16")),
