@@ -47,7 +47,7 @@ def save_state(
         save_file(_plain(flat), folder / "optimizer.safetensors")
         (folder / "state.json").write_text(to_json({"step": step, "config": config}))
     for old in _steps(root)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        old.rename(root / f".{old.name}-old")  # a kill here must not leave half a checkpoint
     for stale in root.glob(".step-*"):
         shutil.rmtree(stale, ignore_errors=True)
 
