@@ -24,7 +24,7 @@ from pcm_policy.datasets import doctor
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import card, table
-from pcm_policy.training.data import DatasetConfig, load_demonstrations
+from pcm_policy.training.data import DatasetConfig, Demonstrations, load_demonstrations
 from pcm_policy.training.loop import TrainConfig, fit
 
 
@@ -44,11 +44,8 @@ def train_main(config: DictConfig) -> Path:
     accelerator = _accelerator(config)
     average = fit(objective, training, output, accelerator, resume=config.resume)
     policy.network.load_state_dict(average.state_dict())
-    if accelerator.is_main_process:
-        text = card(policy, data.describe(dataset), "pcm-train", training, output)
-        save_policy(policy, output / "policy", card=text, observations=data.observations(policy))
-        print(output / "policy")
-    return output / "policy"
+    text = card(policy, data.describe(dataset), "pcm-train", training)
+    return _save(policy, data, text, output, accelerator)
 
 
 def distill_main(config: DictConfig) -> Path:
@@ -69,11 +66,8 @@ def distill_main(config: DictConfig) -> Path:
     average = fit(objective, training, output, accelerator, resume=config.resume)
     assert policy.head is not None
     policy.head.load_state_dict(average.state_dict())
-    if accelerator.is_main_process:
-        text = card(policy, data.describe(dataset), "pcm-distill", training, output)
-        save_policy(policy, output / "policy", card=text, observations=data.observations(policy))
-        print(output / "policy")
-    return output / "policy"
+    text = card(policy, data.describe(dataset), "pcm-distill", training)
+    return _save(policy, data, text, output, accelerator)
 
 
 def eval_main(config: DictConfig) -> dict[str, Any]:
@@ -246,6 +240,20 @@ def _accelerator(config: DictConfig) -> Accelerator:
 def _dataset(config: DictConfig) -> DatasetConfig:
     dataset = typed(DatasetConfig, config.dataset, "dataset")
     return replace(dataset, path=resolve_data(dataset.path))
+
+
+def _save(
+    policy: DiffusionPolicy,
+    data: Demonstrations,
+    text: str,
+    output: Path,
+    accelerator: Accelerator,
+) -> Path:
+    folder = output / "policy"
+    if accelerator.is_main_process:
+        save_policy(policy, folder, card=text, observations=data.observations(policy))
+        print(folder)
+    return folder
 
 
 def _load(config: DictConfig) -> DiffusionPolicy:

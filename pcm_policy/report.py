@@ -145,9 +145,7 @@ def _family(label: str) -> str:
     return next((name for name in _COLOURS if label.startswith(name)), "sequential")
 
 
-def card(
-    policy: DiffusionPolicy, data: str, command: str, training: TrainConfig, output: Path
-) -> str:
+def card(policy: DiffusionPolicy, data: str, command: str, training: TrainConfig) -> str:
     """Return the README of a policy folder: how it was made."""
     head = policy.config.head
     settings = "\n".join(f"| {k} | {v} |" for k, v in asdict(training).items())

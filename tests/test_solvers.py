@@ -155,6 +155,42 @@ def test_paradigms_has_the_same_fixed_point(sampler: dict[str, Any]) -> None:
                 assert found.certified.all()
 
 
+@pytest.mark.parametrize("window", [None, 5, 2])
+@pytest.mark.parametrize("tolerance", [1e-3, 0.1, 0.5])
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+def test_paradigms_follows_the_published_algorithm(
+    name: str, tolerance: float, window: int | None
+) -> None:
+    """Algorithm 1 of Shih et al. 2023 as a loop over states, with one tolerance for all of them."""
+    denoise, noise = problem(F64, name=name)
+    sampler = denoise.sampler
+    x = [noise.initial.clone() for _ in range(N + 1)]
+    t = rounds = 0
+    while t < N:
+        stop = min(t + (window or N), N)
+        drift = []
+        for i in range(t, stop):
+            clean = denoise(x[i][None], slice(i, i + 1))[0]
+            stepped = sampler.decay[i] * x[i] + sampler.gain[i] * clean
+            if noise.steps is not None:
+                stepped = stepped + sampler.noise[i] * noise.steps[i]
+            drift.append(stepped - x[i])
+        old, moving = list(x), x[t]
+        for i in range(t, stop):
+            moving = moving + drift[i - t]
+            x[i + 1] = moving
+        for i in range(stop + 1, N + 1):
+            x[i] = moving
+        errors = [float((x[i] - old[i]).abs().max()) for i in range(t + 1, stop + 1)]
+        # the window starts at the state before the first one that still moved; the first is exact
+        moved = [i for i, error in enumerate(errors) if i > 0 and error > tolerance]
+        t += moved[0] if moved else len(errors)
+        rounds += 1
+    found = paradigms(denoise, noise, tolerance=tolerance, window=window)
+    torch.testing.assert_close(found.trajectory, torch.stack(x), rtol=0, atol=1e-9)
+    assert found.rounds == rounds
+
+
 def test_long_ddpm_settles_in_far_fewer_rounds_than_steps() -> None:
     denoise, noise = problem(steps=100, name="ddpm")
     exact = sequential(denoise, noise)
@@ -402,6 +438,8 @@ def test_a_tolerance_is_only_certified_when_a_base_round_met_it() -> None:
     short = picard(denoise, noise, rounds=3, tolerance=1e-6)
     assert not short.certified.any()
     assert not picard(denoise, noise, rounds=3).certified.any()
+    unseen = picard(denoise, noise, rounds=2, tolerance=1e9, window=3)  # six states of ten
+    assert not unseen.certified.any()
     cautious = picard(denoise, noise, tolerance=1e-2, safety=1e4)
     hasty = picard(denoise, noise, tolerance=1e-2, safety=1.0)
     assert hasty.rounds < cautious.rounds
@@ -420,9 +458,10 @@ def test_window_head_adds_its_share_to_one_base_call() -> None:
     torch.testing.assert_close(half - base, 0.5 * (full - base), rtol=0, atol=1e-6)
     torch.testing.assert_close(head(counted, states, k, 1.0, base), full, rtol=0, atol=0)
     assert len(calls.sizes) == 2
-    assert not torch.equal(head(denoise, states, k + 1, 1.0), full)
-    late = [head(denoise, states, k + i, 1.0) for i in (3, 50)]  # later rounds share the last
-    assert torch.equal(*late)
+    by_round = [head(denoise, states, k + i, 1.0) for i in range(6)]
+    assert all(not torch.equal(a, b) for a, b in pairwise(by_round[:4]))
+    assert torch.equal(by_round[3], by_round[4])  # later rounds share the last embedding
+    assert torch.equal(by_round[3], by_round[5])
 
 
 @pytest.mark.parametrize("kind", HEADS)
