@@ -51,6 +51,15 @@ class SolverConfig:
             if self.pcm_rounds is not None:
                 raise PcmError("give solver.pcm_rounds (a step) or solver.stiffness (a ramp)")
 
+        if (
+            self.pcm_rounds is not None
+            and self.rounds is not None
+            and self.pcm_rounds > self.rounds
+        ):
+            raise PcmError(
+                f"solver.pcm_rounds={self.pcm_rounds} is more than solver.rounds={self.rounds}"
+            )
+
     @classmethod
     def from_flat(cls, values: Mapping[str, Any], sampler: SamplerConfig) -> "SolverConfig":
         """Build from one flat mapping, as the command line gives it.
@@ -73,7 +82,8 @@ class SolverConfig:
             given["name"] = values["sampler"]
         merged = asdict(sampler) | given
         rest = {k: v for k, v in values.items() if k in own and v is not None}
-        if rest.get("rounds") is None and rest.get("tolerance") is None:
+        free = rest.get("rounds") is None and rest.get("tolerance") is None
+        if free and rest.get("stiffness") is None:
             defaults = {"picard": {"tolerance": 1e-3}, "paradigms": {"tolerance": 1e-3}}
             rest |= defaults.get(rest.get("method", ""), {"rounds": rest.get("pcm_rounds") or 2})
         return cls(sampler=SamplerConfig(**merged), **rest)
@@ -87,7 +97,8 @@ class SolverConfig:
             return switching.ramp(self.rounds, self.stiffness)
         rounds = self.pcm_rounds
         if rounds is None:
-            rounds = 2 if self.rounds is None else self.rounds
+            fixed = self.tolerance is None and self.rounds is not None
+            rounds = self.rounds if fixed and self.rounds is not None else 2
         return switching.step(rounds)
 
     @property
@@ -97,6 +108,8 @@ class SolverConfig:
         if self.method == "sequential":
             return base
         stop = "" if self.rounds is None else f" {self.rounds}"
+        stop += "" if self.pcm_rounds is None else f" head {self.pcm_rounds}"
+        stop += "" if self.stiffness is None else f" ramp {self.stiffness:g}"
         stop += "" if self.tolerance is None else f" tol {self.tolerance:g}"
         return f"{self.method}{stop} ({base})"
 

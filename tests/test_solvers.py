@@ -663,6 +663,32 @@ def test_residuals_of_paradigms_forget_the_states_that_are_exact() -> None:
     assert (found.residuals[-1] < 0.1 * found.residuals[0]).all()
 
 
+def test_a_guess_is_where_the_iteration_starts() -> None:
+    denoise, noise = problem(name="ddpm")
+    exact = sequential(denoise, noise)
+    for guess in guesses(exact, denoise)[1:]:
+        assert guess is not None
+        start = forcing(denoise.sampler, noise)
+        start = start + combine(denoise.sampler.M, guess.expand(N, B, T, DA))
+        after = forcing(denoise.sampler, noise)
+        after = after + combine(denoise.sampler.M, denoise(start[:-1], slice(0, N)))
+        found = picard(denoise, noise, rounds=1, guess=guess)
+        torch.testing.assert_close(found.trajectory, after, rtol=0, atol=1e-5)
+    # the last guess was the solution itself: one round confirms it
+    settled = picard(denoise, noise, tolerance=1e-3, guess=guess)
+    assert settled.rounds == 1
+    assert settled.certified.all()
+    assert picard(denoise, noise, tolerance=1e-3).rounds > 3
+
+
+def test_what_is_not_finite_is_never_certified() -> None:
+    denoise, noise = problem()
+    noise.initial[1, 0, 0] = float("nan")
+    for options in ({"rounds": N}, {"tolerance": 1e-3}):
+        found = picard(denoise, noise, **options)  # type: ignore[arg-type]
+        assert found.certified.tolist() == [True, False, True]
+
+
 # --- no reading back from the device
 
 

@@ -37,7 +37,8 @@ def paradigms(
         watch: called with all states ``(N + 1, B, T, Da)`` after every round.
 
     Raises:
-        PcmError: neither ``rounds`` nor ``tolerance``, or a window of no state.
+        PcmError: neither ``rounds`` nor ``tolerance``, a window of no state, or too few rounds
+            to reach the last state.
     """
     if rounds is None and tolerance is None:
         raise PcmError("give solver.rounds, solver.tolerance or both")
@@ -45,6 +46,11 @@ def paradigms(
     window = steps if window is None else window
     if window < 1 or (rounds is not None and rounds < 1):
         raise PcmError(f"solver.window={window}, solver.rounds={rounds}: both must be at least 1")
+    if tolerance is None and rounds is not None and rounds - 1 + window < steps:
+        raise PcmError(
+            f"solver.rounds={rounds} with solver.window={window} never reaches the last of {steps} "
+            "states: use more rounds, a larger window, or a tolerance"
+        )
     forcing(sampler, noise)  # raises if the step noises are missing
     states = noise.initial.expand(steps + 1, *noise.initial.shape).clone()
     scale = (-1, 1, 1, 1)

@@ -64,8 +64,8 @@ def picard(
         The result; ``certified`` says for which rows the sample is within ``tolerance``.
 
     Raises:
-        PcmError: neither ``rounds`` nor ``tolerance``, too few rounds for the window or for the
-            head's schedule, or a guess of the wrong shape.
+        PcmError: neither ``rounds`` nor ``tolerance``, too few rounds for the window, or a
+            guess of the wrong shape.
     """
     sampler, steps = denoise.sampler, denoise.sampler.steps
     window = steps if window is None else window
@@ -115,6 +115,7 @@ def picard(
             if bool(done.all()):
                 break
     certified = (safety * change.amax(dim=0) <= (tolerance or 0.0)) & (pure and hi == steps)
+    certified &= states[-1].isfinite().all(dim=-1).all(dim=-1)
     return SolveResult(states[-1], used, nfe, torch.stack(residuals), certified, states)
 
 
