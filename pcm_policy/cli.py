@@ -57,10 +57,12 @@ def distill_main(config: DictConfig) -> Path:
     dataset = _dataset(config)
     base = DiffusionPolicy.from_pretrained(config.policy)
     data = load_demonstrations(dataset, base.config)
-    policy = with_head(base, plain(config.head), plain(config.sampler), training.seed)
+    distill_options = plain(config.distill)
+    rounds = distill_options.pop("rounds")
+    policy = with_head(base, plain(config.head), plain(config.sampler), training.seed, rounds)
     windows, held_out = data.windows(policy)
     objective = Distillation(
-        policy, windows, held_out, training.batch, training.seed, **plain(config.distill)
+        policy, windows, held_out, training.batch, training.seed, **distill_options
     )
     accelerator = _accelerator(config)
     average = fit(objective, training, output, accelerator, resume=config.resume)

@@ -41,12 +41,14 @@ class HeadConfig:
         options: the head's own arguments.
         sampler: the sampler whose fixed point it was trained to reach.
         base: fingerprint of the base weights it was trained on.
+        rounds: iterates it was trained to jump from; it knows nothing of later rounds.
     """
 
     name: str
     options: dict[str, Any]
     sampler: SamplerConfig
     base: str
+    rounds: int = 3
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,8 @@ class DiffusionPolicy(nn.Module):
     def solver(self, values: Mapping[str, Any]) -> SolverConfig:
         """Build a solver config from flat settings; what is None comes from this policy.
 
-        A ``pcm`` solver takes its sampler from the head, other solvers from the policy.
+        A ``pcm`` solver takes its sampler from the head, other solvers from the policy. Rounds past
+        those the head was trained for are base rounds.
 
         Raises:
             PcmError: unknown or invalid settings, or a sampler that the head was not trained for.
@@ -221,6 +224,11 @@ class DiffusionPolicy(nn.Module):
         if name is not None and name != sampler.name:
             steps = self.config.schedule.train_steps if name == "ddpm" else sampler.steps
             sampler = SamplerConfig(name, steps)
+        asked = values.get("rounds")
+        plain = values.get("tolerance") is None and values.get("stiffness") is None
+        unsaid = plain and asked is not None and values.get("pcm_rounds") is None
+        if values["method"] == "pcm" and head is not None and unsaid and asked > head.rounds:
+            values["pcm_rounds"] = head.rounds
         result = SolverConfig.from_flat(values, sampler)
         self._check_head(result)
         return result

@@ -108,7 +108,7 @@ class SolverConfig:
         if self.method == "sequential":
             return base
         stop = "" if self.rounds is None else f" {self.rounds}"
-        stop += "" if self.pcm_rounds is None else f" head {self.pcm_rounds}"
+        stop += "" if self.pcm_rounds in (None, self.rounds) else f" head {self.pcm_rounds}"
         stop += "" if self.stiffness is None else f" ramp {self.stiffness:g}"
         stop += "" if self.tolerance is None else f" tol {self.tolerance:g}"
         return f"{self.method}{stop} ({base})"

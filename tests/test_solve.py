@@ -181,6 +181,8 @@ def test_defaults_come_from_the_policy_or_from_its_head() -> None:
     assert headed.solver(NOTHING) == headed.default_solver()
     assert headed.solver({"method": "picard"}).sampler == OWN
     assert headed.solver({"method": "pcm", "rounds": 3}) == SolverConfig("pcm", HEAD, rounds=3)
+    longer = headed.solver({"method": "pcm", "rounds": 5})
+    assert longer.strengths == (1.0, 1.0, 1.0), "rounds that the head was not trained for are base"
 
 
 def test_another_sampler_starts_from_its_own_defaults() -> None:

@@ -25,7 +25,11 @@ from pcm_policy.training.loop import Share
 
 
 def with_head(
-    base: DiffusionPolicy, head: Mapping[str, Any], sampler: Mapping[str, Any], seed: int
+    base: DiffusionPolicy,
+    head: Mapping[str, Any],
+    sampler: Mapping[str, Any],
+    seed: int,
+    rounds: int = 3,
 ) -> DiffusionPolicy:
     """Return the policy with an untrained head, bound to its weights and to a sampler.
 
@@ -34,6 +38,7 @@ def with_head(
         head: ``name`` and ``options`` of the new head.
         sampler: fields of ``SamplerConfig``; None values come from the policy's own sampler.
         seed: seed of the head's initial weights.
+        rounds: iterates it will be trained on.
 
     Raises:
         PcmError: an unknown head, option or sampler setting.
@@ -42,7 +47,9 @@ def with_head(
     chosen = base.solver({"method": "sequential"} | flat).sampler
     config = replace(
         base.config,
-        head=HeadConfig(head["name"], dict(head["options"]), chosen, fingerprint(base.network)),
+        head=HeadConfig(
+            head["name"], dict(head["options"]), chosen, fingerprint(base.network), rounds
+        ),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -57,16 +64,16 @@ class Distillation:
     """Weighted squared distance between the head's next iterate and the base fixed point.
 
     Every step solves the base sampler sequentially for fresh observations and noise, follows
-    ``rounds`` iterates of both kinds, and takes one gradient over all of them. The weight of a row
+    ``K`` iterates of both kinds, and takes one gradient over all of them. The weight of a row
     is one over its iterate's distance to the fixed point, the paper's ``1 / sqrt(Var)`` per row.
 
     Args:
         policy: with an untrained head; base weights stay frozen.
         train: training windows; only their conditions are used.
         held_out: windows of other episodes, for the log; may be empty.
-        batch: observations per step over all processes; each is seen at ``rounds`` iterates.
+        batch: observations per step over all processes; each is seen at as many iterates
+            as the head's config says.
         seed: all randomness derives from it.
-        rounds: number ``K`` of iterates.
         own: share of rows that follow the head's own iterates.
         end_weight: weight of the last state beside the mean over the trajectory.
     """
@@ -79,7 +86,6 @@ class Distillation:
         batch: int,
         seed: int,
         *,
-        rounds: int = 3,
         own: float = 0.5,
         end_weight: float = 1.0,
     ) -> None:
@@ -87,7 +93,7 @@ class Distillation:
         assert policy.config.head is not None
         self.module: nn.Module = policy.head
         self.policy, self.train, self.held_out = policy, train, held_out
-        self.batch, self.seed, self.rounds = batch, seed, rounds
+        self.batch, self.seed, self.rounds = batch, seed, policy.config.head.rounds
         self.own, self.end_weight = own, end_weight
         policy.network.requires_grad_(False)
 
