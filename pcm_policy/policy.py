@@ -224,9 +224,8 @@ class DiffusionPolicy(nn.Module):
         if name is not None and name != sampler.name:
             steps = self.config.schedule.train_steps if name == "ddpm" else sampler.steps
             sampler = SamplerConfig(name, steps)
-        asked = values.get("rounds")
-        plain = values.get("tolerance") is None and values.get("stiffness") is None
-        unsaid = plain and asked is not None and values.get("pcm_rounds") is None
+        unsaid = all(values.get(k) is None for k in ("pcm_rounds", "tolerance", "stiffness"))
+        asked = values.get("rounds") or 0
         if values["method"] == "pcm" and head is not None and unsaid and asked > head.rounds:
             values["pcm_rounds"] = head.rounds
         result = SolverConfig.from_flat(values, sampler)
