@@ -65,8 +65,7 @@ def main(name: str, output: Path) -> None:
         sampler, tuning[f"ddim-{steps}"] = best_spacing(policy, steps)
         solvers.append(SolverConfig("sequential", sampler))
     solvers += [SolverConfig("picard", exact, rounds=r) for r in (1, 2, 3, 4)]
-    solvers += [SolverConfig("pcm", exact, rounds=r) for r in (1, 2, 3, 4)]
-    solvers.append(policy.solver({"method": "pcm", "rounds": 4}))
+    solvers += [policy.solver({"method": "pcm", "rounds": r}) for r in (1, 2, 3, 4)]
     obs = held_out_observations(name)
     timed = time_predictions(policy, solvers, obs.numpy(), 100)
     noise = episode_noise(range(len(obs)), [0] * len(obs), (16, 2))
