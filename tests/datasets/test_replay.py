@@ -1,10 +1,11 @@
-import _thread
 import hashlib
 import itertools
 import json
+import os
 import pickle
 import resource
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,11 +153,16 @@ def test_control_c_while_zarr_writes_leaves_nothing(
     monkeypatch.setattr(writing, "_PENDING_BYTES", 1 << 18)
     monkeypatch.setattr(writing, "_CHUNK_BYTES", 1 << 14)
     noise = np.random.default_rng(0).normal(size=(200, 20))
-    timer = threading.Timer(delay_s, _thread.interrupt_main)
+    # a shell's background jobs ignore Ctrl-C: take it here whatever started the tests
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        write_replay(tmp_path / "a.zarr", ({"action": noise} for _ in itertools.count()))
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_replay(tmp_path / "a.zarr", itertools.repeat({"action": noise}, 20_000))
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     assert list(tmp_path.iterdir()) == []
 
 
