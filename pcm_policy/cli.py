@@ -97,23 +97,26 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
         video_dir=output / "videos",
     )
     timed = time_predictions(policy, [solver], runner.observations(), config.latency_calls)[0]
+    outcome = result.to_json()
+    episodes = outcome.pop("episodes")
+    score, success = outcome["score"], outcome["success"]
     report = {
         "policy": str(config.policy),
         "task": task["name"],
         "solver": {"label": solver.label, **asdict(solver)},
-        **{k: v for k, v in result.to_json().items() if k != "episodes"},
+        **outcome,
         "rounds": runner.mean_rounds,
         "nfe": runner.mean_nfe,
         "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
         "hardware": hardware(policy.device),
-        "episodes": result.to_json()["episodes"],
+        "episodes": episodes,
     }
     write_text(output / "eval.json", to_json(report))
     rows = [
         [
             solver.label,
-            f"{result.score:.3f} [{result.score_ci95[0]:.3f}, {result.score_ci95[1]:.3f}]",
-            f"{result.success:.2f} [{result.success_ci95[0]:.2f}, {result.success_ci95[1]:.2f}]",
+            "{:.3f} [{:.3f}, {:.3f}]".format(score["mean"], *score["ci95"]),
+            "{:.2f} [{:.2f}, {:.2f}]".format(success["rate"], *success["ci95"]),
             f"{runner.mean_rounds:.1f}",
             f"{runner.mean_nfe:.1f}",
             f"{timed['p50']:.2f} / {timed['p99']:.2f}",

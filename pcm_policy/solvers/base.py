@@ -62,3 +62,12 @@ def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
 def combine(weights: Tensor, chunks: Tensor) -> Tensor:
     """Mix chunks: ``(r, c)`` weights times ``(c, B, T, Da)`` chunks is ``(r, B, T, Da)``."""
     return (weights @ chunks.flatten(1)).view(-1, *chunks.shape[1:])
+
+
+def check_reach(steps: int, rounds: int | None, tolerance: float | None, window: int) -> None:
+    """Refuse fixed rounds whose window, sliding by one a round, never reaches the last state."""
+    if tolerance is None and rounds is not None and rounds - 1 + window < steps:
+        raise PcmError(
+            f"solver.rounds={rounds} with solver.window={window} never reaches the last of {steps} "
+            "states: use more rounds, a larger window, or a tolerance"
+        )

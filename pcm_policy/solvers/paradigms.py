@@ -11,7 +11,7 @@ from torch import Tensor
 from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
-from pcm_policy.solvers.base import SolveResult, Watch, forcing
+from pcm_policy.solvers.base import SolveResult, Watch, check_reach, forcing
 
 
 def paradigms(
@@ -46,11 +46,7 @@ def paradigms(
     window = steps if window is None else window
     if window < 1 or (rounds is not None and rounds < 1):
         raise PcmError(f"solver.window={window}, solver.rounds={rounds}: both must be at least 1")
-    if tolerance is None and rounds is not None and rounds - 1 + window < steps:
-        raise PcmError(
-            f"solver.rounds={rounds} with solver.window={window} never reaches the last of {steps} "
-            "states: use more rounds, a larger window, or a tolerance"
-        )
+    check_reach(steps, rounds, tolerance, window)
     forcing(sampler, noise)  # raises if the step noises are missing
     states = noise.initial.expand(steps + 1, *noise.initial.shape).clone()
     scale = (-1, 1, 1, 1)

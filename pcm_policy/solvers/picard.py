@@ -14,7 +14,7 @@ from torch import Tensor
 from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
-from pcm_policy.solvers.base import SolveResult, Watch, combine, forcing
+from pcm_policy.solvers.base import SolveResult, Watch, check_reach, combine, forcing
 
 Predictor = Callable[[Denoiser, Tensor, int, float], Tensor]
 """``(denoise, states (N, B, T, Da), k, strength) -> predictions (N, B, T, Da)`` of a PCM round."""
@@ -148,9 +148,5 @@ def _check(
         raise PcmError(f"head strengths {tuple(strengths)}: each must lie in [0, 1]")
     if any(strengths) and head is None:
         raise PcmError("head rounds were asked for but this policy has no PCM head")
-    never = rounds is not None and rounds - 1 + window < steps
-    if tolerance is None and never and not any(strengths):
-        raise PcmError(
-            f"solver.rounds={rounds} with solver.window={window} never reaches the last of {steps} "
-            "states: use more rounds, a larger window, or a tolerance"
-        )
+    if not any(strengths):
+        check_reach(steps, rounds, tolerance, window)
