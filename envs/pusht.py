@@ -68,6 +68,47 @@ def _place(points: NDArray[np.float64], pose: ArrayLike) -> NDArray[np.float64]:
     )
 
 
+def mirror(
+    observation: NDArray[np.float32], action: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Reflect situations about the goal's axis of symmetry, which is a diagonal of the table.
+
+    The T, its goal and the table (to one pixel at the walls) are mapped onto themselves, so that a
+    demonstration's reflection is a demonstration.
+
+    Args:
+        observation: Rows of `PushTKeypoints`, (..., 20), in pixels.
+        action: (..., 2), in pixels.
+
+    Returns:
+        Both, reflected.
+    """
+    points = observation[..., :18].reshape(*observation.shape[:-1], 9, 2).astype(np.float64)
+    x, y, angle = np.moveaxis(pose(points), -1, 0)
+    side = GOAL_POSE[0] + GOAL_POSE[1]
+    block = keypoints(np.stack([side - y, side - x, np.pi / 2 - angle], axis=-1))
+    seen = np.concatenate([block.reshape(*x.shape, 18), side - observation[..., :17:-1]], axis=-1)
+    return seen.astype(np.float32), (side - action[..., ::-1]).astype(np.float32)
+
+
+def pose(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Fit the block's pose to its keypoints, the inverse of :func:`keypoints`.
+
+    Args:
+        points: (..., 9, 2), in pixels.
+
+    Returns:
+        Block x, y (px) and angle (rad), (..., 3), by least squares.
+    """
+    centre, local = points.mean(axis=-2, keepdims=True), KEYPOINTS - KEYPOINTS.mean(axis=0)
+    moved = points - centre
+    along = (moved * local).sum(axis=(-2, -1))
+    across = (local[:, 0] * moved[..., 1] - local[:, 1] * moved[..., 0]).sum(axis=-1)
+    angle = np.arctan2(across, along)
+    origin = _place(KEYPOINTS.mean(axis=0)[None], np.stack([0 * angle, 0 * angle, angle], -1))
+    return np.concatenate([(centre - origin)[..., 0, :], angle[..., None]], axis=-1)
+
+
 def coverage(block_pose: ArrayLike) -> float:
     """Compute the share of the goal's area that the block covers.
 

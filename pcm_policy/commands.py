@@ -92,7 +92,7 @@ def typed(kind: type[T], section: DictConfig, name: str) -> T:
         PcmError: a field of the wrong type, or one the dataclass does not have.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), section)
+        merged = OmegaConf.merge(OmegaConf.structured(kind), plain(section))
         result: Any = OmegaConf.to_object(merged)
         return result  # type: ignore[no-any-return]
     except PcmError:

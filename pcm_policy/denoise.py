@@ -47,6 +47,38 @@ def training_target(
     raise PcmError(f"unknown prediction type {prediction!r}: use one of {get_args(PredictionType)}")
 
 
+Nodes = slice | Tensor
+"""State indices within ``0..N-1``: a slice, or ``(n,)`` int64 on the sampler's device."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Actions that are known already: those that will be executed while the solve runs.
+
+    They live inside ``D``, so every solver finds the chunk of the same sequential sampler.
+
+    Attributes:
+        values: ``(B, T, Da)`` normalised actions; read only where ``known``.
+        known: ``(B, T, 1)`` or ``(1, T, 1)`` bool.
+        overwrite_input: show the network the clean values in place of its noisy input too, as
+            diffusion_policy's inpainting does. False is the replacement sampler (Lugmayr et al.
+            2022 without resampling): the state keeps its noise level, the prediction is replaced.
+    """
+
+    values: Tensor
+    known: Tensor
+    overwrite_input: bool = False
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> "Prefix":
+        """Return a copy on ``device`` whose values are ``dtype``."""
+        values, known = self.values.to(device=device, dtype=dtype), self.known.to(device)
+        return replace(self, values=values, known=known)
+
+    def apply(self, clean: Tensor) -> Tensor:
+        """Overwrite the known steps of ``(..., B, T, Da)`` chunks."""
+        return torch.where(self.known, self.values, clean)
+
+
 @dataclass(frozen=True)
 class Denoiser:
     """``D``: the clean chunks that a network predicts at a slice of the trajectory's states.
@@ -57,6 +89,7 @@ class Denoiser:
         cond: ``(B, C)`` conditioning, shared by all states.
         prediction: what the network outputs.
         clip: clean chunks are clipped to ``[-clip, clip]``; None leaves them alone.
+        prefix: actions that are known already.
     """
 
     network: Network
@@ -64,29 +97,32 @@ class Denoiser:
     cond: Tensor
     prediction: PredictionType = "epsilon"
     clip: float | None = 1.0
+    prefix: Prefix | None = None
 
-    def __call__(self, x: Tensor, nodes: slice) -> Tensor:
+    def __call__(self, x: Tensor, nodes: Nodes) -> Tensor:
         """Evaluate all states of ``x`` in one network call.
 
         Args:
             x: ``(n, B, T, Da)`` states ``x_j`` for ``j`` in ``nodes``.
-            nodes: the ``n`` state indices, within ``0..N-1``.
+            nodes: the ``n`` state indices.
 
         Returns:
             ``(n, B, T, Da)`` predictions in which the sampler is affine.
         """
         n, batch = x.shape[:2]
         levels = (n, 1, 1, 1)
+        if self.prefix is not None and self.prefix.overwrite_input:
+            x = self.prefix.apply(x)
         t = self.sampler.timesteps[nodes].repeat_interleave(batch, output_size=n * batch)
         cond = self.cond.expand(n, *self.cond.shape).flatten(0, 1)
         output = self.network(x.flatten(0, 1), t, cond).view_as(x)
         alpha = self.sampler.alpha[nodes].view(levels)
         sigma = self.sampler.sigma[nodes].view(levels)
         clean = to_clean(output, x, alpha, sigma, self.prediction)
-        if self.clip is None:
-            return clean
-        clipped = clean.clamp(-self.clip, self.clip)
-        return torch.lerp(clean, clipped, self.sampler.clip_gain[nodes].view(levels))
+        if self.clip is not None:
+            clipped = clean.clamp(-self.clip, self.clip)
+            clean = torch.lerp(clean, clipped, self.sampler.clip_gain[nodes].view(levels))
+        return clean if self.prefix is None else self.prefix.apply(clean)
 
     def with_network(self, network: Network) -> "Denoiser":
         """Return the same map with other weights."""

@@ -1,7 +1,8 @@
 """From a demonstration set to what training takes: raw rows, windows, a fitted policy."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ class DatasetConfig:
         path: replay buffer, a zarr folder or zip.
         val_fraction: share of the episodes that nothing is trained on.
         val_seed: seed of the split.
+        symmetry: ``module:function`` that maps all rows ``(obs, action)`` to an equally valid
+            copy of them; the training episodes are seen both ways. None for no copy.
     """
 
     path: str
     val_fraction: float = 0.1
     val_seed: int = 42
+    symmetry: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,24 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
         raise PcmError(f"{dataset.path}: no episode is long enough for horizon {config.horizon}")
     starts, ends = buffer.starts, buffer.episode_ends
     steps = np.concatenate([np.arange(starts[e], ends[e]) for e in kept])
+    if dataset.symmetry is not None:
+        copied = _function(dataset.symmetry)(obs.numpy(), action.numpy())
+        count = len(obs)
+        obs, action = (
+            torch.cat([rows, torch.from_numpy(copy)])
+            for rows, copy in zip((obs, action), copied, strict=True)
+        )
+        train, steps = (np.concatenate([rows, rows + count]) for rows in (train, steps))
     return Demonstrations(obs, action, train, held_out, steps)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PcmError(f"symmetry {name!r}: give module:function ({error})") from error
+    return found
 
 
 def policy_config(
