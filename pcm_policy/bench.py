@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pcm_policy.deadline import synchronize
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise, episode_noise
 from pcm_policy.policy import DiffusionPolicy
@@ -81,10 +82,10 @@ def time_predictions(
         obs = observations[call % len(observations)]
         for times, solver in zip(spent, solvers, strict=True):
             noise = _noise(policy, solver.sampler, shape, [call + WARMUP])
-            _synchronize(policy.device)
+            synchronize(policy.device)
             start = time.perf_counter()
             policy.predict(obs, solver=solver, noise=noise)
-            _synchronize(policy.device)
+            synchronize(policy.device)
             if call >= 0:
                 times.append((time.perf_counter() - start) * 1e3)
     return [percentiles(times) for times in spent]
@@ -246,8 +247,3 @@ def _noise(
 def _row(noise: Noise, i: int) -> Noise:
     steps = None if noise.steps is None else noise.steps[:, i : i + 1]
     return Noise(noise.initial[i : i + 1], steps)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

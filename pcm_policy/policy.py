@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Denoiser, PredictionType
+from pcm_policy.denoise import Denoiser, PredictionType, Prefix
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import build_head
 from pcm_policy.limits import ActionLimits
@@ -242,10 +242,42 @@ class DiffusionPolicy(nn.Module):
         """Map raw observations ``(B, To, Do)`` to the condition ``(B, To * Do)``."""
         return self.obs_normalizer.normalize(obs).flatten(1)
 
-    def denoiser(self, cond: Tensor, sampler: SamplerConfig) -> Denoiser:
+    def denoiser(
+        self, cond: Tensor, sampler: SamplerConfig, prefix: Prefix | None = None
+    ) -> Denoiser:
         """Return the map ``D`` for conditions ``(B, C)``."""
         config = self.config
-        return Denoiser(self.network, self.sampler(sampler), cond, config.prediction, config.clip)
+        return Denoiser(
+            self.network, self.sampler(sampler), cond, config.prediction, config.clip, prefix
+        )
+
+    def known_prefix(self, actions: ArrayLike, overwrite_input: bool = False) -> Prefix:
+        """Turn the next actions, decided already, into a prefix of the next chunk.
+
+        Args:
+            actions: ``(B, n, Da)`` raw actions; the first belongs to the newest observation.
+            overwrite_input: see :class:`~pcm_policy.denoise.Prefix`.
+
+        Raises:
+            PcmError: a wrong shape, more actions than the chunk has, or one that is not finite.
+        """
+        array, config = np.asarray(actions, np.float32), self.config
+        first = config.obs_steps - 1
+        room = config.horizon - first
+        if array.ndim != 3 or array.shape[2] != config.action_dim or array.shape[1] > room:
+            raise PcmError(
+                f"prefix has shape {array.shape}: expected (B, n, {config.action_dim}) with n at "
+                f"most {room}"
+            )
+        if not np.isfinite(array).all():
+            raise PcmError("prefix has an action that is not finite")
+        values = torch.zeros(array.shape[0], config.horizon, config.action_dim)
+        given = torch.from_numpy(array).to(self.device, self.dtype)
+        values = values.to(given)
+        values[:, first : first + array.shape[1]] = self.action_normalizer.normalize(given)
+        step = torch.arange(config.horizon, device=self.device)[None, :, None]
+        known = (step >= first) & (step < first + array.shape[1])
+        return Prefix(values, known, overwrite_input)
 
     def draw_noise(self, batch: int, solver: SolverConfig) -> Noise:
         """Draw noise from the policy's own generator."""
@@ -260,6 +292,7 @@ class DiffusionPolicy(nn.Module):
         solver: SolverConfig | None = None,
         noise: Noise | None = None,
         guess: Tensor | None = None,
+        prefix: Prefix | None = None,
     ) -> SolveResult:
         """Solve for normalised chunks, tensors in and out, without checks.
 
@@ -268,11 +301,12 @@ class DiffusionPolicy(nn.Module):
             solver: how to solve; None for :meth:`default_solver`.
             noise: all the randomness; None draws it from the policy's own generator.
             guess: ``(B, T, Da)`` normalised guess of the clean chunk.
+            prefix: actions that are known already, see :meth:`known_prefix`.
         """
         solver = self.default_solver() if solver is None else solver
         self._check_head(solver)
         noise = self.draw_noise(obs.shape[0], solver) if noise is None else noise
-        denoise = self.denoiser(self.condition(obs), solver.sampler)
+        denoise = self.denoiser(self.condition(obs), solver.sampler, prefix)
         return solve(solver, denoise, noise.to(self.device, self.dtype), self.head, guess)
 
     def predict(
@@ -282,6 +316,7 @@ class DiffusionPolicy(nn.Module):
         solver: SolverConfig | None = None,
         noise: Noise | None = None,
         guess: Tensor | None = None,
+        prefix: Prefix | None = None,
         previous: NDArray[np.float32] | None = None,
     ) -> Prediction:
         """Predict the actions to execute next.
@@ -291,6 +326,7 @@ class DiffusionPolicy(nn.Module):
             solver: how to solve; None for :meth:`default_solver`.
             noise: all the randomness; None draws it from the policy's own generator.
             guess: ``(B, T, Da)`` normalised guess of the clean chunk.
+            prefix: actions that are known already, see :meth:`known_prefix`.
             previous: ``(B, Da)`` action executed last, for the rate limit.
 
         Returns:
@@ -301,7 +337,7 @@ class DiffusionPolicy(nn.Module):
                 range; or an action that is not finite.
         """
         raw = self._checked(obs)
-        found = self.solve(raw, solver, noise, guess)
+        found = self.solve(raw, solver, noise, guess, prefix)
         chunk = self.action_normalizer.unnormalize(found.sample).float().cpu().numpy()
         if not np.isfinite(chunk).all():
             raise PcmError(

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from pcm_policy.deadline import Deadline, synchronize
 from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import switching
@@ -31,6 +33,8 @@ class SolverConfig:
         window: states evaluated in one base round; None for all.
         pcm_rounds: rounds at full share of the head, base rounds after them.
         stiffness: use the paper's ramp over ``rounds`` with this stiffness instead.
+        deadline_ms: end the solve when another round would take it past this many milliseconds;
+            the best chunk so far is returned, certified or not.
     """
 
     method: Method = "sequential"
@@ -41,6 +45,7 @@ class SolverConfig:
     window: int | None = None
     pcm_rounds: int | None = None
     stiffness: float | None = None
+    deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
@@ -51,6 +56,13 @@ class SolverConfig:
             if self.pcm_rounds is not None:
                 raise PcmError("give solver.pcm_rounds (a step) or solver.stiffness (a ramp)")
 
+        if self.deadline_ms is not None and (
+            self.method in ("sequential", "paradigms") or self.deadline_ms <= 0
+        ):
+            raise PcmError(
+                f"solver.deadline_ms={self.deadline_ms} with solver.method={self.method}: give a "
+                "positive time and a method that has a usable chunk after every round"
+            )
         if (
             self.pcm_rounds is not None
             and self.rounds is not None
@@ -84,8 +96,10 @@ class SolverConfig:
         rest = {k: v for k, v in values.items() if k in own and v is not None}
         free = rest.get("rounds") is None and rest.get("tolerance") is None
         if free and rest.get("stiffness") is None:
-            defaults = {"picard": {"tolerance": 1e-3}, "paradigms": {"tolerance": 1e-3}}
-            rest |= defaults.get(rest.get("method", ""), {"rounds": rest.get("pcm_rounds") or 2})
+            if rest.get("method") == "pcm" and rest.get("deadline_ms") is None:
+                rest |= {"rounds": rest.get("pcm_rounds") or 2}
+            elif rest.get("method") != "sequential":
+                rest |= {"tolerance": 1e-3}
         return cls(sampler=SamplerConfig(**merged), **rest)
 
     @property
@@ -111,6 +125,7 @@ class SolverConfig:
         stop += "" if self.pcm_rounds in (None, self.rounds) else f" head {self.pcm_rounds}"
         stop += "" if self.stiffness is None else f" ramp {self.stiffness:g}"
         stop += "" if self.tolerance is None else f" tol {self.tolerance:g}"
+        stop += "" if self.deadline_ms is None else f" {self.deadline_ms:g} ms"
         return f"{self.method}{stop} ({base})"
 
 
@@ -142,6 +157,9 @@ def solve(
     }
     if config.method == "paradigms":
         return paradigms(denoise, noise, **limits)
+    stop = None
+    if config.deadline_ms is not None:
+        stop = Deadline(config.deadline_ms, partial(synchronize, noise.initial.device))
     predictor = None
     if config.method == "pcm":
         if head is None:
@@ -155,6 +173,7 @@ def solve(
         guess=guess,
         head=predictor,
         strengths=config.strengths,
+        stop=stop,
     )
 
 

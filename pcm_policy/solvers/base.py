@@ -31,6 +31,9 @@ class SolveResult:
         certified: ``(B,)`` bool: the sample is the sequential sampler's, either because enough
             base rounds prove it or because the last base round's residual, times the safety
             factor, is within the tolerance.
+        bound: ``(B,)`` that residual times that factor: the estimated largest error of the sample,
+            in normalised action units. Zero where it is proven, infinite where the last round was
+            not one of the base model over all states.
         trajectory: ``(N + 1, B, T, Da)`` all states.
     """
 
@@ -39,6 +42,7 @@ class SolveResult:
     nfe: int
     residuals: Tensor
     certified: Tensor
+    bound: Tensor
     trajectory: Tensor
 
 

@@ -79,4 +79,5 @@ def paradigms(
             while lo < nodes.stop and settled[lo + 1]:
                 lo += 1
     done = torch.full_like(residuals[-1], lo >= steps, dtype=torch.bool)
-    return SolveResult(states[-1], used, nfe, torch.stack(residuals), done, states)
+    bound = torch.where(done, safety * residuals[-1], torch.inf)
+    return SolveResult(states[-1], used, nfe, torch.stack(residuals), done, bound, states)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pcm_policy.deadline import Stop
 from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
@@ -34,6 +35,7 @@ def picard(
     guess: Tensor | None = None,
     head: Predictor | None = None,
     strengths: Sequence[float] = (),
+    stop: Stop | None = None,
     watch: Watch | None = None,
 ) -> SolveResult:
     """Solve ``X = F + M D(X)`` by parallel rounds.
@@ -58,6 +60,7 @@ def picard(
             not depend on it. None is a chunk of zeros.
         head: the PCM, called with the states before the last one.
         strengths: the head's share lambda(k) of round ``k``.
+        stop: asked after every round, see :class:`~pcm_policy.deadline.Deadline`.
         watch: called with all states ``(N + 1, B, T, Da)`` after every round.
 
     Returns:
@@ -79,6 +82,8 @@ def picard(
     residuals: list[Tensor] = []
     cold, pure = guess is None, False
     while lo < steps and (rounds is None or used < rounds):
+        if used and stop is not None and stop():
+            break
         strength = strengths[used] if used < len(strengths) else 0.0
         pure = head is None or strength == 0.0
         if head is None or pure:
@@ -114,9 +119,11 @@ def picard(
             done = settled.all(dim=0)
             if bool(done.all()):
                 break
-    certified = (safety * change.amax(dim=0) <= (tolerance or 0.0)) & (pure and hi == steps)
-    certified &= states[-1].isfinite().all(dim=-1).all(dim=-1)
-    return SolveResult(states[-1], used, nfe, torch.stack(residuals), certified, states)
+    bound = safety * change.amax(dim=0)
+    usable = states[-1].isfinite().all(dim=-1).all(dim=-1) & (pure and hi == steps)
+    bound = torch.where(usable, bound, torch.inf)
+    certified = bound <= (tolerance or 0.0)
+    return SolveResult(states[-1], used, nfe, torch.stack(residuals), certified, bound, states)
 
 
 def _first_predictions(guess: Tensor | None, like: Tensor) -> Tensor:

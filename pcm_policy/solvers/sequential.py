@@ -29,5 +29,6 @@ def sequential(denoise: Denoiser, noise: Noise) -> SolveResult:
         nfe=sampler.steps,
         residuals=states.new_zeros(sampler.steps, batch),
         certified=torch.ones(batch, dtype=torch.bool, device=states.device),
+        bound=states.new_zeros(batch),
         trajectory=states,
     )
