@@ -75,6 +75,7 @@ def distill_main(config: DictConfig) -> Path:
 def eval_main(config: DictConfig) -> dict[str, Any]:
     """Roll a policy out; returns what ``eval.json`` holds."""
     from pcm_policy.bench import hardware, time_predictions
+    from pcm_policy.cli_control import simulate_main, simulates
     from pcm_policy.evaluate import evaluate
     from pcm_policy.rollout_policy import EpisodePolicy
 
@@ -82,6 +83,8 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     policy = _load(config)
     solver = policy.solver(plain(config.solver))
     task = plain(config.task)
+    if simulates(config):
+        return simulate_main(config, policy, solver, output)
     runner = EpisodePolicy(policy, solver)
     result = evaluate(
         runner,
@@ -205,7 +208,11 @@ def evaluate() -> None:
 
 
 def bench() -> None:
-    """Entry point of ``pcm-bench``."""
+    """Entry point of ``pcm-bench`` and of ``pcm-bench loop``."""
+    if sys.argv[1:2] == ["loop"]:
+        from pcm_policy.cli_control import loop
+
+        return loop(sys.argv[2:])
     run_command("bench", bench_main)
 
 

@@ -19,26 +19,30 @@ T = TypeVar("T")
 Command = Callable[[DictConfig], Any]
 
 
-def run_command(name: str, command: Command, argv: Sequence[str] | None = None) -> None:
+def run_command(
+    name: str, command: Command, argv: Sequence[str] | None = None, title: str | None = None
+) -> None:
     """Compose the config ``name`` with the command line and run ``command`` on it.
 
     Hydra's own flags (``--help``, ``--cfg``, ``--multirun`` ...) work as everywhere. A
-    :class:`PcmError` ends the process with one line and exit code 2.
+    :class:`PcmError` ends the process with one line and exit code 2. Messages name the command
+    ``title``, which is ``name`` unless given.
     """
+    title = title or name
     arguments = list(sys.argv[1:] if argv is None else argv)
 
     def guarded(config: DictConfig) -> None:
         try:
             missing = sorted(k for k in OmegaConf.missing_keys(config) if k != "hydra")
             if missing:
-                raise PcmError(f"give {missing[0]}=...; pcm-{name} --help shows all settings")
+                raise PcmError(f"give {missing[0]}=...; pcm-{title} --help shows all settings")
             if config.get("threads") is not None:
                 torch.set_num_threads(config.threads)
             command(config)
         except (PcmError, OmegaConfBaseException) as error:
-            _fail(name, str(error).splitlines()[0])
+            _fail(title, str(error).splitlines()[0])
         except KeyboardInterrupt:
-            _fail(name, "interrupted; a training run continues with resume=true", code=130)
+            _fail(title, "interrupted; a training run continues with resume=true", code=130)
 
     if any(a.startswith("-") for a in arguments):
         sys.argv[1:] = arguments
@@ -47,7 +51,7 @@ def run_command(name: str, command: Command, argv: Sequence[str] | None = None) 
     try:
         config = compose(name, arguments)
     except PcmError as error:
-        _fail(name, str(error))
+        _fail(title, str(error))
     guarded(config)
 
 

@@ -1,0 +1,116 @@
+"""What goes from a controller to a solver and back, and how two plans meet."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Actions = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """Everything that one solve depends on.
+
+    Attributes:
+        id: counts the requests of a controller.
+        seed: of the episode; names the noise together with ``tick``.
+        tick: control step of the newest observation.
+        clock: steps of plans executed by then, see :class:`~.controller.Controller`.
+        obs: ``(To, Do)`` raw observations, oldest first.
+        prefix: ``(n, Da)`` raw actions that are decided already; may be empty.
+        past: how many of them come before the newest observation, 0...``To - 1``.
+        executed: steps executed since the solve that ``memory`` is of.
+        warm_start: ``off``, ``chunk`` or ``trajectory``.
+        couple_noise: shift the noise of that solve.
+        prefix_input: show the network the prefix as well.
+        memory: what the planner remembers of the last accepted solve, or None; opaque here.
+    """
+
+    id: int
+    seed: int
+    tick: int
+    clock: float
+    obs: NDArray[np.float32]
+    prefix: Actions
+    past: int = 0
+    executed: int = 0
+    warm_start: str = "off"
+    couple_noise: bool = False
+    prefix_input: bool = False
+    memory: Any = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer to a request.
+
+    Attributes:
+        id: of the request.
+        actions: ``(T - To + 1, Da)`` raw actions, the first for the newest observation.
+        memory: goes into the next request.
+        rounds: batched network calls that it took.
+        bound: estimated largest error against the exact chunk, in normalised units; infinite
+            where nothing is known.
+        certified: whether the chunk is the sequential sampler's.
+        fault: why there are no usable actions, or None.
+    """
+
+    id: int
+    actions: Actions
+    memory: Any = None
+    rounds: int = 0
+    bound: float = float("inf")
+    certified: bool = False
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class ActiveChunk:
+    """Actions on the controller's step counter.
+
+    Attributes:
+        start: step of the first action.
+        actions: ``(n, Da)``.
+    """
+
+    start: float
+    actions: Actions
+
+    def at(self, clock: float) -> Actions | None:
+        """Return the action at a step, ``(Da,)``, linear in between; None past the end."""
+        place = clock - self.start
+        i = int(np.floor(place))
+        if i < 0 or i >= len(self.actions):
+            return None
+        share = np.float32(place - i)
+        if share == 0 or i + 1 == len(self.actions):
+            alone: Actions = self.actions[i].copy()
+            return alone
+        mixed: Actions = (1 - share) * self.actions[i] + share * self.actions[i + 1]
+        return mixed
+
+    def ahead(self, clock: float, count: int) -> Actions:
+        """Return the next actions from a step on, at most ``count`` of them."""
+        found = [self.at(clock + k) for k in range(count)]
+        rows = [action for action in found if action is not None]
+        return np.array(rows, np.float32).reshape(-1, self.actions.shape[1])
+
+
+def blend(old: ActiveChunk, new: ActiveChunk, clock: float, steps: int) -> ActiveChunk:
+    """Let a new plan take over from an old one within ``steps`` steps.
+
+    Step ``k`` after the seam takes ``(k + 1) / (steps + 1)`` of the new plan, as far as the old one
+    reaches. Zero steps is a hard switch.
+    """
+    remains = old.ahead(clock, steps)
+    first = round(clock - new.start)
+    actions = new.actions.copy()
+    count = min(len(remains), len(actions) - first)
+    if count < 1:
+        return new
+    share = (np.arange(1, count + 1, dtype=np.float32) / (steps + 1))[:, None]
+    actions[first : first + count] *= share
+    actions[first : first + count] += (1 - share) * remains[:count]
+    return ActiveChunk(new.start, actions)
