@@ -96,16 +96,16 @@ def eval_row(label: str, mode: str, found: SimulationResult) -> list[str]:
 
 def loop_main(config: DictConfig) -> dict[str, Any]:
     """Run the loop in real time; returns what ``loop.json`` holds."""
-    from pcm_policy.control.loop_command import run
+    from pcm_policy.control import loop_command
 
-    return run(config)
+    return loop_command.run(config)
 
 
 def serve_main(config: DictConfig) -> None:
     """Serve a policy until interrupted."""
-    from pcm_policy.control.serve_command import run
+    from pcm_policy.control import serve_command
 
-    run(config)
+    serve_command.run(config)
 
 
 def loop(argv: Sequence[str]) -> None:
