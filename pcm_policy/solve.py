@@ -15,7 +15,7 @@ from pcm_policy.heads import switching
 from pcm_policy.noise import Noise
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solvers import SolveResult, paradigms, picard, sequential
-from pcm_policy.solvers.picard import SAFETY, Predictor
+from pcm_policy.solvers.iterate import SAFETY, Predictor
 
 Method = Literal["sequential", "picard", "pcm", "paradigms"]
 

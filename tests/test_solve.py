@@ -14,7 +14,7 @@ from pcm_policy.policy import DiffusionPolicy, HeadConfig, PolicyConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig, as_predictor, solve
 from pcm_policy.solvers import paradigms, picard, sequential
-from pcm_policy.solvers.picard import SAFETY
+from pcm_policy.solvers.iterate import SAFETY
 
 OWN = SamplerConfig(
     "ddim", 12, "linspace", 0.5, "ratio", 1, final_alpha_one=False, rederive_epsilon=False

@@ -1,0 +1,87 @@
+"""PCM with adaptive switching: the head is used, row by row, for as long as it helps.
+
+A head that adds to the base prediction has ``D(X)`` at hand in every round, and with it the base
+residual ``|F + M D(X) - X|``. A row leaves its head when that residual no longer shrinks, and is
+certified, in any round, as soon as the residual is small enough; the base round that proves it has
+been computed already, so that certification costs no further round.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pcm_policy.denoise import Denoiser
+from pcm_policy.noise import Noise
+from pcm_policy.solvers.base import SolveResult, combine
+from pcm_policy.solvers.iterate import Round, iterate
+
+HeadOnBase = Callable[[Denoiser, Tensor, int, Tensor], Tensor]
+"""``(denoise, states (N, B, T, Da), k, base (N, B, T, Da)) -> predictions (N, B, T, Da)``."""
+
+SHRINK = 0.5
+"""A head round that leaves more than this share of the base residual was the row's last."""
+
+
+class HeadCorrection:
+    """The head as a correction of base rounds, with one solve's memory of residuals.
+
+    Args:
+        denoise: the base map.
+        head: predicts from states and base predictions.
+        most: rounds that the head was trained for; base rounds after them.
+        shrink: see :data:`SHRINK`.
+    """
+
+    def __init__(
+        self, denoise: Denoiser, head: HeadOnBase, most: int, shrink: float = SHRINK
+    ) -> None:
+        self.denoise, self.head, self.most, self.shrink = denoise, head, most, shrink
+        self._residual: Tensor | None = None
+        self._on: Tensor | None = None
+
+    def __call__(self, round: Round) -> Tensor:
+        """Return the head's states for rows that still use it, base states for the others."""
+        if round.k >= self.most:
+            return round.swept
+        residual = (round.swept - round.states).abs().amax(dim=(0, 2, 3))
+        on = torch.ones_like(residual, dtype=torch.bool) if self._on is None else self._on
+        if self._residual is not None:
+            on = on & (residual <= self.shrink * self._residual)
+        self._residual, self._on = residual, on
+        predictions = self.head(self.denoise, round.states[:-1], round.k, round.base)
+        jumped = round.forced + combine(round.sampler.M, predictions)
+        return torch.where(on[:, None, None], jumped, round.swept)
+
+
+def adaptive(
+    denoise: Denoiser,
+    noise: Noise,
+    *,
+    head: HeadOnBase,
+    most: int,
+    shrink: float = SHRINK,
+    tolerance: float,
+    rounds: int | None = None,
+    **options: object,
+) -> SolveResult:
+    """Solve to a certified tolerance with as much of the head as helps.
+
+    Args:
+        denoise: the base map ``D``, with its sampler.
+        noise: all the randomness of the solve.
+        head: the PCM.
+        most: rounds that it was trained for.
+        shrink: see :data:`SHRINK`.
+        tolerance: certified error to stop at.
+        rounds: the largest number of rounds.
+        options: as for :func:`~pcm_policy.solvers.iterate.iterate`.
+    """
+    return iterate(
+        denoise,
+        noise,
+        correct=HeadCorrection(denoise, head, most, shrink),
+        tolerance=tolerance,
+        rounds=rounds,
+        **options,  # type: ignore[arg-type]
+    )
