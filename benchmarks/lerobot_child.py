@@ -1,0 +1,119 @@
+"""LeRobot's side of the comparison; runs in LeRobot's own environment, knows nothing of ours.
+
+    python lerobot_child.py FOLDER
+
+reads ``job.json``, ``weights.safetensors`` and ``inputs.safetensors`` in the folder, writes
+``chunks.safetensors``, prints ``ready`` and then answers every line of its input, a seed, with the
+milliseconds of one call, until its input ends.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def stub_vision_operators() -> None:
+    """Declare the operators that torchvision registers shapes for when its library cannot load.
+
+    LeRobot imports torchvision for its image encoder. Beside a CPU torch the published wheel's
+    library does not load, and torchvision stops at its own first registration. No images are used
+    here, so the declarations are enough.
+    """
+    import importlib.util
+
+    found = importlib.util.find_spec("torchvision")
+    if found is None or found.origin is None:
+        return
+    try:
+        for file in Path(found.origin).parent.glob("_C*.so"):
+            torch.ops.load_library(str(file))
+        torch.ops.torchvision.nms  # noqa: B018  a missing operator raises here
+    except (OSError, AttributeError, RuntimeError):
+        global _library  # the declarations live as long as this object
+        _library = torch.library.Library("torchvision", "FRAGMENT")
+        _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+def build(job: dict, weights: dict):
+    """Build LeRobot's policy from the job's settings and load the weights into its U-Net."""
+    from lerobot.configs.types import FeatureType, PolicyFeature
+    from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+    from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+
+    dims = job["dims"]
+    config = DiffusionConfig(
+        input_features={
+            "observation.state": PolicyFeature(FeatureType.STATE, (dims["state"],)),
+            "observation.environment_state": PolicyFeature(FeatureType.ENV, (dims["env"],)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (dims["action"],))},
+        device=job["device"],
+        **job["config"],
+    )
+    policy = DiffusionPolicy(config)
+    policy.diffusion.unet.load_state_dict(weights)
+    return policy.to(job["device"]).eval()
+
+
+@torch.inference_mode()
+def solve(policy, batch: dict, initial: torch.Tensor | None, seed: int) -> torch.Tensor:
+    """Run LeRobot's own loop on normalised observations.
+
+    Args:
+        policy: LeRobot's policy.
+        batch: ``observation.state (B, To, Ds)`` and ``observation.environment_state (B, To, De)``.
+        initial: ``(B, T, Da)`` initial noise, or None to draw it from the seed.
+        seed: seed of all further noise.
+
+    Returns:
+        The normalised chunk ``(B, T, Da)``.
+    """
+    model = policy.diffusion
+    cond = model._prepare_global_conditioning(batch)
+    generator = torch.Generator(cond.device).manual_seed(seed)
+    if initial is not None:  # the parent drew it from this generator: take it out of the stream
+        torch.randn(initial.shape, generator=generator, device=cond.device)
+    return model.conditional_sample(len(cond), cond, generator=generator, noise=initial)
+
+
+def main(folder: Path) -> None:
+    """Answer one job."""
+    job = json.loads((folder / "job.json").read_text())
+    torch.set_num_threads(job["threads"])
+    policy = build(job, load_file(folder / "weights.safetensors"))
+    inputs = {k: v.to(job["device"]) for k, v in load_file(folder / "inputs.safetensors").items()}
+    initial = inputs.pop("initial")  # (n, B, T, Da), one row a seed
+    batches = [{k: v[i] for k, v in inputs.items()} for i in range(len(initial))]
+    chunks = [solve(policy, b, initial[i], job["seeds"][i]) for i, b in enumerate(batches)]
+    save_file({"chunks": torch.stack(chunks).cpu()}, folder / "chunks.safetensors")
+    print("ready", flush=True)
+    for line in sys.stdin:
+        seed = int(line)
+        wait()
+        start = time.perf_counter()
+        solve(policy, batches[seed % len(batches)], None, seed)
+        wait()
+        print((time.perf_counter() - start) * 1e3, flush=True)
+
+
+def wait() -> None:
+    """Wait until the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    stub_vision_operators()
+    if sys.argv[1] == "--version":
+        from importlib.metadata import version
+
+        import lerobot.policies.diffusion.modeling_diffusion  # noqa: F401
+
+        print(f"lerobot {version('lerobot')}, diffusers {version('diffusers')}")
+    else:
+        main(Path(sys.argv[1]))
