@@ -5,10 +5,15 @@ horizon, ``To`` observed and ``Ta`` executed steps, ``Do`` and ``Da`` dimensions
 trajectory is noise, state ``N`` the action chunk.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig, Prediction
-from pcm_policy.solve import SolverConfig
+
+if TYPE_CHECKING:
+    from pcm_policy.policy import DiffusionPolicy, PolicyConfig, Prediction
+    from pcm_policy.solve import SolverConfig
 
 __all__ = [
     "ActionLimits",
@@ -18,3 +23,16 @@ __all__ = [
     "Prediction",
     "SolverConfig",
 ]
+# These need torch, which a robot that talks to a policy server does not have.
+_LAZY = {
+    "DiffusionPolicy": "pcm_policy.policy",
+    "PolicyConfig": "pcm_policy.policy",
+    "Prediction": "pcm_policy.policy",
+    "SolverConfig": "pcm_policy.solve",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -103,9 +103,9 @@ def loop_main(config: DictConfig) -> dict[str, Any]:
 
 def serve_main(config: DictConfig) -> None:
     """Serve a policy until interrupted."""
-    from pcm_policy.control import serve_command
+    from pcm_policy.control.serve_command import run
 
-    serve_command.run(config)
+    run(config)
 
 
 def loop(argv: Sequence[str]) -> None:

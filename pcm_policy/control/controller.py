@@ -200,12 +200,6 @@ class Controller:
         self._pending, self._solve_fault = None, reason
         self.record.event(self.tick, "failed_solve", reason)
 
-    def cancel(self, reason: str) -> None:
-        """Forget the outstanding request, if any, as when a connection was lost."""
-        if self._pending is not None:
-            self.reject(self._pending.id, reason)
-        self._memory = None
-
     @property
     def waiting(self) -> PlanRequest | None:
         """The outstanding request."""

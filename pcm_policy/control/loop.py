@@ -166,7 +166,6 @@ class _Loop:
         over = self.world.send(command.action)
         end = clock()
         if over:
-            controller.cancel("episode over")
             seed, rest = self.world.begin()
             controller.reset(seed, rest)
         parts = (begin - target, asked - begin, waited - asked, acted - waited, end - acted)

@@ -139,7 +139,10 @@ def _hogs(count: int) -> Iterator[None]:
 
 
 def _bar(ticks: Iterable[int], total: int) -> Iterable[int]:
-    return tqdm(ticks, total=total, desc="loop", unit="tick", disable=None, mininterval=1.0)
+    bar: Iterable[int] = tqdm(
+        ticks, total=total, desc="loop", unit="tick", disable=None, mininterval=1.0
+    )
+    return bar
 
 
 def _summary(label: str, result: LoopResult) -> str:

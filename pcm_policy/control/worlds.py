@@ -100,7 +100,8 @@ class RecordedWorld:
     def frame(self) -> NDArray[np.float32]:
         """Return the next recorded observation."""
         self._next = (self._next + 1) % len(self._frames)
-        return self._frames[self._next]
+        newest: NDArray[np.float32] = self._frames[self._next]
+        return newest
 
     def send(self, action: Actions | None) -> bool:
         """Ignore a command."""

@@ -1,0 +1,228 @@
+"""The robot's side of a policy server: a controller here, the policy over there.
+
+Imports with numpy, websockets and msgpack; no torch. The queue, the limits and the fallbacks run in
+this process, so a server that is slow, wrong or gone costs new plans and nothing else: the robot
+continues, holds, slows down or stops as its settings say, and every tick tries to reconnect.
+"""
+
+import contextlib
+import time
+from typing import Any
+
+from pcm_policy.control.background import PlanThread
+from pcm_policy.control.controller import Command, Controller
+from pcm_policy.control.delay import DelayEstimator, to_steps
+from pcm_policy.control.plan import Actions, Plan, PlanRequest
+from pcm_policy.control.settings import ControlSettings, PolicySpec
+from pcm_policy.control.wire import (
+    EXTRA,
+    MAX_BYTES,
+    VERSION,
+    WireError,
+    decode,
+    encode,
+    plan_message,
+    read_chunk,
+)
+from pcm_policy.errors import PcmError
+
+BACKOFF_S = (0.05, 1.0)
+
+
+class Link:
+    """One connection to a server, opened again whenever it is needed and gone.
+
+    Args:
+        uri: ``ws://HOST:PORT``.
+        token: for a server that asks for one.
+        connect_timeout_s: time to open a connection.
+        reply_timeout_s: time to wait for a plan; after that the connection counts as lost.
+
+    Attributes:
+        connects: connections opened so far.
+        timing: the server's timing of the last plan, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        token: str | None = None,
+        connect_timeout_s: float = 2.0,
+        reply_timeout_s: float = 5.0,
+    ) -> None:
+        self.uri = uri
+        self.spec: PolicySpec | None = None
+        self.connects, self.timing = 0, dict[str, float]()
+        self.welcome: dict[str, Any] = {}
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._connect_timeout, self._reply_timeout = connect_timeout_s, reply_timeout_s
+        self._socket: Any = None
+        self._opened = contextlib.ExitStack()
+        self._wait, self._not_before = BACKOFF_S[0], 0.0
+
+    def open(self) -> PolicySpec:
+        """Connect and shake hands, unless that is done already.
+
+        Raises:
+            PcmError: no server, no valid handshake, or another policy than before.
+        """
+        if self._socket is not None and self.spec is not None:
+            return self.spec
+        if time.monotonic() < self._not_before:
+            raise PcmError(f"no connection to {self.uri}; will be tried again")
+        try:
+            spec = self._connect()
+        except Exception as error:
+            self.close()
+            self._not_before = time.monotonic() + self._wait
+            self._wait = min(2 * self._wait, BACKOFF_S[1])
+            if isinstance(error, PcmError):
+                raise
+            raise PcmError(f"no policy server at {self.uri}: {error or type(error)}") from error
+        self._wait = BACKOFF_S[0]
+        self.connects += 1
+        self.spec = spec
+        return spec
+
+    def ask(self, request: PlanRequest) -> Plan:
+        """Have a request solved.
+
+        Raises:
+            PcmError: the connection was lost, the server refused, or it answered nonsense.
+        """
+        spec = self.open()
+        # a new connection has no memory of what an old one solved
+        known = isinstance(request.memory, tuple) and request.memory[0] == self.connects
+        after = request.memory[1] if known else None
+        try:
+            self._socket.send(encode(plan_message(request, after)))
+            message = decode(self._socket.recv(timeout=self._reply_timeout))
+        except Exception as error:
+            self.close()
+            raise PcmError(f"connection to {self.uri} lost: {error or type(error)}") from error
+        if message["type"] == "error":
+            raise PcmError(f"server: {message.get('message')}")
+        if message["type"] != "chunk" or message.get("id") != request.id:
+            self.close()  # out of step: its next answer would be to an old question
+            raise WireError("type", "the server did not answer the question")
+        plan = read_chunk(message, spec)
+        timing = message.get("timing")
+        self.timing = timing if isinstance(timing, dict) else {}
+        memory = (self.connects, plan.id)
+        return Plan(plan.id, plan.actions, memory, plan.rounds, plan.bound, plan.certified)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._socket is not None:
+            with contextlib.suppress(Exception):  # it is of no use any more
+                self._opened.close()
+            self._socket = None
+
+    def _connect(self) -> PolicySpec:
+        try:
+            from websockets.sync.client import connect
+        except ImportError as error:
+            raise PcmError(f"the client of a policy server needs websockets: {EXTRA}") from error
+        opening = connect(
+            self.uri,
+            additional_headers=self._headers,
+            open_timeout=self._connect_timeout,
+            close_timeout=0.5,
+            compression=None,
+            max_size=MAX_BYTES,
+            proxy=None,
+        )
+        self._socket = self._opened.enter_context(opening)
+        self._socket.send(encode({"type": "hello", "version": VERSION}))
+        welcome = decode(self._socket.recv(timeout=self._connect_timeout))
+        if welcome["type"] == "error":
+            raise PcmError(f"server: {welcome.get('message')}")
+        if welcome["type"] != "welcome" or welcome.get("version") != VERSION:
+            raise WireError("version", f"no policy server of version {VERSION} at {self.uri}")
+        if not isinstance(welcome.get("spec"), dict):
+            raise WireError("field", "the server's welcome does not describe its policy")
+        spec = PolicySpec.from_dict(welcome["spec"])
+        if self.spec not in (None, spec):
+            raise PcmError(f"{self.uri} serves another policy now: make a new controller")
+        self.welcome = welcome
+        return spec
+
+
+class RemoteController:
+    """A controller whose plans come from a server.
+
+    Args:
+        uri: ``ws://HOST:PORT``.
+        settings: as for any controller.
+        seed: of the first episode.
+        token: for a server that asks for one.
+        wait_share: share of a tick that ``mode="sync"`` waits for its plan.
+        connect_timeout_s: time to open a connection.
+        reply_timeout_s: time after which a server that does not answer counts as lost.
+
+    Raises:
+        PcmError: there is no server to begin with, or the settings do not fit its policy.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        settings: ControlSettings | None = None,
+        *,
+        seed: int = 0,
+        token: str | None = None,
+        wait_share: float = 0.8,
+        connect_timeout_s: float = 2.0,
+        reply_timeout_s: float = 5.0,
+    ) -> None:
+        self.link = Link(uri, token, connect_timeout_s, reply_timeout_s)
+        spec = self.link.open()
+        settings = settings or ControlSettings()
+        self.period_s = settings.period_ms(spec) / 1e3
+        latency = self.link.welcome.get("latency_ms")
+        first = to_steps(float(latency), 1e3 * self.period_s) if latency else 1
+        delay = DelayEstimator(1e3 * self.period_s, initial_steps=first)
+        self.controller = Controller(spec, settings, seed, delay)
+        self._wait_s = wait_share * self.period_s if settings.mode == "sync" else 0.0
+        self._thread = PlanThread(self.link.ask)
+        self._connects = self.link.connects
+
+    def reset(self, seed: int, rest: Actions | None = None) -> None:
+        """Start an episode; see :meth:`.Controller.reset`."""
+        self.controller.reset(seed, rest)
+
+    def step(self, frame: Any) -> Command:
+        """Turn the newest observation ``(Do,)`` into this tick's command."""
+        end = time.perf_counter() + self._wait_s
+        controller = self.controller
+        controller.observe(frame)
+        self._take(0.0)
+        request = controller.request()
+        if request is not None:
+            self._thread.submit(request)
+        while controller.waiting is not None and time.perf_counter() < end:
+            self._take(end - time.perf_counter())
+        if self.link.connects != self._connects:
+            self._connects = self.link.connects
+            controller.record.event(controller.tick, "reconnected", self.link.uri)
+        return controller.act()
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.link.close()
+        self._thread.close()
+
+    def __enter__(self) -> "RemoteController":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self, timeout_s: float) -> None:
+        solved = self._thread.take(max(timeout_s, 0.0))
+        if solved is None:
+            return
+        if solved.plan is None:
+            self.controller.reject(solved.request.id, solved.error)
+        else:
+            self.controller.accept(solved.plan, solved.latency_ms)
