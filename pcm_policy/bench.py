@@ -22,8 +22,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise, episode_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
-from pcm_policy.solve import SolverConfig, as_predictor
-from pcm_policy.solvers import paradigms, picard
+from pcm_policy.solve import Method, SolverConfig
 from pcm_policy.statistics import percentiles
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
@@ -31,7 +30,9 @@ Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
 WARMUP = 5
 FEW_STEPS = (1, 2, 3, 4, 8)
+PARALLEL: tuple[Method, ...] = ("paradigms", "picard", "coarse", "anderson", "newton")
 COUNTED_ROUNDS = 40
+COUNTED_MARGIN = 100.0  # an adaptive solve whose rounds are counted goes on until far below
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def default_rows(policy: DiffusionPolicy, error: float) -> list[tuple[SolverConf
     rows = []
     for sampler in (ddpm, replace(own, steps=32), replace(own, steps=16)):
         rows.append((SolverConfig("sequential", sampler), sampler))
-        for method in ("paradigms", "picard"):
+        for method in PARALLEL:
             rows.append((SolverConfig(method, sampler, tolerance=error), sampler))
     head = policy.config.head
     reference = head.sampler if head is not None else rows[-1][1]
@@ -108,6 +109,7 @@ def default_rows(policy: DiffusionPolicy, error: float) -> list[tuple[SolverConf
         for r in (1, 2, 3):
             rows.append((SolverConfig("pcm", reference, rounds=r), reference))
         rows.append((SolverConfig("pcm", reference, pcm_rounds=2, tolerance=error), reference))
+        rows.append((SolverConfig("pcm", reference, adaptive=True, tolerance=error), reference))
     for steps in FEW_STEPS:
         rows.append((SolverConfig("sequential", replace(own, steps=steps)), reference))
     return rows
@@ -141,6 +143,8 @@ def run_bench(
     obs = obs.to(policy.device, policy.dtype)
     shape = (policy.config.horizon, policy.config.action_dim)
     pairs = default_rows(policy, error)
+    for sampler in {s.sampler: None for s, _ in pairs if s.method == "newton"}:
+        policy.calibrate(observations[:128], sampler, seed + 1_000_000)
     rows, exact = [], {}
     for solver, reference in progress(pairs, "errors"):
         noise = _noise(policy, reference, shape, range(seed, seed + len(obs)))
@@ -208,25 +212,16 @@ def _count_rounds(
         def watch(states: Tensor, exact: Tensor = exact, errors: list[Tensor] = errors) -> None:
             errors.append((states[-1] - exact).abs().amax(dim=(1, 2)))
 
-        denoise = policy.denoiser(policy.condition(obs), reference)
-        noise = noise.to(policy.device, policy.dtype)
         limit = min(COUNTED_ROUNDS, reference.steps)
-        if solver.method == "paradigms":
-            paradigms(denoise, noise, rounds=limit, watch=watch)
-        elif solver.method == "pcm":
-            assert policy.head is not None
-            head = as_predictor(policy.head)
-            strengths = solver.strengths
-            picard(denoise, noise, rounds=limit, head=head, strengths=strengths, watch=watch)
-        else:
-            picard(denoise, noise, rounds=limit, watch=watch)
+        until = error / COUNTED_MARGIN if solver.adaptive else None
+        policy.solve(obs, replace(solver, rounds=limit, tolerance=until), noise, watch=watch)
         trace = torch.stack(errors).cpu()
         late = trace >= error
         last = torch.where(late, torch.arange(1, len(trace) + 1)[:, None], 0).amax(dim=0)
         needed = (last + 1).double()
         result.append(
             {
-                "solver": solver.method + (" 2 + base" if solver.method == "pcm" else ""),
+                "solver": _counted_name(solver),
                 "reference": f"{reference.name}-{reference.steps}",
                 "mean_rounds": float(needed.mean()),
                 "worst_rounds": int(needed.max()),
@@ -235,6 +230,12 @@ def _count_rounds(
             }
         )
     return result
+
+
+def _counted_name(solver: SolverConfig) -> str:
+    if solver.method != "pcm":
+        return solver.method
+    return "pcm adaptive" if solver.adaptive else f"pcm {solver.pcm_rounds} + base"
 
 
 def _noise(

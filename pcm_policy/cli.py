@@ -82,6 +82,8 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     output = writable(config.output_dir)
     policy = _load(config)
     solver = policy.solver(plain(config.solver))
+    if solver.method == "newton":
+        policy.calibrate(held_out_observations(config.policy)[:128], solver.sampler)
     task = plain(config.task)
     if simulates(config):
         return simulate_main(config, policy, solver, output)

@@ -30,6 +30,8 @@ from pcm_policy.samplers import AffineSampler, SamplerConfig, build_sampler
 from pcm_policy.schedules import NoiseSchedule
 from pcm_policy.solve import SolverConfig, solve
 from pcm_policy.solvers import SolveResult
+from pcm_policy.solvers.base import Watch
+from pcm_policy.solvers.newton import Jacobian, mean_jacobian
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ class DiffusionPolicy(nn.Module):
             )
         self._generator = torch.Generator().manual_seed(seed)
         self._samplers: dict[SamplerConfig, AffineSampler] = {}
+        self._jacobians: dict[SamplerConfig, Jacobian] = {}
         self.eval()
 
     @classmethod
@@ -279,6 +282,22 @@ class DiffusionPolicy(nn.Module):
         known = (step >= first) & (step < first + array.shape[1])
         return Prefix(values, known, overwrite_input)
 
+    def calibrate(self, obs: Tensor, config: SamplerConfig, seed: int = 0) -> None:
+        """Measure the mean Jacobian of one sampler, which ``method="newton"`` needs.
+
+        Args:
+            obs: ``(n, To, Do)`` raw observations; a hundred are enough.
+            config: the sampler.
+            seed: of the noise.
+        """
+        solver, own = SolverConfig("sequential", config), self._generator
+        self._generator = torch.Generator().manual_seed(seed)
+        noise = self.draw_noise(len(obs), solver).to(self.device, self.dtype)
+        self._generator = own
+        denoise = self.denoiser(self.condition(obs.to(self.device, self.dtype)), config)
+        diagonal = mean_jacobian(denoise, noise)
+        self._jacobians[config] = Jacobian.of(denoise.sampler, diagonal)
+
     def draw_noise(self, batch: int, solver: SolverConfig) -> Noise:
         """Draw noise from the policy's own generator."""
         steps = solver.sampler.steps if self.sampler(solver.sampler).stochastic else 0
@@ -293,6 +312,7 @@ class DiffusionPolicy(nn.Module):
         noise: Noise | None = None,
         guess: Tensor | None = None,
         prefix: Prefix | None = None,
+        watch: Watch | None = None,
     ) -> SolveResult:
         """Solve for normalised chunks, tensors in and out, without checks.
 
@@ -302,12 +322,15 @@ class DiffusionPolicy(nn.Module):
             noise: all the randomness; None draws it from the policy's own generator.
             guess: ``(B, T, Da)`` normalised guess of the clean chunk.
             prefix: actions that are known already, see :meth:`known_prefix`.
+            watch: called with all states after every round.
         """
         solver = self.default_solver() if solver is None else solver
         self._check_head(solver)
         noise = self.draw_noise(obs.shape[0], solver) if noise is None else noise
         denoise = self.denoiser(self.condition(obs), solver.sampler, prefix)
-        return solve(solver, denoise, noise.to(self.device, self.dtype), self.head, guess)
+        noise = noise.to(self.device, self.dtype)
+        jacobian = self._jacobians.get(solver.sampler)
+        return solve(solver, denoise, noise, self.head, guess, jacobian, watch)
 
     def predict(
         self,

@@ -14,10 +14,22 @@ from pcm_policy.errors import PcmError
 from pcm_policy.heads import switching
 from pcm_policy.noise import Noise
 from pcm_policy.samplers import SamplerConfig
-from pcm_policy.solvers import SolveResult, paradigms, picard, sequential
+from pcm_policy.solvers import (
+    SolveResult,
+    adaptive,
+    anderson,
+    coarse,
+    newton,
+    paradigms,
+    picard,
+    sequential,
+)
+from pcm_policy.solvers.adaptive import HeadOnBase
+from pcm_policy.solvers.base import Watch
 from pcm_policy.solvers.iterate import SAFETY, Predictor
+from pcm_policy.solvers.newton import Jacobian
 
-Method = Literal["sequential", "picard", "pcm", "paradigms"]
+Method = Literal["sequential", "picard", "coarse", "anderson", "newton", "pcm", "paradigms"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,7 @@ class SolverConfig:
     """A sampler and the way to solve it.
 
     Attributes:
-        method: ``sequential``, ``picard``, ``pcm`` or ``paradigms``.
+        method: one of ``Method``, each a file of :mod:`pcm_policy.solvers`.
         sampler: the sampler whose chunk is wanted.
         rounds: number of rounds; with a tolerance the largest number; None for no limit.
         tolerance: stop when the certified error is below this, in normalised action units.
@@ -33,6 +45,9 @@ class SolverConfig:
         window: states evaluated in one base round; None for all.
         pcm_rounds: rounds at full share of the head, base rounds after them.
         stiffness: use the paper's ramp over ``rounds`` with this stiffness instead.
+        adaptive: leave the head, row by row, when the base residual no longer shrinks, and certify
+            in any round (:mod:`pcm_policy.solvers.adaptive`).
+        memory: rounds that Anderson mixing looks back, for ``anderson`` and ``newton``.
         deadline_ms: end the solve when another round would take it past this many milliseconds;
             the best chunk so far is returned, certified or not.
     """
@@ -45,6 +60,8 @@ class SolverConfig:
     window: int | None = None
     pcm_rounds: int | None = None
     stiffness: float | None = None
+    adaptive: bool = False
+    memory: int = 2
     deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +73,13 @@ class SolverConfig:
             if self.pcm_rounds is not None:
                 raise PcmError("give solver.pcm_rounds (a step) or solver.stiffness (a ramp)")
 
+        if self.adaptive and (
+            self.method != "pcm" or self.tolerance is None or self.stiffness is not None
+        ):
+            raise PcmError(
+                "solver.adaptive switches a PCM head off by its residual: it needs "
+                "solver.method=pcm and solver.tolerance, and no solver.stiffness"
+            )
         if self.deadline_ms is not None and (
             self.method in ("sequential", "paradigms") or self.deadline_ms <= 0
         ):
@@ -96,11 +120,17 @@ class SolverConfig:
         rest = {k: v for k, v in values.items() if k in own and v is not None}
         free = rest.get("rounds") is None and rest.get("tolerance") is None
         if free and rest.get("stiffness") is None:
-            if rest.get("method") == "pcm" and rest.get("deadline_ms") is None:
+            timed = rest.get("deadline_ms") is not None or rest.get("adaptive")
+            if rest.get("method") == "pcm" and not timed:
                 rest |= {"rounds": rest.get("pcm_rounds") or 2}
             elif rest.get("method") != "sequential":
                 rest |= {"tolerance": 1e-3}
         return cls(sampler=SamplerConfig(**merged), **rest)
+
+    @property
+    def head_rounds(self) -> int:
+        """Rounds in which an adaptive solve may use the head."""
+        return 3 if self.pcm_rounds is None else self.pcm_rounds
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -124,6 +154,7 @@ class SolverConfig:
         stop = "" if self.rounds is None else f" {self.rounds}"
         stop += "" if self.pcm_rounds in (None, self.rounds) else f" head {self.pcm_rounds}"
         stop += "" if self.stiffness is None else f" ramp {self.stiffness:g}"
+        stop += " adaptive" if self.adaptive else ""
         stop += "" if self.tolerance is None else f" tol {self.tolerance:g}"
         stop += "" if self.deadline_ms is None else f" {self.deadline_ms:g} ms"
         return f"{self.method}{stop} ({base})"
@@ -135,6 +166,8 @@ def solve(
     noise: Noise,
     head: nn.Module | None = None,
     guess: Tensor | None = None,
+    jacobian: Jacobian | None = None,
+    watch: Watch | None = None,
 ) -> SolveResult:
     """Run the solver that ``config`` names.
 
@@ -143,10 +176,13 @@ def solve(
         denoise: the base map ``D``.
         noise: all the randomness of the solve.
         head: the PCM head, for ``method="pcm"``.
-        guess: ``(B, T, Da)`` guess of the clean chunk, for ``picard`` and ``pcm``.
+        guess: ``(B, T, Da)`` guess of the clean chunk, for all but ``sequential`` and
+            ``paradigms``, which start from the noise alone.
+        jacobian: of this base and sampler, for ``method="newton"``.
+        watch: called with all states after every round; ``sequential`` has none.
 
     Raises:
-        PcmError: the solver's settings do not fit together, or the head is missing.
+        PcmError: the solver's settings do not fit together, or the head or Jacobian is missing.
     """
     if config.method == "sequential":
         return sequential(denoise, noise)
@@ -154,27 +190,52 @@ def solve(
         "rounds": config.rounds,
         "tolerance": config.tolerance,
         "window": config.window,
+        "watch": watch,
     }
     if config.method == "paradigms":
         return paradigms(denoise, noise, **limits)
-    stop = None
+    limits |= {"safety": config.safety, "guess": guess}
     if config.deadline_ms is not None:
-        stop = Deadline(config.deadline_ms, partial(synchronize, noise.initial.device))
-    predictor = None
-    if config.method == "pcm":
-        if head is None:
-            raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
-        predictor = as_predictor(head)
-    return picard(
-        denoise,
-        noise,
-        **limits,
-        safety=config.safety,
-        guess=guess,
-        head=predictor,
-        strengths=config.strengths,
-        stop=stop,
-    )
+        finish = partial(synchronize, noise.initial.device)
+        limits["stop"] = Deadline(config.deadline_ms, finish)
+    if config.method == "coarse":
+        return coarse(denoise, noise, **limits)
+    if config.method == "anderson":
+        return anderson(denoise, noise, memory=config.memory, **limits)
+    if config.method == "newton":
+        if jacobian is None:
+            raise PcmError(
+                "solver.method=newton needs the base's mean Jacobian: call policy.calibrate("
+                "observations, sampler) first, or use solver=anderson"
+            )
+        return newton(denoise, noise, jacobian=jacobian, memory=config.memory, **limits)
+    if config.method == "picard":
+        return picard(denoise, noise, **limits)
+    if head is None:
+        raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
+    if config.adaptive:
+        return adaptive(denoise, noise, head=on_base(head), most=config.head_rounds, **limits)
+    return picard(denoise, noise, head=as_predictor(head), strengths=config.strengths, **limits)
+
+
+def on_base(head: nn.Module) -> HeadOnBase:
+    """Adapt a head that adds to given base predictions.
+
+    Raises:
+        PcmError: a head with weights of its own, which has no base prediction to add to.
+    """
+    if not getattr(head, "on_base", False):
+        raise PcmError(
+            "solver.adaptive needs a head that adds to the base prediction (head=window): this one "
+            "changes the weights; use solver.pcm_rounds or solver.stiffness"
+        )
+
+    def predict(denoise: Denoiser, states: Tensor, k: int, base: Tensor) -> Tensor:
+        rounds = torch.full((states.shape[1],), k, dtype=torch.int64, device=states.device)
+        result: Tensor = head(denoise, states, rounds, 1.0, base)
+        return result
+
+    return predict
 
 
 def as_predictor(head: nn.Module) -> Predictor:

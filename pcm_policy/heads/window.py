@@ -25,6 +25,9 @@ class WindowHead(nn.Module):
         max_rounds: later rounds share the last round's embedding.
     """
 
+    on_base = True
+    """It adds to a base prediction that may be given, see :mod:`pcm_policy.solvers.adaptive`."""
+
     def __init__(
         self,
         steps: int,

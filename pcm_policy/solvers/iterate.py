@@ -203,13 +203,14 @@ def _between(sampler: AffineSampler, nodes: list[int], lo: int) -> Tensor:
 
     The first node is ``lo`` and the last is ``N - 1``.
     """
-    level = (sampler.alpha / sampler.sigma).log()
+    # The limits keep the ends finite: pure noise (flow matching) and no noise at all.
+    level = (sampler.alpha / sampler.sigma).log().clamp(-10.0, 10.0)
     right = torch.tensor(nodes[1:], device=level.device)
     left = torch.tensor(nodes[:-1], device=level.device)
     at = torch.arange(lo, sampler.steps, device=level.device)
     segment = torch.bucketize(at, right).clamp(max=len(nodes) - 2)
     start, end = level[left[segment]], level[right[segment]]
-    share = ((level[at] - start) / (end - start))[:, None]
+    share = torch.where(end > start, (level[at] - start) / (end - start), 0.0)[:, None]
     column = torch.arange(len(nodes), device=level.device)
     first, second = column == segment[:, None], column == segment[:, None] + 1
     return torch.where(first, 1 - share, torch.where(second, share, torch.zeros_like(share)))

@@ -2,7 +2,7 @@
 
 Linearise ``D`` at the current states with a diagonal Jacobian ``C_j`` (one number for every step
 and dimension of the chunk, the mean over held-out observations): ``P = D(X) + C (X' - X)`` with
-``X' = F + M P`` is linear in ``P`` and triangular, so that ``P = (I - C M)^{-1} (D(X) + C (F - X))``
+``X' = F + M P`` is linear and triangular in ``P``: ``P = (I - C M)^{-1} (D(X) + C (F - X))``,
 with a matrix that is computed once per sampler. A round costs one batched network call, as before,
 and one more matrix product. The fixed point is the same for every ``C``.
 """
