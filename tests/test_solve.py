@@ -116,7 +116,7 @@ def test_default_stop(values: dict[str, Any], rounds: int | None, tolerance: flo
     [
         ({"round": 3}, "unknown solver setting 'round'"),
         ({"zeal": 1, "ardour": 2}, "unknown solver setting 'ardour'"),
-        ({"method": "newton"}, "solver.method='newton': use one of"),
+        ({"method": "gauss"}, "solver.method='gauss': use one of"),
         ({"spacing": "even"}, "spacing='even': use one of"),
         ({"eta": 2.0}, "eta=2.0"),
         ({"sampler": "euler"}, "name='euler': use one of ddpm, ddim"),

@@ -33,7 +33,7 @@ from pcm_policy.noise import Noise
 from pcm_policy.solve import on_base
 from pcm_policy.solvers import adaptive, anderson, coarse, newton, picard, sequential
 from pcm_policy.solvers.anderson import _solve
-from pcm_policy.solvers.iterate import _between
+from pcm_policy.solvers.base import between_nodes
 from pcm_policy.solvers.newton import Jacobian, mean_jacobian
 
 
@@ -136,10 +136,10 @@ def test_interpolation_is_linear_in_log_snr() -> None:
     sampler = denoise.sampler
     level = (sampler.alpha / sampler.sigma).log()
     nodes = [2, 5, 6, 11]
-    found = _between(sampler, nodes, 2) @ (3.0 * level[nodes] + 1.0)
+    found = between_nodes(sampler, nodes, 2) @ (3.0 * level[nodes] + 1.0)
     torch.testing.assert_close(found, 3.0 * level[2:] + 1.0, rtol=0, atol=1e-12)
     values = torch.randn(4, dtype=F64)
-    assert torch.equal((_between(sampler, nodes, 2) @ values)[[0, 3, 4, 9]], values)
+    assert torch.equal((between_nodes(sampler, nodes, 2) @ values)[[0, 3, 4, 9]], values)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Denoiser
+from pcm_policy.denoise import Denoiser, Nodes
+from pcm_policy.errors import PcmError
 from pcm_policy.networks.mlp import AdaLNBlock
+from pcm_policy.samplers import AffineSampler
+from pcm_policy.solvers.base import between_nodes, coarse_nodes, combine
 
 
 class WindowHead(nn.Module):
@@ -23,6 +26,8 @@ class WindowHead(nn.Module):
         depth: number of residual blocks.
         cond_width: width of the vector that modulates the blocks.
         max_rounds: later rounds share the last round's embedding.
+        nodes: states that the base is evaluated at and the head sees; predictions in between are
+            interpolated in log-SNR. None for all.
     """
 
     on_base = True
@@ -39,9 +44,14 @@ class WindowHead(nn.Module):
         depth: int = 2,
         cond_width: int = 128,
         max_rounds: int = 4,
+        nodes: int | None = None,
     ) -> None:
         super().__init__()
-        window = steps * horizon * action_dim
+        if nodes is not None and not 2 <= nodes <= steps:
+            raise PcmError(f"head.nodes={nodes}: use 2 to {steps}, the sampler's steps")
+        self.evaluations = steps if nodes is None else nodes
+        self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
+        window = self.evaluations * horizon * action_dim
         self.max_rounds = max_rounds
         self.cond = nn.Sequential(nn.Linear(cond_dim, cond_width), nn.SiLU())
         self.round = nn.Embedding(max_rounds, cond_width)
@@ -66,18 +76,40 @@ class WindowHead(nn.Module):
             states: ``(N, B, T, Da)``, all states but the last.
             rounds: ``(B,)`` int64, index of the round each row is in.
             strength: the head's share lambda(k).
-            base: ``D(states)`` where it is known already.
+            base: ``D(states)`` where it is known already, at all states or at the head's nodes.
 
         Returns:
             ``(N, B, T, Da)``.
         """
+        steps = states.shape[0]
+        nodes, between = self.nodes(denoise)
+        states = states[nodes]
         if base is None:
             with torch.no_grad():
-                base = denoise(states, slice(0, states.shape[0]))
+                base = denoise(states, nodes)
+        whole = base.shape[0] == steps and between is not None
+        everywhere = base
+        if whole:
+            base = base[nodes]
         seen = torch.cat([states, base]).transpose(0, 1).flatten(1)
         c = self.cond(denoise.cond) + self.round(rounds.clamp(max=self.max_rounds - 1))
         h = self.inp(seen)
         for block in self.blocks:
             h = block(h, c)
         correction: Tensor = self.out(h).view(-1, *states.transpose(0, 1).shape[1:]).transpose(0, 1)
-        return base + strength * correction
+        if between is None:
+            return base + strength * correction
+        if whole:
+            return everywhere + strength * combine(between, correction)
+        return combine(between, base + strength * correction)
+
+    def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
+        """Return the evaluated nodes, and ``(N, n)`` weights that spread their values over all."""
+        sampler = denoise.sampler
+        if self.evaluations == sampler.steps:
+            return slice(0, sampler.steps), None
+        if self._spread is None or self._spread[0] is not sampler:
+            chosen = coarse_nodes(self.evaluations, 0, sampler.steps)
+            index = torch.tensor(chosen, device=sampler.alpha.device)
+            self._spread = sampler, index, between_nodes(sampler, chosen, 0)
+        return self._spread[1:]

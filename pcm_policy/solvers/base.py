@@ -7,6 +7,7 @@ network call on the critical path; *NFE* counts evaluated states per chunk.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
@@ -66,6 +67,29 @@ def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
 def combine(weights: Tensor, chunks: Tensor) -> Tensor:
     """Mix chunks: ``(r, c)`` weights times ``(c, B, T, Da)`` chunks is ``(r, B, T, Da)``."""
     return (weights @ chunks.flatten(1)).view(-1, *chunks.shape[1:])
+
+
+def coarse_nodes(count: int, lo: int, hi: int) -> list[int]:
+    """Return ``count`` of the nodes ``lo..hi-1``, evenly spread, both ends among them."""
+    return sorted({round(lo + i * (hi - 1 - lo) / (count - 1)) for i in range(count)})
+
+
+def between_nodes(sampler: AffineSampler, nodes: list[int], lo: int) -> Tensor:
+    """Return ``(N - lo, n)`` weights that interpolate values at ``nodes`` linearly in log-SNR.
+
+    The first node is ``lo`` and the last is ``N - 1``.
+    """
+    # The limits keep the ends finite: pure noise (flow matching) and no noise at all.
+    level = (sampler.alpha / sampler.sigma).log().clamp(-10.0, 10.0)
+    left = torch.tensor(nodes[:-1], device=level.device)
+    right = torch.tensor(nodes[1:], device=level.device)
+    at = torch.arange(lo, sampler.steps, device=level.device)
+    segment = torch.bucketize(at, right).clamp(max=len(nodes) - 2)
+    start, end = level[left[segment]], level[right[segment]]
+    share = torch.where(end > start, (level[at] - start) / (end - start), 0.0)[:, None]
+    column = torch.arange(len(nodes), device=level.device)
+    first, second = column == segment[:, None], column == segment[:, None] + 1
+    return torch.where(first, 1 - share, torch.where(second, share, torch.zeros_like(share)))
 
 
 def check_reach(steps: int, rounds: int | None, tolerance: float | None, window: int) -> None:

@@ -17,10 +17,21 @@ from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
 from pcm_policy.samplers import AffineSampler
-from pcm_policy.solvers.base import SolveResult, Watch, check_reach, combine, forcing
+from pcm_policy.solvers.base import (
+    SolveResult,
+    Watch,
+    between_nodes,
+    check_reach,
+    coarse_nodes,
+    combine,
+    forcing,
+)
 
 Predictor = Callable[[Denoiser, Tensor, int, float], Tensor]
-"""``(denoise, states (N, B, T, Da), k, strength) -> predictions (N, B, T, Da)`` of a PCM round."""
+"""``(denoise, states (N, B, T, Da), k, strength) -> predictions (N, B, T, Da)`` of a PCM round.
+
+It may say in an attribute ``evaluations`` how many states it evaluates, if not all.
+"""
 
 SAFETY = 4.0
 """Largest ratio of true error to last base residual that was measured (docs/picard.md)."""
@@ -121,19 +132,21 @@ def iterate(
         nodes = None
         if head is None or pure:
             hi = min(lo + window, steps)
-            nodes = _coarse_nodes(coarse, based, lo, hi)
+            if based < len(coarse) and coarse[based] < hi - lo:
+                nodes = coarse_nodes(coarse[based], lo, hi)
             based += 1
         evaluated = hi - lo if nodes is None else len(nodes)
         before = predictions
         if head is not None and not pure:
-            lo, hi, evaluated, cold = 0, steps, steps, False
+            lo, hi, cold = 0, steps, False
+            evaluated = getattr(head, "evaluations", None) or steps
             front = torch.where(done, steps, torch.zeros_like(front))
             predictions = head(denoise, states[:-1], used, strength)
         elif nodes is not None:
             index = torch.tensor(nodes, device=states.device)
             found = denoise(states[index], index)
             predictions = torch.cat(
-                [predictions[:lo], combine(_between(sampler, nodes, lo), found)]
+                [predictions[:lo], combine(between_nodes(sampler, nodes, lo), found)]
             )
         else:
             found = denoise(states[lo:hi], slice(lo, hi))
@@ -188,32 +201,6 @@ def iterate(
     bound = torch.where(usable, bound, torch.inf)
     certified = bound <= (tolerance or 0.0)
     return SolveResult(states[-1], used, nfe, torch.stack(residuals), certified, bound, states)
-
-
-def _coarse_nodes(coarse: Sequence[int], based: int, lo: int, hi: int) -> list[int] | None:
-    """Return the nodes of a coarse round, evenly spread, or None where all are evaluated."""
-    if based >= len(coarse) or coarse[based] >= hi - lo:
-        return None
-    count = coarse[based]
-    return sorted({round(lo + i * (hi - 1 - lo) / (count - 1)) for i in range(count)})
-
-
-def _between(sampler: AffineSampler, nodes: list[int], lo: int) -> Tensor:
-    """Return ``(N - lo, n)`` weights that interpolate values at ``nodes`` linearly in log-SNR.
-
-    The first node is ``lo`` and the last is ``N - 1``.
-    """
-    # The limits keep the ends finite: pure noise (flow matching) and no noise at all.
-    level = (sampler.alpha / sampler.sigma).log().clamp(-10.0, 10.0)
-    right = torch.tensor(nodes[1:], device=level.device)
-    left = torch.tensor(nodes[:-1], device=level.device)
-    at = torch.arange(lo, sampler.steps, device=level.device)
-    segment = torch.bucketize(at, right).clamp(max=len(nodes) - 2)
-    start, end = level[left[segment]], level[right[segment]]
-    share = torch.where(end > start, (level[at] - start) / (end - start), 0.0)[:, None]
-    column = torch.arange(len(nodes), device=level.device)
-    first, second = column == segment[:, None], column == segment[:, None] + 1
-    return torch.where(first, 1 - share, torch.where(second, share, torch.zeros_like(share)))
 
 
 def _first_predictions(guess: Tensor | None, like: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pcm_policy.checkpoint import fingerprint
-from pcm_policy.denoise import Denoiser
+from pcm_policy.denoise import Denoiser, Nodes
+from pcm_policy.heads.window import WindowHead
 from pcm_policy.noise import generator_noise
 from pcm_policy.policy import DiffusionPolicy, HeadConfig
 from pcm_policy.solve import as_predictor
@@ -63,7 +64,7 @@ def with_head(
 class Distillation:
     """Weighted squared distance between the head's next iterate and the base fixed point.
 
-    Every step solves the base sampler sequentially for fresh observations and noise, follows
+    Sequential solves of the base are computed in pools and used several times; every step follows
     ``K`` iterates of both kinds, and takes one gradient over all of them. The weight of a row
     is one over its iterate's distance to the fixed point, the paper's ``1 / sqrt(Var)`` per row.
 
@@ -76,6 +77,8 @@ class Distillation:
         seed: all randomness derives from it.
         own: share of rows that follow the head's own iterates.
         end_weight: weight of the last state beside the mean over the trajectory.
+        pool: observations whose sequential solves are computed at once and kept.
+        reuse: times that each of them is trained on before the next pool is solved.
     """
 
     def __init__(
@@ -88,13 +91,16 @@ class Distillation:
         *,
         own: float = 0.5,
         end_weight: float = 1.0,
+        pool: int = 2048,
+        reuse: int = 8,
     ) -> None:
         assert policy.head is not None
         assert policy.config.head is not None
         self.module: nn.Module = policy.head
         self.policy, self.train, self.held_out = policy, train, held_out
         self.batch, self.seed, self.rounds = batch, seed, policy.config.head.rounds
-        self.own, self.end_weight = own, end_weight
+        self.own, self.end_weight, self.pool, self.reuse = own, end_weight, pool, reuse
+        self._solved: tuple[int, tuple[int, Tensor, Tensor, Tensor]] | None = None
         policy.network.requires_grad_(False)
 
     def to(self, device: torch.device) -> None:
@@ -105,8 +111,11 @@ class Distillation:
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
         generator = step_generator(self.seed, step)
-        rows = batch_rows(self.train.cond.shape[0], self.batch, step, self.seed)
-        denoise, fixed_part, exact = self._targets(self.train.cond, rows, generator, share)
+        index, turn = divmod(step, max(1, self.pool * self.reuse // self.batch))
+        size, cond, forced, trajectory = self._targets(index)
+        rows = share(batch_rows(size, self.batch, turn, self.seed + index)).to(cond.device)
+        denoise = self._denoiser(cond[rows])
+        fixed_part, exact = forced[:, rows], trajectory[:, rows]
         follow = share(torch.rand(self.batch, generator=generator) < self.own)
         states, bases = self._iterates(denoise, fixed_part, follow.to(exact.device))
         stacked = torch.cat(states, dim=1)
@@ -156,37 +165,46 @@ class Distillation:
         return self.policy.denoiser(cond, self.policy.config.head.sampler)
 
     @torch.no_grad()
-    def _targets(
-        self, conditions: Tensor, rows: Tensor, generator: torch.Generator, share: Share
-    ) -> tuple[Denoiser, Tensor, Tensor]:
-        """Return ``D``, ``F`` and the fixed point ``(N + 1, b, T, Da)`` of this process's rows."""
-        config = self.policy.config
-        denoise = self._denoiser(conditions[share(rows).to(conditions.device)])
-        drawn = generator_noise(
-            generator,
-            rows.shape[0],
-            (config.horizon, config.action_dim),
-            denoise.sampler.steps if denoise.sampler.stochastic else 0,
-        )
-        initial = share(drawn.initial)
-        steps = None if drawn.steps is None else share(drawn.steps, dim=1)
-        noise = type(drawn)(initial, steps).to(conditions.device, conditions.dtype)
-        return denoise, forcing(denoise.sampler, noise), sequential(denoise, noise).trajectory
+    def _targets(self, index: int) -> tuple[int, Tensor, Tensor, Tensor]:
+        """Solve the pool ``index`` sequentially, or return it if it is the last one that was.
+
+        Returns:
+            Its size, conditions ``(pool, C)``, ``F`` and fixed point ``(N + 1, pool, T, Da)``.
+        """
+        if self._solved is None or self._solved[0] != index:
+            generator = step_generator(self.seed, 2**33 + index)
+            rows = batch_rows(self.train.cond.shape[0], self.pool, index, self.seed)
+            cond = self.train.cond[rows.to(self.train.cond.device)]
+            denoise, config = self._denoiser(cond), self.policy.config
+            shape = (config.horizon, config.action_dim)
+            steps = denoise.sampler.steps if denoise.sampler.stochastic else 0
+            noise = generator_noise(generator, self.pool, shape, steps)
+            noise = noise.to(cond.device, cond.dtype)
+            exact = sequential(denoise, noise).trajectory
+            self._solved = index, (self.pool, cond, forcing(denoise.sampler, noise), exact)
+        return self._solved[1]
 
     @torch.no_grad()
     def _iterates(
         self, denoise: Denoiser, fixed_part: Tensor, follow: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return ``K`` iterates and their base predictions, each ``(N, b, T, Da)``."""
-        nodes = slice(0, denoise.sampler.steps)
+        """Return ``K`` iterates ``(N, b, T, Da)`` and base predictions at the head's nodes."""
+        nodes, between = self._nodes(denoise)
         states, bases = [fixed_part[:-1]], []
         for k in range(self.rounds):
-            base = denoise(states[k], nodes)
+            base = denoise(states[k][nodes], nodes)
             bases.append(base)
             if k + 1 == self.rounds:
                 break
             at = torch.full(follow.shape, k, device=follow.device)
             own = self.module(denoise, states[k], at, 1.0, base)
-            mixed = torch.where(follow[:, None, None], own, base)
+            spread = base if between is None else combine(between, base)
+            mixed = torch.where(follow[:, None, None], own, spread)
             states.append((fixed_part + combine(denoise.sampler.M, mixed))[:-1])
         return states, bases
+
+    def _nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
+        """Return the nodes that the head evaluates, and what spreads their values over all."""
+        if isinstance(self.module, WindowHead):
+            return self.module.nodes(denoise)
+        return slice(0, denoise.sampler.steps), None
