@@ -11,7 +11,6 @@ reference sampler, same noise. LeRobot's rows need ``PCM_LEROBOT_PYTHON``
 """
 
 import argparse
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -19,90 +18,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare_floor import Ceilings, ceilings, copy_bandwidth, floor, network_cost, operations
+from compare_diffusers import diffusers_sides
+from compare_floor import Ceilings, ceilings, copy_bandwidth, floor, network_cost
 from compare_floor import peak_memory as peak
 from compare_picture import print_table, write_picture
 from compare_policies import identity, load
-from compare_sides import Side, common_sampler, diffusers_sides, head_sides, our_sides, ours
+from compare_sides import Side, common_sampler, head_sides, our_sides
+from compare_timing import WARMUP, batches, counted, errors, take_turns
 from torch import Tensor
 
 from pcm_policy.checkpoint import to_json, write_text
-from pcm_policy.deadline import synchronize
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
-from pcm_policy.solve import SolverConfig
 from pcm_policy.statistics import percentiles
 
 SAMPLERS = ("ddpm-100", "ddim-16", "ddim-32")
 POLICIES = ("released/pusht", "unet-5m", "unet-65m")
-WARMUP, FEWEST, CHECKED = 2, 5, 3
-
-
-def batches(observations: Tensor, batch: int) -> Tensor:
-    """Cut ``(n, To, Do)`` observations into ``(n // B, B, To, Do)``, at most 16 of them."""
-    count = min(16, len(observations) // batch)
-    if count == 0:
-        raise PcmError(f"batch={batch}: the policy has {len(observations)} observations")
-    return observations[: count * batch].unflatten(0, (count, batch))
-
-
-def take_turns(
-    sides: Sequence[Side], obs: Tensor, calls: int, seconds: float
-) -> list[list[tuple[float, int, int]]]:
-    """Time all sides, one call of each after the other.
-
-    Args:
-        sides: what is timed.
-        obs: ``(n, B, To, Do)``; call ``k`` of every side takes row ``k % n`` and seed ``k``.
-        calls: the most calls a side, the warm-up not counted.
-        seconds: no further turn starts after this long, but each side has five calls at least.
-
-    Returns:
-        For every side its calls' milliseconds, rounds and NFE.
-    """
-    device = obs.device
-    spent: list[list[tuple[float, int, int]]] = [[] for _ in sides]
-    end = time.perf_counter() + seconds
-    for call in range(-WARMUP, calls):
-        if call >= FEWEST and time.perf_counter() > end:
-            break
-        for found, side in zip(spent, sides, strict=True):
-            synchronize(device)
-            start = time.perf_counter()
-            solved = side.run(obs[call % len(obs)], call % 2**31)
-            synchronize(device)
-            ms = (time.perf_counter() - start) * 1e3
-            if call >= 0:
-                found.append((ms if solved.ms is None else solved.ms, solved.rounds, solved.nfe))
-    return spent
-
-
-@torch.inference_mode()
-def errors(policy: DiffusionPolicy, side: Side, obs: Tensor) -> dict[str, float]:
-    """Return the row's distance to its reference's sequential chunk, in normalised units."""
-    exact = ours(policy, SolverConfig("sequential", side.reference))
-    off = []
-    for seed in range(min(CHECKED, len(obs))):
-        found, target = (s.run(obs[seed], seed).sample.cpu() for s in (side, exact))
-        off.append(found - target)
-    difference = torch.cat(off)
-    return {
-        "max_abs_error": float(difference.abs().max()),
-        "rmse": float(difference.square().mean().sqrt()),
-    }
 
 
 def sides_of(
-    policy: DiffusionPolicy, name: str, obs: Tensor, stack: ExitStack, refused: list[dict[str, Any]]
+    policy: DiffusionPolicy,
+    name: str,
+    obs: Tensor,
+    checked: int,
+    calibration: Tensor | None,
+    stack: ExitStack,
+    refused: list[dict[str, Any]],
 ) -> Iterator[Side]:
     """Yield all sides of one group: a sampler by name, or ``head`` for the head's own."""
     if name == "head":
-        yield from head_sides(policy)
+        yield from head_sides(policy, obs.shape[1])
         return
     kind, steps = name.split("-")
     sampler: SamplerConfig = common_sampler(kind, int(steps))
-    yield from our_sides(policy, sampler)
+    yield from our_sides(policy, sampler, obs.shape[1], calibration)
     yield from diffusers_sides(policy, sampler)
     import lerobot_side
 
@@ -110,7 +60,7 @@ def sides_of(
         refused.append({"row": f"lerobot {name}", "reason": "PCM_LEROBOT_PYTHON is not set"})
         return
     try:
-        seeds = list(range(min(CHECKED, len(obs))))
+        seeds = list(range(min(checked, len(obs))))
         peer = stack.enter_context(lerobot_side.LeRobot(policy, sampler, obs, seeds))
         yield peer.side()
     except PcmError as error:
@@ -118,7 +68,12 @@ def sides_of(
 
 
 def measure(
-    policy: DiffusionPolicy, name: str, obs: Tensor, limits: Ceilings, args: argparse.Namespace
+    policy: DiffusionPolicy,
+    name: str,
+    obs: Tensor,
+    limits: Ceilings,
+    args: argparse.Namespace,
+    calibration: Tensor | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Measure one group of rows, and return it with the rows that were refused."""
     batch, device = obs.shape[1], obs.device
@@ -126,8 +81,8 @@ def measure(
     refused: list[dict[str, Any]] = []
     cost = network_cost(policy, batch)
     with ExitStack() as stack:
-        sides = list(sides_of(policy, name, obs, stack, refused))
-        timed = take_turns(sides, obs, args.calls, args.seconds)
+        sides = list(sides_of(policy, name, obs, args.checked, calibration, stack, refused))
+        timed = take_turns(sides, obs, args.calls, args.seconds, args.least)
         for side, calls in zip(sides, timed, strict=True):
             ms, rounds, nfe = (list(x) for x in zip(*calls, strict=True))
             mean_rounds, mean_nfe = sum(rounds) / len(rounds), sum(nfe) / len(nfe)
@@ -135,9 +90,9 @@ def measure(
             memory = None
             if side.local:
                 # counted on one call; adaptive rows are scaled to the mean of the timed ones
-                one = side.run(obs[0], 0)
-                count = operations(lambda s=side: s.run(obs[0], 0)) * mean_nfe / one.nfe
-                memory = peak(lambda s=side: s.run(obs[0], 0), device)
+                once: list[tuple[float, int]] = []
+                memory = peak(lambda s=side, o=once: o.append(counted(s, obs[0])), device)
+                count = once[0][0] * mean_nfe / once[0][1]
             round_bytes = cost["weight_bytes"] + cost["activation_bytes"] * mean_nfe / mean_rounds
             near = copy_bandwidth(device, int(round_bytes), 0.05)
             bound = floor(cost, limits, near, mean_rounds, mean_nfe, count)
@@ -155,7 +110,7 @@ def measure(
                     "worst_rounds": max(rounds),
                     "nfe": mean_nfe,
                     **times,
-                    **errors(policy, side, obs),
+                    **errors(policy, side, obs[: args.checked]),
                     **bound,
                     "times_floor": times["p50_ms"] / bound["floor_ms"],
                     "near_bandwidth": near,
@@ -168,15 +123,18 @@ def measure(
 
 
 def add_ratios(rows: list[dict[str, Any]]) -> None:
-    """Add every row's speed relative to sequential DDPM-100, ours and its own package's."""
+    """Add every row's speed relative to sequential DDPM-100, ours and its own package's.
+
+    Both run in the row's own mode: a graph is never compared with an eager loop.
+    """
     for row in rows:
         for key, package in (("ours", "pcm_policy"), ("own", row["package"])):
             base = [
                 r["p50_ms"]
                 for r in rows
                 if (r["package"], r["solver"].split()[-1]) == (package, "ddpm-100")
-                and (r["policy"], r["batch"], r["method"])
-                == (row["policy"], row["batch"], "sequential")
+                and (r["policy"], r["batch"], r["mode"], r["method"])
+                == (row["policy"], row["batch"], row["mode"], "sequential")
             ]
             row[f"speedup_over_{key}_ddpm"] = base[0] / row["p50_ms"] if base else None
 
@@ -187,17 +145,24 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     report: dict[str, Any] = identity(device) | {"dtype": "float32", "device": str(device)}
     limits = ceilings(device, torch.float32, small=args.small)
-    report |= {"ceilings": asdict(limits), "warmup": WARMUP, "seconds": args.seconds}
+    report |= {
+        "ceilings": asdict(limits),
+        "warmup": WARMUP,
+        "seconds": args.seconds,
+        "checked": args.checked,
+    }
     report |= {"policies": {}, "rows": [], "refused": []}
     for name in args.policies:
         policy, observations, weights = load(name, device)
         size = sum(p.numel() for p in policy.network.parameters())
         report["policies"][name] = {"weights": weights, "parameters": size}
+        # a random network has no mean slope worth knowing; batches take the first observations
+        spare = None if weights == "random" else observations[-64:]
         groups = [*args.samplers, *(["head"] if policy.config.head is not None else [])]
         for batch in args.batches:
             obs = batches(observations, batch)
             for group in groups:
-                rows, refused = measure(policy, group, obs, limits, args)
+                rows, refused = measure(policy, group, obs, limits, args, spare)
                 place = {"policy": name, "weights": weights}
                 report["rows"] += [place | row for row in rows]
                 report["refused"] += [place | {"batch": batch} | r for r in refused]
@@ -217,6 +182,8 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     take.add_argument("--calls", type=int, default=200, help="most calls a side")
     take.add_argument("--seconds", type=float, default=60.0, help="time for a group of rows")
+    take.add_argument("--least", type=int, default=5, help="fewest calls a side")
+    take.add_argument("--checked", type=int, default=3, help="calls the errors are over")
     take.add_argument("--threads", type=int, default=torch.get_num_threads())
     take.add_argument("--device", default="cpu")
     take.add_argument("--small", action="store_true", help="rough ceilings, for tests")

@@ -21,6 +21,9 @@ OURS: tuple[dict[str, Any], ...] = (  # one line a row; ``sampler`` is filled in
     {"method": "sequential"},
     {"method": "picard", "tolerance": ERROR},
     {"method": "picard", "rounds": 4},
+    {"method": "coarse", "tolerance": ERROR},
+    {"method": "anderson", "tolerance": ERROR},
+    {"method": "newton", "tolerance": ERROR},
     {"method": "paradigms", "tolerance": ERROR},
 )
 WITH_HEAD: tuple[dict[str, Any], ...] = (  # rows of the head's own sampler
@@ -28,6 +31,7 @@ WITH_HEAD: tuple[dict[str, Any], ...] = (  # rows of the head's own sampler
     {"method": "pcm", "rounds": 1},
     {"method": "pcm", "rounds": 2},
     {"method": "pcm", "pcm_rounds": 2, "tolerance": ERROR},
+    {"method": "pcm", "adaptive": True, "tolerance": ERROR},
 )
 
 
@@ -109,96 +113,57 @@ def ours(policy: DiffusionPolicy, solver: SolverConfig, mode: str = "eager") -> 
     return Side("pcm_policy", solver.method, solver.label, solver.sampler, run, mode)
 
 
-def scheduler_settings(policy: DiffusionPolicy) -> dict[str, Any]:
-    """Return what a diffusers scheduler must know about a policy."""
-    schedule = policy.config.schedule
-    return {
-        "num_train_timesteps": schedule.train_steps,
-        "beta_schedule": schedule.name,
-        "beta_start": schedule.beta_start,
-        "beta_end": schedule.beta_end,
-        "prediction_type": policy.config.prediction,
-    }
+def graphed(policy: DiffusionPolicy, solver: SolverConfig, batch: int) -> Side:
+    """Return a row of this package that replays a CUDA graph, with the same noise."""
+    from gpu_sides import Solve
 
-
-def clipping(policy: DiffusionPolicy) -> dict[str, Any]:
-    """Return the clipping settings of diffusers' DDPM and DDIM schedulers."""
-    clip = policy.config.clip
-    return {"clip_sample": clip is not None, "clip_sample_range": clip or 1.0}
-
-
-def diffusers_loop(
-    policy: DiffusionPolicy, scheduler: Any, label: str, reference: SamplerConfig, note: str = ""
-) -> Side:
-    """Return a row of diffusers' usual loop: one network call and one ``step`` a timestep."""
-    size = (policy.config.horizon, policy.config.action_dim)
-    stochastic = policy.sampler(reference).stochastic
-
-    @torch.inference_mode()
-    def run(obs: Tensor, seed: int) -> Solved:
-        generator = torch.Generator(policy.device).manual_seed(seed)
-        cond = policy.condition(obs)
-        x = torch.randn(
-            (len(obs), *size), generator=generator, device=policy.device, dtype=policy.dtype
-        )
-        # part of the usual loop: multistep schedulers keep state from one solve to the next
-        scheduler.set_timesteps(reference_steps, device=policy.device)
-        more = {"generator": generator} if stochastic else {}
-        for t in scheduler.timesteps:
-            output = policy.network(x, t.expand(len(x)), cond)
-            x = scheduler.step(output, t, x, **more).prev_sample
-        count = len(scheduler.timesteps)
-        return Solved(x, count, count)
-
-    reference_steps = int(label.rsplit("-", 1)[1])
-    return Side("diffusers", "sequential", label, reference, run, note=note)
-
-
-def diffusers_parallel(policy: DiffusionPolicy, sampler: SamplerConfig) -> Side:
-    """Return a row of the published ParaDiGMS loop on diffusers' parallel schedulers."""
-    import diffusers
-    from compare_parallel import TOLERANCE, paradigms_diffusers
-
-    kind = getattr(diffusers, f"{sampler.name.upper()}ParallelScheduler")
-    scheduler = kind(**scheduler_settings(policy), **clipping(policy))
-    scheduler.set_timesteps(sampler.steps)
+    captured = Solve(policy, solver, batch, graph=True)
 
     def run(obs: Tensor, seed: int) -> Solved:
-        noise = draw_noise(policy, sampler, len(obs), seed)
-        cond = policy.condition(obs)
-        return paradigms_diffusers(scheduler, policy.network, cond, noise.initial, noise.steps)
+        noise = draw_noise(policy, solver.sampler, batch, seed)
+        captured.obs.copy_(obs)
+        captured.initial.copy_(noise.initial)
+        if captured.kicks is not None and noise.steps is not None:
+            captured.kicks.copy_(noise.steps)
+        return Solved(captured.replay().clone(), captured.rounds, captured.nfe)
 
-    label = f"paradigms tol {TOLERANCE:g} ({sampler.name}-{sampler.steps})"
-    return Side("diffusers", "paradigms", label, sampler, run)
-
-
-def diffusers_sides(policy: DiffusionPolicy, sampler: SamplerConfig) -> Iterator[Side]:
-    """Yield diffusers' rows for one sampler: the same sampler, DPM-Solver, ParaDiGMS."""
-    import diffusers
-
-    settings = scheduler_settings(policy)
-    kind = getattr(diffusers, f"{sampler.name.upper()}Scheduler")
-    label = f"{sampler.name}-{sampler.steps}"
-    yield diffusers_loop(policy, kind(**settings, **clipping(policy)), label, sampler)
-    yield diffusers_parallel(policy, sampler)
-    if sampler.name == "ddim":
-        # a different sampler of the same ODE: its error is taken to the finest DDIM there is;
-        # diffusers' own advice for the cosine schedule is to clip the log SNR at -5.1
-        fine = replace(sampler, steps=policy.config.schedule.train_steps)
-        scheduler = diffusers.DPMSolverMultistepScheduler(**settings, lambda_min_clipped=-5.1)
-        note = "another sampler, without clipping; error to sequential DDIM with all timesteps"
-        yield diffusers_loop(policy, scheduler, f"dpmsolver++-{sampler.steps}", fine, note)
+    # a replay shows neither its operations nor its memory to this process
+    return replace(ours(policy, solver, "graph"), run=run, local=False)
 
 
-def our_sides(policy: DiffusionPolicy, sampler: SamplerConfig) -> Iterator[Side]:
-    """Yield this package's rows for one sampler, in every mode that can be had here."""
-    for values in OURS:
-        yield ours(policy, SolverConfig(sampler=sampler, **values))
+def rows_of(
+    policy: DiffusionPolicy, sampler: SamplerConfig, rows: tuple[dict[str, Any], ...], batch: int
+) -> Iterator[Side]:
+    """Yield a row a line, and on CUDA again as a graph where nothing is read back."""
+    for values in rows:
+        solver = SolverConfig(sampler=sampler, **values)
+        yield ours(policy, solver)
+        if policy.device.type == "cuda" and solver.tolerance is None:
+            yield graphed(policy, solver, batch)
 
 
-def head_sides(policy: DiffusionPolicy) -> Iterator[Side]:
+def our_sides(
+    policy: DiffusionPolicy, sampler: SamplerConfig, batch: int, calibration: Tensor | None = None
+) -> Iterator[Side]:
+    """Yield this package's rows for one sampler.
+
+    Args:
+        policy: the policy.
+        sampler: the sampler.
+        batch: chunks a call.
+        calibration: ``(n, To, Do)`` observations for the mean Jacobian that ``newton`` needs, none
+            of them timed; without them that row is left out.
+    """
+    rows = OURS
+    if calibration is None:
+        rows = tuple(values for values in OURS if values["method"] != "newton")
+    else:
+        policy.calibrate(calibration, sampler)
+    yield from rows_of(policy, sampler, rows, batch)
+
+
+def head_sides(policy: DiffusionPolicy, batch: int) -> Iterator[Side]:
     """Yield the rows of a policy's PCM head, which belongs to one sampler."""
     head = policy.config.head
     if head is not None:
-        for values in WITH_HEAD:
-            yield ours(policy, SolverConfig(sampler=head.sampler, **values))
+        yield from rows_of(policy, head.sampler, WITH_HEAD, batch)

@@ -21,17 +21,15 @@ import compare  # noqa: E402
 import compare_floor  # noqa: E402
 import gpu  # noqa: E402
 import lerobot_side  # noqa: E402
-from compare_parallel import paradigms_diffusers  # noqa: E402
-from compare_policies import load  # noqa: E402
-from compare_sides import (  # noqa: E402
+from compare_diffusers import (  # noqa: E402
     clipping,
-    common_sampler,
     diffusers_loop,
     diffusers_parallel,
-    draw_noise,
-    ours,
     scheduler_settings,
 )
+from compare_parallel import paradigms_diffusers  # noqa: E402
+from compare_policies import load  # noqa: E402
+from compare_sides import common_sampler, draw_noise, ours  # noqa: E402
 
 SAMPLERS = [("ddpm", 100), ("ddim", 16), ("ddim", 32)]
 ROW_KEYS = {
@@ -118,7 +116,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The file of the small form, made as a user makes it."""
     folder = tmp_path_factory.mktemp("compare")
     file = folder / "small.json"
-    words = "run --small --threads 1 --policies released/pusht --batches 1 --calls 5 --seconds 0.1"
+    words = "run --small --threads 1 --policies released/pusht --batches 1 --calls 3"
+    words += " --seconds 0.1 --least 2 --checked 1"
     command = [sys.executable, "benchmarks/compare.py", *words.split(), "--output", str(file)]
     environment = {k: v for k, v in os.environ.items() if k != "PCM_LEROBOT_PYTHON"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
@@ -143,6 +142,7 @@ def test_compare_file(report: dict) -> None:
     assert base["max_abs_error"] == 0
     assert rows["diffusers", "ddim-16", "ddim-16"]["max_abs_error"] <= 1e-5
     assert {"dpmsolver++-32", "paradigms tol 0.1 (ddpm-100)"} <= {s for _, s, _ in rows}
+    assert rows["pcm_policy", "newton tol 0.001 (ddpm-100)", "ddpm-100"]["rounds"] < 100
     assert rows["pcm_policy", "pcm 2 (ddim-16)", "head"]["rounds"] == 2
     assert {r["reason"] for r in report["refused"]} == {"PCM_LEROBOT_PYTHON is not set"}
 
