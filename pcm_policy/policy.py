@@ -19,13 +19,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Denoiser, PredictionType, Prefix
+from pcm_policy.denoise import Denoiser, Network, PredictionType, Prefix
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import build_head
 from pcm_policy.limits import ActionLimits
 from pcm_policy.networks import build_network
 from pcm_policy.noise import Noise, generator_noise
 from pcm_policy.normalize import Normalizer
+from pcm_policy.runtime import Runtime, RuntimeConfig
 from pcm_policy.samplers import AffineSampler, SamplerConfig, build_sampler
 from pcm_policy.schedules import NoiseSchedule
 from pcm_policy.solve import SolverConfig, solve
@@ -149,6 +150,7 @@ class DiffusionPolicy(nn.Module):
         super().__init__()
         self.config = config
         self.limits: ActionLimits | None = None
+        self.runtime: Runtime | None = None
         cond_dim = config.obs_steps * config.obs_dim
         self.network = build_network(
             config.network, config.action_dim, config.horizon, cond_dim, config.network_options
@@ -327,10 +329,34 @@ class DiffusionPolicy(nn.Module):
         solver = self.default_solver() if solver is None else solver
         self._check_head(solver)
         noise = self.draw_noise(obs.shape[0], solver) if noise is None else noise
-        denoise = self.denoiser(self.condition(obs), solver.sampler, prefix)
         noise = noise.to(self.device, self.dtype)
+        if self.runtime is not None and watch is None:
+            return self.runtime.solve(obs, solver, noise, guess, prefix)
+        return self.run(obs, solver, noise, guess, prefix, watch)
+
+    def run(
+        self,
+        obs: Tensor,
+        solver: SolverConfig,
+        noise: Noise,
+        guess: Tensor | None = None,
+        prefix: Prefix | None = None,
+        watch: Watch | None = None,
+        network: Network | None = None,
+    ) -> SolveResult:
+        """Solve eagerly, with another base network if one is given; see :meth:`solve`."""
+        denoise = self.denoiser(self.condition(obs), solver.sampler, prefix)
+        denoise = denoise if network is None else denoise.with_network(network)
         jacobian = self._jacobians.get(solver.sampler)
         return solve(solver, denoise, noise, self.head, guess, jacobian, watch)
+
+    def use(self, config: RuntimeConfig) -> None:
+        """Execute solves as ``config`` says, from now on; after loading weights and moving.
+
+        Raises:
+            PcmError: the device or the head does not allow it.
+        """
+        self.runtime = Runtime(self, config)
 
     def predict(
         self,

@@ -246,4 +246,5 @@ def as_predictor(head: nn.Module) -> Predictor:
         result: Tensor = head(denoise, states, rounds, strength)
         return result
 
+    predict.evaluations = getattr(head, "evaluations", None)  # type: ignore[attr-defined]
     return predict

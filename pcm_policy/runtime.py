@@ -1,0 +1,295 @@
+"""How a solve is executed: eagerly, with a compiled network, or as one CUDA graph.
+
+``graph`` captures the whole fixed-round solve, from raw observations to the chunk, once per solver,
+batch size and kind of input; a replay launches nothing from Python and reads nothing
+back. With a tolerance or a deadline, the first rounds are one graph and each further base round is
+a replay of another; the host looks at the bound, or the clock, in between. The same programs run
+uncaptured on any device, which is how they are tested without a GPU.
+"""
+
+import copy
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pcm_policy.deadline import Deadline, synchronize
+from pcm_policy.denoise import Network, Prefix
+from pcm_policy.errors import PcmError
+from pcm_policy.noise import Noise
+from pcm_policy.solve import SolverConfig
+from pcm_policy.solvers import SolveResult
+from pcm_policy.solvers.base import combine, forcing
+
+if TYPE_CHECKING:
+    from pcm_policy.policy import DiffusionPolicy
+
+Mode = Literal["eager", "compile", "graph"]
+Precision = Literal["float32", "bf16", "fp16"]
+TYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+WARMUP = 3
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How solves are executed.
+
+    Attributes:
+        mode: ``eager``; ``compile``, torch.compile on the network; ``graph``, CUDA graphs.
+        precision: of the base network alone. States, sums and the head stay as they are. float32
+            leaves the weights in the policy's own type.
+        tf32: let float32 matrix products and convolutions use TF32 (CUDA), for the whole process.
+    """
+
+    mode: Mode = "eager"
+    precision: Precision = "float32"
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mode", get_args(Mode)), ("precision", get_args(Precision))):
+            if getattr(self, name) not in allowed:
+                raise PcmError(
+                    f"runtime.{name}={getattr(self, name)!r}: use one of {', '.join(allowed)}"
+                )
+
+
+class LowPrecision(nn.Module):
+    """A copy of a network in another type, with inputs and outputs in the caller's."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network, self.dtype = copy.deepcopy(network).to(dtype), dtype
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Map ``(B, T, Da)``, ``(B,)`` and ``(B, C)`` to ``(B, T, Da)`` in the type of ``x``."""
+        output: Tensor = self.network(x.to(self.dtype), t, cond.to(self.dtype))
+        return output.to(x.dtype)
+
+
+class Runtime:
+    """Executes one policy's solves; may be called from several threads.
+
+    Weights are taken when it is made: make another after changing them.
+
+    Args:
+        policy: the policy, on its device.
+        config: how.
+
+    Raises:
+        PcmError: graphs without a CUDA device, or another precision with a head that changes the
+            network's weights.
+    """
+
+    def __init__(self, policy: "DiffusionPolicy", config: RuntimeConfig) -> None:
+        cuda = policy.device.type == "cuda"
+        if config.mode == "graph" and not cuda:
+            raise PcmError("runtime.mode=graph needs a CUDA device: use mode=eager or mode=compile")
+        dtype = TYPES[config.precision]
+        head = policy.config.head
+        if dtype is not None and head is not None and head.name == "lora":
+            raise PcmError(
+                f"runtime.precision={config.precision}: a LoRA head needs the base's own type"
+            )
+        if cuda:
+            torch.backends.cuda.matmul.allow_tf32 = config.tf32
+            torch.backends.cudnn.allow_tf32 = config.tf32
+        self.policy, self.config = policy, config
+        network: nn.Module = policy.network
+        if dtype is not None:
+            network = LowPrecision(network, dtype).eval()
+        self.network: Network = network
+        if config.mode == "compile":
+            self.network = torch.compile(network, dynamic=False)
+        self._programs: dict[Any, Program] = {}
+        self._lock = threading.Lock()
+
+    def solve(
+        self,
+        obs: Tensor,
+        solver: SolverConfig,
+        noise: Noise,
+        guess: Tensor | None = None,
+        prefix: Prefix | None = None,
+    ) -> SolveResult:
+        """Solve as :meth:`DiffusionPolicy.solve` does; results are the caller's own."""
+        if self.config.mode != "graph":
+            # The compiler is not safe in threads; eager solves share nothing.
+            guard: AbstractContextManager[Any]
+            guard = self._lock if self.config.mode == "compile" else nullcontext()
+            with guard:
+                return self.policy.run(obs, solver, noise, guess, prefix, network=self.network)
+        inputs = Inputs(obs, noise, guess, prefix)
+        key = (solver, inputs.shape)
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = Program(self.policy, self.network, solver, inputs, True)
+            return self._programs[key](inputs)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one solve reads."""
+
+    obs: Tensor
+    noise: Noise
+    guess: Tensor | None
+    prefix: Prefix | None
+
+    def tensors(self) -> list[Tensor | None]:
+        """Return all of them, in a fixed order."""
+        known = None if self.prefix is None else self.prefix.known
+        values = None if self.prefix is None else self.prefix.values
+        return [self.obs, self.noise.initial, self.noise.steps, self.guess, values, known]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What a program is made for."""
+        over = self.prefix is not None and self.prefix.overwrite_input
+        shapes = tuple(None if t is None else tuple(t.shape) for t in self.tensors())
+        return (over, *shapes)
+
+    def copy(self) -> "Inputs":
+        """Return buffers of the same shapes and values."""
+        steps = None if self.noise.steps is None else self.noise.steps.clone()
+        prefix = self.prefix
+        if prefix is not None:
+            prefix = replace(prefix, values=prefix.values.clone(), known=prefix.known.clone())
+        guess = None if self.guess is None else self.guess.clone()
+        return Inputs(self.obs.clone(), Noise(self.noise.initial.clone(), steps), guess, prefix)
+
+    def fill(self, other: "Inputs") -> None:
+        """Copy another solve's inputs into these buffers."""
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs, non_blocking=True)
+
+
+class Program:
+    """One solver on static buffers.
+
+    Args:
+        policy: the policy.
+        network: what stands in for its base network.
+        solver: how to solve.
+        inputs: the first solve's inputs, for their shapes.
+        capture: record CUDA graphs; else the same functions run as they are.
+
+    Raises:
+        PcmError: a tolerance or deadline with a solver other than ``picard`` and plain ``pcm``.
+    """
+
+    def __init__(
+        self,
+        policy: "DiffusionPolicy",
+        network: Network,
+        solver: SolverConfig,
+        inputs: Inputs,
+        capture: bool,
+    ) -> None:
+        self.policy, self.network, self.solver = policy, network, solver
+        self.inputs = inputs.copy()
+        self.fixed = solver.tolerance is None and solver.deadline_ms is None
+        if not self.fixed and (solver.method not in ("picard", "pcm") or solver.adaptive):
+            raise PcmError(
+                "runtime.mode=graph with a tolerance or a deadline takes solver.method=picard or "
+                "pcm (not adaptive): use runtime.mode=eager, or fixed solver.rounds"
+            )
+        heads = sum(1 for s in solver.strengths if s > 0)
+        self.opening = solver
+        if not self.fixed:
+            self.opening = replace(
+                solver,
+                rounds=max(1, heads),
+                pcm_rounds=heads if solver.method == "pcm" else None,
+                tolerance=None,
+                deadline_ms=None,
+                window=None,
+            )
+        self.counted = 0, 0  # rounds and evaluations of the opening
+        self._first = _record(self._open, capture)
+        self._again: Callable[[], tuple[Tensor, ...]] | None = None
+        if not self.fixed:
+            self.states = self._first()[3].clone()
+            self.done = torch.zeros_like(self.states[0, :, 0, 0], dtype=torch.bool)
+            self._again = _record(self._round, capture)
+
+    def __call__(self, inputs: Inputs) -> SolveResult:
+        """Solve."""
+        solver, device = self.solver, self.inputs.obs.device
+        stop = None
+        if solver.deadline_ms is not None:
+            stop = Deadline(solver.deadline_ms, lambda: synchronize(device))
+        self.inputs.fill(inputs)
+        sample, bound, certified, states, residuals = (t.clone() for t in self._first())
+        (used, nfe), steps = self.counted, solver.sampler.steps
+        if self._again is None:
+            return SolveResult(sample, used, nfe, residuals, certified, bound, states)
+        tolerance = solver.tolerance or 0.0
+        history = list(residuals)
+        base = 0 if self.opening.method == "pcm" else used
+        self.states.copy_(states)
+        self.done.copy_(certified if base else torch.zeros_like(certified))
+        bound = bound if base else torch.full_like(bound, torch.inf)
+        while base < steps and not bool((bound <= tolerance).all()):
+            if (solver.rounds is not None and used >= solver.rounds) or (stop and stop()):
+                break
+            moved = self._again()[0].clone()
+            used, base, nfe = used + 1, base + 1, nfe + steps
+            history.append(moved)
+            bound = torch.where(self.done, bound, solver.safety * moved)
+            bound = torch.zeros_like(bound) if base >= steps else bound
+            self.done.copy_(bound <= tolerance)
+        final = self.states.clone()
+        bound = torch.where(final[-1].isfinite().flatten(1).all(dim=1), bound, torch.inf)
+        return SolveResult(
+            final[-1], used, nfe, torch.stack(history), bound <= tolerance, bound, final
+        )
+
+    def _open(self) -> tuple[Tensor, ...]:
+        i = self.inputs
+        found = self.policy.run(
+            i.obs, self.opening, i.noise, i.guess, i.prefix, network=self.network
+        )
+        self.counted = found.rounds, found.nfe
+        return found.sample, found.bound, found.certified, found.trajectory, found.residuals
+
+    def _round(self) -> tuple[Tensor, ...]:
+        """One base round over all states; rows that are done stay."""
+        i = self.inputs
+        cond = self.policy.condition(i.obs)
+        denoise = self.policy.denoiser(cond, self.solver.sampler, i.prefix)
+        denoise = denoise.with_network(self.network)
+        steps = denoise.sampler.steps
+        predictions = denoise(self.states[:-1], slice(0, steps))
+        swept = forcing(denoise.sampler, i.noise) + combine(denoise.sampler.M, predictions)
+        swept = torch.where(self.done[:, None, None], self.states, swept)
+        moved = (swept - self.states).abs().amax(dim=(0, 2, 3))
+        self.states.copy_(swept)
+        return (moved,)
+
+
+def _record(
+    function: Callable[[], tuple[Tensor, ...]], capture: bool
+) -> Callable[[], tuple[Tensor, ...]]:
+    """Return what replays ``function`` on its static buffers."""
+    if not capture:
+        return function
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARMUP):
+            function()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        outputs = function()
+
+    def replay() -> tuple[Tensor, ...]:
+        graph.replay()
+        return outputs
+
+    return replay
