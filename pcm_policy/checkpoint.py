@@ -205,6 +205,8 @@ def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
             f"{file}: the PCM head belongs to base weights {config.head.base}, the file holds "
             f"{fingerprint(policy.network)}: run pcm-distill on this base"
         )
+    if (resolve(path) / "observations.safetensors").exists():
+        policy.held_out = held_out_observations(path)
     return policy.eval()
 
 

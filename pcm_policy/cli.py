@@ -1,5 +1,6 @@
 """The commands: each is a function of one resolved config, so that Python can call it as well."""
 
+import json
 import platform
 import sys
 from dataclasses import asdict, replace
@@ -7,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from omegaconf import DictConfig
@@ -24,6 +26,7 @@ from pcm_policy.datasets import doctor
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import card, table
+from pcm_policy.runtime import RuntimeConfig
 from pcm_policy.training.data import DatasetConfig, Demonstrations, load_demonstrations
 from pcm_policy.training.loop import TrainConfig, fit
 
@@ -82,8 +85,6 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     output = writable(config.output_dir)
     policy = _load(config)
     solver = policy.solver(plain(config.solver))
-    if solver.method == "newton":
-        policy.calibrate(held_out_observations(config.policy)[:128], solver.sampler)
     task = plain(config.task)
     if simulates(config):
         return simulate_main(config, policy, solver, output)
@@ -157,6 +158,75 @@ def bench_main(config: DictConfig) -> dict[str, Any]:
     return report
 
 
+def tune_main(config: DictConfig) -> dict[str, Any]:
+    """Choose a solver and a runtime for a target; returns what ``tune.json`` holds."""
+    from pcm_policy import tune
+    from pcm_policy.evaluate import evaluate
+    from pcm_policy.rollout_policy import EpisodePolicy
+    from pcm_policy.solve import SolverConfig
+    from pcm_policy.statistics import paired_difference_interval
+
+    output = writable(config.output_dir)
+    policy = _load(config)
+    target = tune.Target(config.deadline_ms, config.error, config.score_within)
+    runtimes = [RuntimeConfig(m, p) for m in config.modes for p in config.precisions]
+    held = held_out_observations(config.policy)
+    picked = held[torch.linspace(0, len(held) - 1, min(config.observations, len(held))).long()]
+    candidates = tune.measure(
+        policy,
+        picked,
+        runtimes,
+        calls=config.calls,
+        progress=lambda items, what: tqdm(items, desc=what, disable=None),
+    )
+
+    def scores(solver: SolverConfig) -> list[float]:
+        result = evaluate(
+            EpisodePolicy(policy, solver),
+            plain(config.task)["env_id"],
+            episodes=config.episodes,
+            seed=config.seed,
+            n_obs_steps=policy.config.obs_steps,
+        )
+        return [episode.score for episode in result.episodes]
+
+    reference = scores(candidates[0].solver) if target.score_within is not None else []
+
+    def closeness(solver: SolverConfig) -> tuple[float, float, float]:
+        found = scores(solver)
+        low, high = paired_difference_interval(found, reference)
+        return float(np.mean(found) - np.mean(reference)), low, high
+
+    best, why, candidates = tune.choose(candidates, target, closeness)
+    report = tune.report(policy, candidates, best, why, target) | {"policy": str(config.policy)}
+    write_text(output / "tune.json", to_json(report))
+    for group in ("solver", "runtime"):
+        (output / group).mkdir(exist_ok=True)
+        text = "".join(f"{k}: {json.dumps(v)}\n" for k, v in report[group].items())
+        defaults = "defaults: [_base, _self_]\n" if group == "solver" else ""
+        write_text(output / group / "tuned.yaml", f"# pcm-bench tune: {why}\n{defaults}{text}")
+    head = ["candidate", "rounds", "NFE", "RMSE", "p50 ms", "p95 ms"]
+    print(
+        table(
+            head,
+            [
+                [
+                    row["solver"],
+                    f"{row['rounds']:.0f}",
+                    f"{row['nfe']:.0f}",
+                    f"{row['rmse']:.4f}",
+                    f"{row['p50_ms']:.2f}",
+                    f"{row['p95_ms']:.2f}",
+                ]
+                for row in report["candidates"]
+            ],
+        )
+    )
+    print(f"chosen: {best.label} ({why})")
+    print(f"pcm-eval --config-dir {output} solver=tuned runtime=tuned output_dir=...")
+    return report
+
+
 def data_main(config: DictConfig) -> None:
     """Look at, check or generate demonstrations."""
     task, path = plain(config.task), resolve_data(config.path)
@@ -210,11 +280,13 @@ def evaluate() -> None:
 
 
 def bench() -> None:
-    """Entry point of ``pcm-bench`` and of ``pcm-bench loop``."""
+    """Entry point of ``pcm-bench``, ``pcm-bench loop`` and ``pcm-bench tune``."""
     if sys.argv[1:2] == ["loop"]:
         from pcm_policy.cli_control import loop
 
         return loop(sys.argv[2:])
+    if sys.argv[1:2] == ["tune"]:
+        return run_command("tune", tune_main, sys.argv[2:], title="bench tune")
     run_command("bench", bench_main)
 
 
@@ -271,7 +343,10 @@ def _save(
 
 
 def _load(config: DictConfig) -> DiffusionPolicy:
-    return DiffusionPolicy.from_pretrained(config.policy, pick_device(config.device))
+    policy = DiffusionPolicy.from_pretrained(config.policy, pick_device(config.device))
+    if "runtime" in config:
+        policy.use(typed(RuntimeConfig, config.runtime, "runtime"))
+    return policy
 
 
 COMMANDS = {"train": train, "distill": distill, "eval": evaluate, "bench": bench, "data": data}

@@ -151,6 +151,7 @@ class DiffusionPolicy(nn.Module):
         self.config = config
         self.limits: ActionLimits | None = None
         self.runtime: Runtime | None = None
+        self.held_out: Tensor | None = None  # raw observations that came with the policy
         cond_dim = config.obs_steps * config.obs_dim
         self.network = build_network(
             config.network, config.action_dim, config.horizon, cond_dim, config.network_options
@@ -348,6 +349,9 @@ class DiffusionPolicy(nn.Module):
         denoise = self.denoiser(self.condition(obs), solver.sampler, prefix)
         denoise = denoise if network is None else denoise.with_network(network)
         jacobian = self._jacobians.get(solver.sampler)
+        if solver.method == "newton" and jacobian is None and self.held_out is not None:
+            self.calibrate(self.held_out[:128], solver.sampler)
+            jacobian = self._jacobians[solver.sampler]
         return solve(solver, denoise, noise, self.head, guess, jacobian, watch)
 
     def use(self, config: RuntimeConfig) -> None:

@@ -127,6 +127,13 @@ class SolverConfig:
                 rest |= {"tolerance": 1e-3}
         return cls(sampler=SamplerConfig(**merged), **rest)
 
+    def to_flat(self) -> dict[str, Any]:
+        """Return the mapping that :meth:`from_flat` takes, without what is None."""
+        values = asdict(self)
+        sampler = values.pop("sampler")
+        values |= {k: v for k, v in sampler.items() if k != "name"} | {"sampler": sampler["name"]}
+        return {k: v for k, v in values.items() if v is not None}
+
     @property
     def head_rounds(self) -> int:
         """Rounds in which an adaptive solve may use the head."""
