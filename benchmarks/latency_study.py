@@ -6,9 +6,13 @@ Part one, deterministic: every solve takes 0...7 control steps, episodes are pai
 noise streams), and the simulator keeps moving. Modes: ``sync`` waits; ``naive`` executes the old
 plan meanwhile and drops the late actions of the new one; ``prefix`` freezes what is executed
 meanwhile (and the one executed action that the chunk looks back on) inside the solve. These three
-solve the base sampler sequentially; the last two use two PCM rounds from the shifted last solve,
+solve the base sampler sequentially; the last two use PCM rounds from the shifted last solve (two,
+and ``--base-rounds`` of the base after them),
 ``coupled`` with its noise shifted as well. A loss is the paired difference to ``naive`` without
 latency.
+
+With ``--repeat 2`` every control step is two steps of the simulator: a world that moves twice as
+fast as the demonstrations, where old observations hurt more.
 
 Part two, measured (``--measured-hz``): every solve is timed on this machine, alone, and costs what
 it takes at a control rate that sequential DDPM-100 cannot hold. A control step is an environment
@@ -20,6 +24,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
 from tqdm import tqdm
 
@@ -34,6 +39,7 @@ from pcm_policy.report import table
 from pcm_policy.solve import SolverConfig
 from pcm_policy.statistics import paired_difference_interval, percentiles
 
+ENV_STEPS = 300
 ENV = "pcm_policy/PushTKeypoints-v0"
 SEED = 100_000
 PREFIX = {"mode": "async", "prefix": True, "prefix_past": True}
@@ -45,6 +51,24 @@ MODES: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix, warm, PCM": ("pcm", WARM),
     "prefix, warm, PCM, coupled": ("pcm", WARM | {"couple_noise": True}),
 }
+
+
+class Repeat(gym.Wrapper[Any, Any, Any, Any]):
+    """A faster world: every action is executed for several steps of the simulator."""
+
+    def __init__(self, env: gym.Env[Any, Any], times: int) -> None:
+        super().__init__(env)
+        self.times = times
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Execute an action; the reward is the best of its steps."""
+        best = float("-inf")
+        for _ in range(self.times):
+            frame, reward, terminated, truncated, info = self.env.step(action)
+            best = max(best, float(reward))
+            if terminated or truncated:
+                break
+        return frame, best, terminated, truncated, info
 
 
 def run(
@@ -65,9 +89,17 @@ def run(
         seed=SEED,
         num_envs=batch,
         solve_batch=batch,
+        max_steps=ENV_STEPS * options.repeat,  # as many control steps in every world
         rest=lambda frame: frame[18:20],
+        wrap=None if options.repeat == 1 else lambda env: Repeat(env, options.repeat),
         progress=False,
     )
+
+
+def pcm(policy: DiffusionPolicy, options: argparse.Namespace) -> SolverConfig:
+    """Return rounds of the head, then rounds of the base."""
+    rounds = options.rounds + options.base_rounds
+    return policy.solver({"method": "pcm", "pcm_rounds": options.rounds, "rounds": rounds})
 
 
 def point(found: SimulationResult, mode: str) -> dict[str, Any]:
@@ -81,7 +113,7 @@ def fixed(policy: DiffusionPolicy, options: argparse.Namespace) -> list[dict[str
     """Run part one."""
     solvers = {
         "base": policy.solver({"method": "sequential"}),
-        "pcm": policy.solver({"method": "pcm", "rounds": options.rounds}),
+        "pcm": pcm(policy, options),
     }
     period_ms = 1e3 / policy.config.control_hz
     batch = min(options.batch, options.episodes)
@@ -106,7 +138,7 @@ def measured(policy: DiffusionPolicy, options: argparse.Namespace) -> list[dict[
     """Run part two."""
     solvers = {
         "sequential DDPM": policy.solver({"method": "sequential", "sampler": "ddpm"}),
-        "PCM": policy.solver({"method": "pcm", "rounds": options.rounds}),
+        "PCM": pcm(policy, options),
     }
     points = []
     jobs = [(s, m) for s in solvers for m in ({}, {"mode": "async"}, WARM)]
@@ -144,9 +176,9 @@ def picture(report: dict[str, Any], path: Path) -> None:
     for axis in (left, right):
         axis.set_xlabel("latency of every solve [control steps]")
     left.legend(fontsize=8)
-    figure.suptitle(
-        f"Push-T, {report['episodes']} paired episodes, {report['replan']} steps a plan"
-    )
+    title = f"Push-T, {report['episodes']} paired episodes, {report['replan']} steps a plan"
+    title += "" if report["repeat"] == 1 else f", world {report['repeat']}x as fast"
+    figure.suptitle(title)
     figure.tight_layout()
     write_file(path, lambda scratch: figure.savefig(scratch, dpi=110))
     plt.close(figure)
@@ -159,7 +191,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--steps", type=int, nargs="*", default=list(range(8)))
     parser.add_argument("--replan", type=int, default=8, help="executed steps a plan")
+    parser.add_argument("--repeat", type=int, default=1, help="simulator steps a control step")
     parser.add_argument("--rounds", type=int, default=2, help="PCM rounds")
+    parser.add_argument("--base-rounds", type=int, default=0, help="base rounds after them")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--measured-hz", type=float, default=0.0, help="0: leave part two out")
     parser.add_argument("--threads", type=int, default=1)
@@ -169,10 +203,13 @@ def main() -> None:
     policy = DiffusionPolicy.from_pretrained(options.policy)
     report: dict[str, Any] = {
         "command": "python benchmarks/latency_study.py "
-        + " ".join(f"--{k} {v}" for k, v in vars(options).items() if k != "output"),
+        + " ".join(
+            f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items() if k != "output"
+        ),
         "episodes": options.episodes,
         "seed": SEED,
         "replan": options.replan,
+        "repeat": options.repeat,
         "hardware": hardware(torch.device("cpu")),
         "fixed": fixed(policy, options) if options.steps else [],
         "measured": measured(policy, options) if options.measured_hz else [],
