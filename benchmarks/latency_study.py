@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latency"))
     options = parser.parse_args()
+    options.steps = sorted({0, *options.steps}) if options.steps else []  # the reference is at 0
     torch.set_num_threads(options.threads)
     policy = DiffusionPolicy.from_pretrained(options.policy)
     report: dict[str, Any] = {
