@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
+from pcm_policy.multistep import dpm_coefficients, solver_timesteps
 from pcm_policy.schedules import NoiseSchedule, Spacing, timesteps
 
-SamplerName = Literal["ddpm", "ddim"]
+SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m"]
 Previous = Literal["next", "ratio"]
 Variance = Literal["fixed_small", "fixed_large"]
 
@@ -27,7 +28,8 @@ class SamplerConfig:
     """What a user chooses about a sampler; together with a schedule it fixes every coefficient.
 
     Attributes:
-        name: ``ddpm`` (Ho et al. 2020) or ``ddim`` (Song et al. 2021).
+        name: ``ddpm`` (Ho et al. 2020), ``ddim`` (Song et al. 2021), or DPM-Solver++ of second or
+            third order, ``dpmpp_2m``, ``dpmpp_3m`` (:mod:`pcm_policy.multistep`).
         steps: number of denoising steps ``N``.
         spacing: which training timesteps are visited.
         eta: DDIM's noise: 0 is deterministic, 1 has DDPM's variance.
@@ -81,6 +83,9 @@ class AffineSampler:
         p: ``(N + 1,)`` share of the initial noise in every state.
         S: ``(N + 1, N)`` share of each step's noise, strictly lower triangular.
         M: ``(N + 1, N)`` share of each prediction, strictly lower triangular.
+        stochastic: whether any step adds noise.
+        one_step: whether a step uses its own prediction alone, as ``decay, gain, noise`` say. A
+            multistep sampler uses earlier ones too: then only ``p, S, M`` describe it.
     """
 
     timesteps: Tensor
@@ -94,6 +99,7 @@ class AffineSampler:
     S: Tensor
     M: Tensor
     stochastic: bool
+    one_step: bool = True
 
     @property
     def steps(self) -> int:
@@ -111,12 +117,20 @@ class AffineSampler:
 
 
 def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:
-    """Fill the affine form of a DDPM or DDIM sampler, in float64.
+    """Fill the affine form of a sampler, in float64.
 
     Raises:
         PcmError: more steps than the schedule was trained with, or an invalid spacing.
     """
     abar = schedule.alphas_cumprod()
+    if config.name in ("dpmpp_2m", "dpmpp_3m"):
+        visited = solver_timesteps(
+            schedule.train_steps, config.steps, config.spacing, config.offset
+        )
+        order = 2 if config.name == "dpmpp_2m" else 3
+        decay, gains = dpm_coefficients(abar[visited], order)
+        alpha, sigma = abar[visited].sqrt(), (1 - abar[visited]).sqrt()
+        return unroll_multistep(visited, alpha, sigma, decay, gains)
     visited = timesteps(schedule.train_steps, config.steps, config.spacing, config.offset)
     if config.previous == "ratio":
         previous = visited - schedule.train_steps // config.steps
@@ -181,3 +195,26 @@ def unroll(
     return AffineSampler(
         visited, alpha, sigma, clip_gain, decay, gain, noise, p, S, M, bool((noise > 0).any())
     )
+
+
+def unroll_multistep(
+    visited: Tensor, alpha: Tensor, sigma: Tensor, decay: Tensor, gains: Tensor
+) -> AffineSampler:
+    """Unroll ``x_{j+1} = decay_j x_j + sum_i gains_{j,i} xhat_{j-i}`` over all states.
+
+    Args:
+        visited: ``(N,)`` training timesteps.
+        alpha: ``(N,)`` signal levels.
+        sigma: ``(N,)`` noise levels.
+        decay: ``(N,)``.
+        gains: ``(N, order)``; zero where ``i > j``.
+    """
+    steps, order = gains.shape
+    zeros = torch.zeros_like(decay)
+    first = unroll(visited, alpha, sigma, decay, zeros, zeros, torch.ones_like(decay))
+    M = decay.new_zeros(steps + 1, steps)
+    for j in range(steps):
+        M[j + 1] = decay[j] * M[j]
+        for i in range(min(order, j + 1)):
+            M[j + 1, j - i] += gains[j, i]
+    return replace(first, gain=gains[:, 0], M=M, one_step=False)

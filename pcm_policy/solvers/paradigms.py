@@ -43,6 +43,11 @@ def paradigms(
     if rounds is None and tolerance is None:
         raise PcmError("give solver.rounds, solver.tolerance or both")
     sampler, steps = denoise.sampler, denoise.sampler.steps
+    if not sampler.one_step:
+        raise PcmError(
+            "solver.method=paradigms iterates on one-step increments and a DPM-Solver++ step uses "
+            "earlier predictions: use solver=picard, or sampler=ddim"
+        )
     window = steps if window is None else window
     if window < 1 or (rounds is not None and rounds < 1):
         raise PcmError(f"solver.window={window}, solver.rounds={rounds}: both must be at least 1")

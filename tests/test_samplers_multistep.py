@@ -1,0 +1,103 @@
+"""DPM-Solver++ against diffusers' own step loop, state by state, last one included."""
+
+from itertools import product
+from typing import Any, get_args
+
+import diffusers
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import F64, distance, problem
+from test_samplers_diffusers import Wobble, draw
+from torch import Tensor
+
+from pcm_policy.denoise import Denoiser, PredictionType
+from pcm_policy.errors import PcmError
+from pcm_policy.multistep import solver_timesteps
+from pcm_policy.samplers import SamplerConfig, build_sampler
+from pcm_policy.schedules import BetaSchedule, NoiseSchedule, Spacing
+from pcm_policy.solvers import anderson, coarse, paradigms, picard, sequential
+
+DPM: Any = diffusers.DPMSolverMultistepScheduler
+PREDICTIONS: tuple[PredictionType, ...] = ("epsilon", "sample", "v_prediction")
+TRAINED_STEPS = [(100, 1), (100, 2), (100, 3), (100, 7), (100, 16), (100, 49), (1000, 20)]
+
+
+def theirs(scheduler: Any, network: Wobble) -> Tensor:
+    """All states of diffusers' loop; its float32 noise levels replaced by float64 ones."""
+    at = scheduler.timesteps
+    abar = scheduler.alphas_cumprod.double()[at]
+    scheduler.sigmas = torch.cat([((1 - abar) / abar).sqrt(), abar.new_zeros(1)])
+    noise, cond = draw(len(at))
+    x = noise.initial
+    states = [x]
+    for t in at:
+        output = network(x, t.expand(x.shape[0]), cond)
+        x = scheduler.step(output, t, x).prev_sample
+        states.append(x)
+    return torch.stack(states)
+
+
+@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("order", [2, 3])
+def test_dpm_solver_equals_diffusers_in_every_state(
+    order: int, prediction: PredictionType, schedule: BetaSchedule
+) -> None:
+    for (trained, steps), spacing in product(TRAINED_STEPS, get_args(Spacing)):
+        scheduler = DPM(
+            num_train_timesteps=trained,
+            beta_schedule=schedule,
+            prediction_type=prediction,
+            solver_order=order,
+            algorithm_type="dpmsolver++",
+            solver_type="midpoint",
+            lower_order_final=True,
+            final_sigmas_type="zero",
+            timestep_spacing=spacing,
+        )
+        scheduler.set_timesteps(steps)
+        table = solver_timesteps(trained, steps, spacing)
+        assert table.tolist() == scheduler.timesteps.tolist()
+        config = SamplerConfig("dpmpp_2m" if order == 2 else "dpmpp_3m", steps, spacing)
+        sampler = build_sampler(NoiseSchedule(schedule, trained), config)
+        noise, cond = draw(steps)
+        network = Wobble(trained)
+        denoise = Denoiser(network, sampler, cond, prediction, clip=None)
+        mine = sequential(denoise, noise).trajectory
+        want = theirs(scheduler, network)
+        # diffusers rounds every state to float32, whatever it is given; without clipping, errors
+        # of an epsilon prediction scale with 1 / alpha of the first step, as the states do.
+        assert float((mine - want).abs().max() / want.abs().max()) <= 2e-6
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from(["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m"]),
+    st.integers(2, 24),
+    st.sampled_from(get_args(Spacing)),
+    st.sampled_from(["squaredcos_cap_v2", "linear"]),
+)
+def test_parallel_rounds_find_every_samplers_sequential_chunk(
+    name: Any, steps: int, spacing: Spacing, schedule: Any
+) -> None:
+    denoise, noise = problem(F64, "v_prediction", steps=steps, name=name, spacing=spacing)
+    exact = sequential(denoise, noise)
+    for solver in (picard, anderson, coarse):
+        assert distance(solver(denoise, noise, rounds=steps), exact) <= 1e-8
+        assert distance(solver(denoise, noise, tolerance=1e-11), exact) <= 1e-8
+
+
+def test_multistep_samplers_have_no_increments() -> None:
+    denoise, noise = problem(steps=8, name="dpmpp_2m")
+    assert not denoise.sampler.one_step
+    with pytest.raises(PcmError, match="one-step increments"):
+        paradigms(denoise, noise, rounds=8)
+
+
+def test_steps_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(PcmError, match="spacing=trailing"):
+        solver_timesteps(100, 100, "leading")
+    with pytest.raises(PcmError, match="trained with 100"):
+        solver_timesteps(100, 101, "trailing")
