@@ -13,7 +13,7 @@ from torch import Tensor
 from pcm_policy.errors import PcmError
 from pcm_policy.samplers import AffineSampler
 
-PredictionType = Literal["epsilon", "sample", "v_prediction"]
+PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_velocity"]
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(x (B, T, Da), t (B,), cond (B, C)) -> (B, T, Da)``."""
 
@@ -23,7 +23,8 @@ def to_clean(
 ) -> Tensor:
     """Convert a network output at ``x = alpha clean + sigma noise`` to the clean chunk.
 
-    ``v_prediction`` is Salimans and Ho 2022, ``v = alpha noise - sigma clean``.
+    ``v_prediction`` is Salimans and Ho 2022, ``v = alpha noise - sigma clean``; ``flow_velocity``,
+    for ``alpha + sigma = 1``, is Lipman et al. 2023, ``v = noise - clean``.
     """
     if prediction == "epsilon":
         return (x - sigma * output) / alpha
@@ -31,6 +32,8 @@ def to_clean(
         return output
     if prediction == "v_prediction":
         return alpha * x - sigma * output
+    if prediction == "flow_velocity":
+        return x - sigma * output
     raise PcmError(f"unknown prediction type {prediction!r}: use one of {get_args(PredictionType)}")
 
 
@@ -44,6 +47,8 @@ def training_target(
         return clean
     if prediction == "v_prediction":
         return alpha * noise - sigma * clean
+    if prediction == "flow_velocity":
+        return noise - clean
     raise PcmError(f"unknown prediction type {prediction!r}: use one of {get_args(PredictionType)}")
 
 

@@ -42,18 +42,18 @@ def solver_timesteps(train_steps: int, steps: int, spacing: Spacing, offset: int
     return result
 
 
-def dpm_coefficients(abar: Tensor, order: int) -> tuple[Tensor, Tensor]:
+def dpm_coefficients(alpha: Tensor, sigma: Tensor, order: int) -> tuple[Tensor, Tensor]:
     """Return ``decay (N,)`` and ``gains (N, order)`` of the multistep solver, ending at no noise.
 
     Args:
-        abar: ``(N,)`` cumulative products at the visited timesteps, float64.
+        alpha: ``(N,)`` signal levels visited, float64; the first may be zero.
+        sigma: ``(N,)`` noise levels visited, float64.
         order: 2 (midpoint) or 3.
     """
-    steps = abar.shape[0]
-    alpha = torch.cat([abar.sqrt(), abar.new_ones(1)])
-    sigma = torch.cat([(1 - abar).sqrt(), abar.new_zeros(1)])
+    steps = alpha.shape[0]
+    alpha, sigma = torch.cat([alpha, alpha.new_ones(1)]), torch.cat([sigma, sigma.new_zeros(1)])
     level = [*(alpha[:-1] / sigma[:-1]).log().tolist(), float("inf")]
-    decay, gains = sigma[1:] / sigma[:-1], abar.new_zeros(steps, order)
+    decay, gains = sigma[1:] / sigma[:-1], alpha.new_zeros(steps, order)
     for j in range(steps):
         h = level[j + 1] - level[j]
         # -alpha (exp(-h) - 1), the weight of a first-order step

@@ -105,6 +105,14 @@ class PolicyConfig:
                 f"horizon={self.horizon} is too short for obs_steps={self.obs_steps} and "
                 f"action_steps={self.action_steps}: need obs_steps - 1 + action_steps"
             )
+        flow = self.schedule.name == "flow"
+        fitting = ("flow_velocity", "sample") if flow else ("epsilon", "sample", "v_prediction")
+        if self.prediction not in fitting or flow != self.sampler.name.startswith("flow"):
+            raise PcmError(
+                f"schedule={self.schedule.name} with prediction={self.prediction} and sampler="
+                f"{self.sampler.name}: a flow takes flow_velocity or sample, and flow_euler or "
+                "flow_2m; the other schedules take epsilon, sample or v_prediction"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PolicyConfig":

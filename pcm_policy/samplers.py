@@ -16,9 +16,9 @@ from torch import Tensor
 
 from pcm_policy.errors import PcmError
 from pcm_policy.multistep import dpm_coefficients, solver_timesteps
-from pcm_policy.schedules import NoiseSchedule, Spacing, timesteps
+from pcm_policy.schedules import NoiseSchedule, Spacing, flow_levels, timesteps
 
-SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m"]
+SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "flow_euler", "flow_2m"]
 Previous = Literal["next", "ratio"]
 Variance = Literal["fixed_small", "fixed_large"]
 
@@ -29,7 +29,8 @@ class SamplerConfig:
 
     Attributes:
         name: ``ddpm`` (Ho et al. 2020), ``ddim`` (Song et al. 2021), or DPM-Solver++ of second or
-            third order, ``dpmpp_2m``, ``dpmpp_3m`` (:mod:`pcm_policy.multistep`).
+            third order, ``dpmpp_2m``, ``dpmpp_3m`` (:mod:`pcm_policy.multistep`); with the schedule
+            ``flow``, ``flow_euler`` or the second-order multistep ``flow_2m``.
         steps: number of denoising steps ``N``.
         spacing: which training timesteps are visited.
         eta: DDIM's noise: 0 is deterministic, 1 has DDPM's variance.
@@ -41,6 +42,7 @@ class SamplerConfig:
         rederive_epsilon: after clipping the predicted chunk, compute the noise from the clipped
             chunk (diffusers' ``use_clipped_model_output``). DDPM has no such choice.
         variance: DDPM's step variance.
+        shift: a flow's timestep shift.
     """
 
     name: SamplerName = "ddim"
@@ -52,6 +54,7 @@ class SamplerConfig:
     final_alpha_one: bool = True
     rederive_epsilon: bool = True
     variance: Variance = "fixed_small"
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -66,6 +69,8 @@ class SamplerConfig:
                 )
         if not 0 <= self.eta <= 1:
             raise PcmError(f"sampler eta={self.eta}: use a value from 0 to 1")
+        if self.shift <= 0:
+            raise PcmError(f"sampler shift={self.shift}: must be above zero")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ class AffineSampler:
     """Coefficients of ``X = p x_0 + S z + M xhat`` for ``N`` steps.
 
     Attributes:
-        timesteps: ``(N,)`` int64, the training timestep shown to the network at state ``j``.
+        timesteps: ``(N,)`` training timestep shown to the network at state ``j``: int64, for a flow
+            floating.
         alpha: ``(N,)`` signal level at that timestep.
         sigma: ``(N,)`` noise level at that timestep.
         clip_gain: ``(N,)``; the sampler is affine in ``xhat + clip_gain (clip(xhat) - xhat)``.
@@ -109,7 +115,7 @@ class AffineSampler:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "AffineSampler":
         """Return a copy whose coefficients lie on ``device`` in ``dtype``."""
         moved: dict[str, Any] = {
-            name: value.to(device=device, dtype=None if name == "timesteps" else dtype)
+            name: value.to(device=device, dtype=value.dtype if name == "timesteps" else dtype)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
         }
@@ -122,15 +128,28 @@ def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampl
     Raises:
         PcmError: more steps than the schedule was trained with, or an invalid spacing.
     """
+    flow = config.name in ("flow_euler", "flow_2m")
+    if flow != (schedule.name == "flow"):
+        raise PcmError(
+            f"sampler {config.name} does not belong to noise schedule {schedule.name}: flow_euler "
+            "and flow_2m are for schedule=flow, all others for the rest"
+        )
+    if flow:
+        sigma = flow_levels(schedule.train_steps, config.steps, config.spacing, config.shift)
+        visited, alpha = sigma * schedule.train_steps, 1.0 - sigma
+        if config.name == "flow_2m":
+            return unroll_multistep(visited, alpha, sigma, *dpm_coefficients(alpha, sigma, 2))
+        decay = torch.cat([sigma[1:], sigma.new_zeros(1)]) / sigma
+        none = torch.zeros_like(decay)
+        return unroll(visited, alpha, sigma, decay, 1.0 - decay, none, torch.ones_like(decay))
     abar = schedule.alphas_cumprod()
     if config.name in ("dpmpp_2m", "dpmpp_3m"):
         visited = solver_timesteps(
             schedule.train_steps, config.steps, config.spacing, config.offset
         )
         order = 2 if config.name == "dpmpp_2m" else 3
-        decay, gains = dpm_coefficients(abar[visited], order)
         alpha, sigma = abar[visited].sqrt(), (1 - abar[visited]).sqrt()
-        return unroll_multistep(visited, alpha, sigma, decay, gains)
+        return unroll_multistep(visited, alpha, sigma, *dpm_coefficients(alpha, sigma, order))
     visited = timesteps(schedule.train_steps, config.steps, config.spacing, config.offset)
     if config.previous == "ratio":
         previous = visited - schedule.train_steps // config.steps

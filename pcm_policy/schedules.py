@@ -16,12 +16,18 @@ from torch import Tensor
 from pcm_policy.errors import PcmError
 
 BetaSchedule = Literal["squaredcos_cap_v2", "linear"]
+ScheduleName = Literal["squaredcos_cap_v2", "linear", "flow"]
 Spacing = Literal["leading", "linspace", "trailing"]
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The forward process ``x_t = sqrt(abar_t) * x_clean + sqrt(1 - abar_t) * noise``.
+    """The forward process ``x = alpha clean + sigma noise``.
+
+    Variance preserving schedules have ``alpha = sqrt(abar_t)``, ``sigma = sqrt(1 - abar_t)`` at
+    integer training timesteps ``t``. ``flow`` (Lipman et al. 2023, Liu et al. 2023) is the straight
+    path ``alpha = 1 - s``, ``sigma = s`` at any level ``s`` in (0, 1]; the network is shown
+    ``t = s train_steps``, as diffusers does.
 
     The table is built in float32, as diffusers builds it, because checkpoints were trained on that
     table; arithmetic that uses it is float64. Sources: ``linear`` Ho et al. 2020 section 4;
@@ -31,15 +37,15 @@ class NoiseSchedule:
         PcmError: unknown schedule name, no training step, or betas outside (0, 1).
     """
 
-    name: BetaSchedule = "squaredcos_cap_v2"
+    name: ScheduleName = "squaredcos_cap_v2"
     train_steps: int = 100
     beta_start: float = 1e-4
     beta_end: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(BetaSchedule):
+        if self.name not in get_args(ScheduleName):
             raise PcmError(
-                f"unknown noise schedule {self.name!r}: use one of {get_args(BetaSchedule)}"
+                f"unknown noise schedule {self.name!r}: use one of {get_args(ScheduleName)}"
             )
         if self.train_steps < 1:
             raise PcmError(f"train_steps={self.train_steps}: a schedule needs at least one step")
@@ -49,7 +55,13 @@ class NoiseSchedule:
             )
 
     def alphas_cumprod(self) -> Tensor:
-        """Return the table ``abar``, ``(train_steps,)``: float64 values of a float32 table."""
+        """Return the table ``abar``, ``(train_steps,)``: float64 values of a float32 table.
+
+        Raises:
+            PcmError: a flow, which has no such table.
+        """
+        if self.name == "flow":
+            raise PcmError("schedule=flow has no table of alphas: use sampler=flow_euler, flow_2m")
         if self.name == "linear":
             betas = torch.linspace(
                 self.beta_start, self.beta_end, self.train_steps, dtype=torch.float32
@@ -65,6 +77,34 @@ class NoiseSchedule:
                 dtype=torch.float32,
             )
         return torch.cumprod(1.0 - betas, dim=0).double()
+
+
+def flow_levels(train_steps: int, steps: int, spacing: Spacing, shift: float) -> Tensor:
+    """Return the descending noise levels ``s`` that a flow sampler visits, from 1, without the 0.
+
+    Args:
+        train_steps: ``linspace`` ends at ``1 / train_steps``, as in diffusers.
+        steps: number of sampling steps ``N``.
+        spacing: ``trailing`` divides [0, 1] evenly; ``linspace`` holds 1 and ``1 / train_steps``.
+        shift: ``s`` becomes ``shift s / (1 + (shift - 1) s)`` (Esser et al. 2024, eq. 23): more
+            steps at high noise above one.
+
+    Returns:
+        ``(steps,)`` float64.
+
+    Raises:
+        PcmError: ``leading``, which would not start at pure noise, or no step.
+    """
+    if spacing == "leading":
+        raise PcmError("a flow starts at pure noise: use spacing=trailing or linspace")
+    if steps < 1:
+        raise PcmError(f"solver.steps={steps}: at least one step is needed")
+    index = torch.arange(steps, dtype=torch.float64)
+    if spacing == "trailing":
+        level = 1.0 - index / steps
+    else:
+        level = torch.linspace(1.0, 1.0 / train_steps, steps, dtype=torch.float64)
+    return shift * level / (1.0 + (shift - 1.0) * level)
 
 
 def timesteps(train_steps: int, steps: int, spacing: Spacing, offset: int = 0) -> Tensor:

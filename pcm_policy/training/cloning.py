@@ -96,12 +96,15 @@ class Cloning:
         self.module: nn.Module = policy.network
         self.policy, self.train, self.held_out = policy, train, held_out
         self.batch, self.seed = batch, seed
-        self.abar = policy.config.schedule.alphas_cumprod().float()
+        schedule = policy.config.schedule
+        flow = schedule.name == "flow"
+        self.abar = None if flow else schedule.alphas_cumprod().float()
 
     def to(self, device: torch.device) -> None:
         """Move the windows and the schedule."""
         self.train, self.held_out = self.train.to(device), self.held_out.to(device)
-        self.abar = self.abar.to(device)
+        if self.abar is not None:
+            self.abar = self.abar.to(device)
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
@@ -130,11 +133,20 @@ class Cloning:
     ) -> Tensor:
         device = windows.cond.device
         shape = (rows.shape[0], *windows.chunk.shape[1:])
-        t = torch.randint(self.abar.shape[0], rows.shape, generator=generator)
+        trained = self.policy.config.schedule.train_steps
+        if self.abar is None:  # any level of a flow, zero noise left out
+            t = (1.0 - torch.rand(rows.shape, generator=generator)) * trained
+        else:
+            t = torch.randint(trained, rows.shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
         rows, t, noise = (share(v).to(device) for v in (rows, t, noise))
-        clean, abar = windows.chunk[rows], self.abar[t].view(-1, 1, 1)
-        alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
+        clean = windows.chunk[rows]
+        if self.abar is None:
+            sigma = (t / trained).view(-1, 1, 1)
+            alpha = 1 - sigma
+        else:
+            abar = self.abar[t].view(-1, 1, 1)
+            alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         target = training_target(clean, noise, alpha, sigma, self.policy.config.prediction)
         output: Tensor = module(alpha * clean + sigma * noise, t, windows.cond[rows])
         return nn.functional.mse_loss(output.float(), target)
