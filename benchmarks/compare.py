@@ -4,122 +4,30 @@
     python benchmarks/compare.py picture FILE.json [PICTURE.png]
 
 Timing: one call from raw observations to the normalised chunk, its noise drawn inside; warm-up
-first, device synchronised on both sides, all sides of a sampler taking turns call by call. Errors
+first, device synchronised on both sides, all sides of a sampler taking turns call by call. Our rows
+run eagerly and, on CUDA, as graphs too (``--modes``); the other packages run as shipped. Errors
 are largest absolute and root mean square differences to the sequential chunk of the row's
 reference sampler, same noise. LeRobot's rows need ``PCM_LEROBOT_PYTHON``
 (``benchmarks/lerobot_env.py``) and are left out unless its chunks equal ours.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare_diffusers import diffusers_sides
-from compare_floor import Ceilings, ceilings, copy_bandwidth, floor, network_cost
-from compare_floor import peak_memory as peak
+from compare_floor import ceilings
+from compare_measure import measure
 from compare_picture import print_table, write_picture
 from compare_policies import identity, load
-from compare_sides import Side, common_sampler, head_sides, our_sides
-from compare_timing import WARMUP, batches, counted, errors, take_turns
-from torch import Tensor
+from compare_timing import WARMUP, batches
 
 from pcm_policy.checkpoint import to_json, write_text
-from pcm_policy.errors import PcmError
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.samplers import SamplerConfig
-from pcm_policy.statistics import percentiles
 
 SAMPLERS = ("ddpm-100", "ddim-16", "ddim-32")
 POLICIES = ("released/pusht", "unet-5m", "unet-65m")
-
-
-def sides_of(
-    policy: DiffusionPolicy,
-    name: str,
-    obs: Tensor,
-    checked: int,
-    calibration: Tensor | None,
-    stack: ExitStack,
-    refused: list[dict[str, Any]],
-) -> Iterator[Side]:
-    """Yield all sides of one group: a sampler by name, or ``head`` for the head's own."""
-    if name == "head":
-        yield from head_sides(policy, obs.shape[1])
-        return
-    kind, steps = name.split("-")
-    sampler: SamplerConfig = common_sampler(kind, int(steps))
-    yield from our_sides(policy, sampler, obs.shape[1], calibration)
-    yield from diffusers_sides(policy, sampler)
-    import lerobot_side
-
-    if lerobot_side.python() is None:
-        refused.append({"row": f"lerobot {name}", "reason": "PCM_LEROBOT_PYTHON is not set"})
-        return
-    try:
-        seeds = list(range(min(checked, len(obs))))
-        peer = stack.enter_context(lerobot_side.LeRobot(policy, sampler, obs, seeds))
-        yield peer.side()
-    except PcmError as error:
-        refused.append({"row": f"lerobot {name}", "reason": str(error)})
-
-
-def measure(
-    policy: DiffusionPolicy,
-    name: str,
-    obs: Tensor,
-    limits: Ceilings,
-    args: argparse.Namespace,
-    calibration: Tensor | None = None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure one group of rows, and return it with the rows that were refused."""
-    batch, device = obs.shape[1], obs.device
-    rows: list[dict[str, Any]] = []
-    refused: list[dict[str, Any]] = []
-    cost = network_cost(policy, batch)
-    with ExitStack() as stack:
-        sides = list(sides_of(policy, name, obs, args.checked, calibration, stack, refused))
-        timed = take_turns(sides, obs, args.calls, args.seconds, args.least)
-        for side, calls in zip(sides, timed, strict=True):
-            ms, rounds, nfe = (list(x) for x in zip(*calls, strict=True))
-            mean_rounds, mean_nfe = sum(rounds) / len(rounds), sum(nfe) / len(nfe)
-            count = cost["operations"] * mean_nfe
-            memory = None
-            if side.local:
-                # counted on one call; adaptive rows are scaled to the mean of the timed ones
-                once: list[tuple[float, int]] = []
-                memory = peak(lambda s=side, o=once: o.append(counted(s, obs[0])), device)
-                count = once[0][0] * mean_nfe / once[0][1]
-            round_bytes = cost["weight_bytes"] + cost["activation_bytes"] * mean_nfe / mean_rounds
-            near = copy_bandwidth(device, int(round_bytes), 0.05)
-            bound = floor(cost, limits, near, mean_rounds, mean_nfe, count)
-            times = {f"{k}_ms": v for k, v in percentiles(ms).items()}
-            rows.append(
-                {
-                    "package": side.package,
-                    "method": side.method,
-                    "solver": side.label,
-                    "group": name,
-                    "mode": side.mode,
-                    "batch": batch,
-                    "calls": len(ms),
-                    "rounds": mean_rounds,
-                    "worst_rounds": max(rounds),
-                    "nfe": mean_nfe,
-                    **times,
-                    **errors(policy, side, obs[: args.checked]),
-                    **bound,
-                    "times_floor": times["p50_ms"] / bound["floor_ms"],
-                    "near_bandwidth": near,
-                    "memory_bytes": memory,
-                    "reference": asdict(side.reference),
-                    "note": side.note,
-                }
-            )
-    return rows, refused
 
 
 def add_ratios(rows: list[dict[str, Any]]) -> None:
@@ -143,7 +51,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the comparison and write its file after every group."""
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    torch.backends.cuda.matmul.allow_tf32 = args.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
+    args.modes = args.modes or (["eager", "graph"] if device.type == "cuda" else ["eager"])
     report: dict[str, Any] = identity(device) | {"dtype": "float32", "device": str(device)}
+    report["precision"] = args.precision
     limits = ceilings(device, torch.float32, small=args.small)
     report |= {
         "ceilings": asdict(limits),
@@ -182,8 +94,10 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     take.add_argument("--calls", type=int, default=200, help="most calls a side")
     take.add_argument("--seconds", type=float, default=60.0, help="time for a group of rows")
-    take.add_argument("--least", type=int, default=5, help="fewest calls a side")
-    take.add_argument("--checked", type=int, default=3, help="calls the errors are over")
+    take.add_argument("--least", type=int, default=3, help="fewest calls a side")
+    take.add_argument("--checked", type=int, default=2, help="calls the errors are over, 2 or more")
+    take.add_argument("--modes", nargs="+", help="of our rows: eager graph compile")
+    take.add_argument("--precision", choices=("float32", "tf32"), default="float32")
     take.add_argument("--threads", type=int, default=torch.get_num_threads())
     take.add_argument("--device", default="cpu")
     take.add_argument("--small", action="store_true", help="rough ceilings, for tests")

@@ -1,13 +1,12 @@
 """diffusers' rows: its schedulers in the usual loop, and its parallel schedulers in ParaDiGMS."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import diffusers
 import torch
 from compare_parallel import TOLERANCE, paradigms_diffusers
-from compare_sides import Side, Solved, draw_noise
+from compare_sides import Side, Solved, draw_noise, finest
 from torch import Tensor
 
 from pcm_policy.policy import DiffusionPolicy
@@ -84,7 +83,7 @@ def diffusers_sides(policy: DiffusionPolicy, sampler: SamplerConfig) -> Iterator
     if sampler.name == "ddim":
         # a different sampler of the same ODE: its error is taken to the finest DDIM there is;
         # diffusers' own advice for the cosine schedule is to clip the log SNR at -5.1
-        fine = replace(sampler, steps=policy.config.schedule.train_steps)
+        fine = finest(policy, sampler)
         scheduler = diffusers.DPMSolverMultistepScheduler(**settings, lambda_min_clipped=-5.1)
         note = "another sampler, without clipping; error to sequential DDIM with all timesteps"
         yield diffusers_loop(policy, scheduler, f"dpmsolver++-{sampler.steps}", fine, note)

@@ -7,12 +7,9 @@ would undercut a floor made with main memory's bandwidth, so the copy is also ti
 set's own size and the faster of the two counts: the floor stays a floor.
 """
 
-import ctypes
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,29 +91,37 @@ def weight_bytes(module: nn.Module) -> int:
 
 
 @torch.inference_mode()
-def network_cost(policy: DiffusionPolicy, batch: int) -> dict[str, float]:
+def network_cost(
+    policy: DiffusionPolicy, batch: int, network: nn.Module | None = None
+) -> dict[str, float]:
     """Return bytes and operations of one state's evaluation at a batch size.
+
+    Args:
+        policy: the policy.
+        batch: chunks a call.
+        network: what runs in place of the policy's own network, such as a copy in bfloat16.
 
     Returns:
         ``weight_bytes``; ``activation_bytes``, inputs and outputs of all layers; ``operations``.
     """
     config, moved = policy.config, 0
+    network = policy.network if network is None else network
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal moved
         moved += sum(x.numel() * x.element_size() for x in (*inputs, output))
 
-    leaves = [m for m in policy.network.modules() if not list(m.children())]
+    leaves = [m for m in network.modules() if not list(m.children())]
     hooks = [m.register_forward_hook(note) for m in leaves if not isinstance(m, nn.Identity)]
     kind = {"device": policy.device, "dtype": policy.dtype}
     x = torch.zeros(batch, config.horizon, config.action_dim, **kind)
     t = torch.zeros(batch, dtype=torch.int64, device=policy.device)
     cond = torch.zeros(batch, config.obs_steps * config.obs_dim, **kind)
-    count = operations(lambda: policy.network(x, t, cond))
+    count = operations(lambda: network(x, t, cond))
     for hook in hooks:
         hook.remove()
     return {
-        "weight_bytes": float(weight_bytes(policy.network)),
+        "weight_bytes": float(weight_bytes(network)),
         "activation_bytes": float(moved),
         "operations": count,
     }
@@ -148,32 +153,3 @@ def floor(
         "floor_bytes": moved,
         "floor_operations": count,
     }
-
-
-def peak_memory(run: Callable[[], Any], device: torch.device) -> float | None:
-    """Return how many bytes a call needs at its peak beyond what was held before.
-
-    CUDA: ``max_memory_allocated``, less what was allocated. CPU: the peak of the resident set,
-    which Linux lets a process reset; None where it does not.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        synchronize(device)
-        return float(torch.cuda.max_memory_allocated(device) - before)
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # freed pages would hide what the call takes
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _status("VmRSS")
-        run()
-        return float(max(0, _status("VmHWM") - before))
-    except (OSError, AttributeError, StopIteration):
-        return None
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(x for x in lines if x.startswith(field)).split()[1])

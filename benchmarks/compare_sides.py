@@ -4,7 +4,7 @@ Every side draws its own noise inside the timed call, from a generator with the 
 order: the initial chunk, then one chunk a step. So all sides of one sampler see the same numbers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.runtime import Runtime
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 
@@ -26,6 +27,7 @@ OURS: tuple[dict[str, Any], ...] = (  # one line a row; ``sampler`` is filled in
     {"method": "newton", "tolerance": ERROR},
     {"method": "paradigms", "tolerance": ERROR},
 )
+OTHER: tuple[dict[str, Any], ...] = ({"method": "sequential"}, {"method": "picard", "rounds": 4})
 WITH_HEAD: tuple[dict[str, Any], ...] = (  # rows of the head's own sampler
     {"method": "sequential"},
     {"method": "pcm", "rounds": 1},
@@ -63,7 +65,7 @@ class Side:
         reference: the sampler whose sequential chunk the row's error is taken to.
         run: ``(obs (B, To, Do) raw, seed) -> Solved``.
         mode: ``eager``, or what the row runs under.
-        local: runs in this process, so that its operations and memory can be counted.
+        memory: measures the bytes of a call where that is not in this process, else None.
         note: what a reader must know about the row.
     """
 
@@ -73,7 +75,7 @@ class Side:
     reference: SamplerConfig
     run: Callable[[Tensor, int], Solved]
     mode: str = "eager"
-    local: bool = True
+    memory: Callable[[], float | None] | None = None
     note: str = ""
 
 
@@ -102,55 +104,61 @@ def draw_noise(policy: DiffusionPolicy, sampler: SamplerConfig, batch: int, seed
     return Noise(initial, torch.stack([draw() for _ in range(sampler.steps)]))
 
 
-def ours(policy: DiffusionPolicy, solver: SolverConfig, mode: str = "eager") -> Side:
-    """Return a row of this package."""
+def finest(policy: DiffusionPolicy, sampler: SamplerConfig) -> SamplerConfig:
+    """Return DDIM with all timesteps, which judges other samplers of the same ODE."""
+    return replace(sampler, steps=policy.config.schedule.train_steps)
 
+
+def ours(
+    policy: DiffusionPolicy,
+    solver: SolverConfig,
+    runtime: Runtime | None = None,
+    reference: SamplerConfig | None = None,
+) -> Side:
+    """Return a row of this package, run by ``runtime`` or else eagerly.
+
+    Its error is taken to the solver's own sampler, or else to ``reference``.
+    """
+
+    @torch.inference_mode()
     def run(obs: Tensor, seed: int) -> Solved:
         noise = draw_noise(policy, solver.sampler, len(obs), seed)
-        found = policy.solve(obs, solver, noise)
+        solve = policy.solve if runtime is None else runtime.solve
+        found = solve(obs, solver, noise)
         return Solved(found.sample, found.rounds, found.nfe)
 
-    return Side("pcm_policy", solver.method, solver.label, solver.sampler, run, mode)
-
-
-def graphed(policy: DiffusionPolicy, solver: SolverConfig, batch: int) -> Side:
-    """Return a row of this package that replays a CUDA graph, with the same noise."""
-    from gpu_sides import Solve
-
-    captured = Solve(policy, solver, batch, graph=True)
-
-    def run(obs: Tensor, seed: int) -> Solved:
-        noise = draw_noise(policy, solver.sampler, batch, seed)
-        captured.obs.copy_(obs)
-        captured.initial.copy_(noise.initial)
-        if captured.kicks is not None and noise.steps is not None:
-            captured.kicks.copy_(noise.steps)
-        return Solved(captured.replay().clone(), captured.rounds, captured.nfe)
-
-    # a replay shows neither its operations nor its memory to this process
-    return replace(ours(policy, solver, "graph"), run=run, local=False)
+    mode = "eager" if runtime is None else runtime.config.mode
+    note = "" if reference is None else "error to sequential DDIM with all timesteps"
+    target = reference or solver.sampler
+    return Side("pcm_policy", solver.method, solver.label, target, run, mode, note=note)
 
 
 def rows_of(
-    policy: DiffusionPolicy, sampler: SamplerConfig, rows: tuple[dict[str, Any], ...], batch: int
+    policy: DiffusionPolicy,
+    sampler: SamplerConfig,
+    rows: tuple[dict[str, Any], ...],
+    runtimes: Sequence[Runtime],
+    reference: SamplerConfig | None = None,
 ) -> Iterator[Side]:
-    """Yield a row a line, and on CUDA again as a graph where nothing is read back."""
+    """Yield a row a line, eagerly and by every runtime."""
     for values in rows:
         solver = SolverConfig(sampler=sampler, **values)
-        yield ours(policy, solver)
-        if policy.device.type == "cuda" and solver.tolerance is None:
-            yield graphed(policy, solver, batch)
+        for runtime in (None, *runtimes):
+            yield ours(policy, solver, runtime, reference)
 
 
 def our_sides(
-    policy: DiffusionPolicy, sampler: SamplerConfig, batch: int, calibration: Tensor | None = None
+    policy: DiffusionPolicy,
+    sampler: SamplerConfig,
+    runtimes: Sequence[Runtime] = (),
+    calibration: Tensor | None = None,
 ) -> Iterator[Side]:
     """Yield this package's rows for one sampler.
 
     Args:
         policy: the policy.
         sampler: the sampler.
-        batch: chunks a call.
+        runtimes: other ways to run it than eagerly.
         calibration: ``(n, To, Do)`` observations for the mean Jacobian that ``newton`` needs, none
             of them timed; without them that row is left out.
     """
@@ -159,11 +167,14 @@ def our_sides(
         rows = tuple(values for values in OURS if values["method"] != "newton")
     else:
         policy.calibrate(calibration, sampler)
-    yield from rows_of(policy, sampler, rows, batch)
+    yield from rows_of(policy, sampler, rows, runtimes)
+    if sampler.name == "ddim":  # beside diffusers' DPM-Solver, judged as that is
+        other = SamplerConfig("dpmpp_2m", sampler.steps)
+        yield from rows_of(policy, other, OTHER, runtimes, finest(policy, sampler))
 
 
-def head_sides(policy: DiffusionPolicy, batch: int) -> Iterator[Side]:
+def head_sides(policy: DiffusionPolicy, runtimes: Sequence[Runtime] = ()) -> Iterator[Side]:
     """Yield the rows of a policy's PCM head, which belongs to one sampler."""
     head = policy.config.head
     if head is not None:
-        yield from rows_of(policy, head.sampler, WITH_HEAD, batch)
+        yield from rows_of(policy, head.sampler, WITH_HEAD, runtimes)

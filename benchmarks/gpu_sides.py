@@ -1,24 +1,28 @@
-"""What ``gpu.py`` times: solves in CUDA graphs, and the usual eager loop.
+"""What ``gpu.py`` times: solves of this package by its runtime, and the usual eager loop.
 
-A call is what a controller waits for: observations from the host to the device, fresh noise, the
-solve, the chunk back on the host. Noise is drawn on the device, outside the graph.
+A call is what a controller waits for: observations from the host to the device, fresh noise drawn
+on the device, the solve, the chunk back on the host.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from pcm_policy.denoise import Network
 from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy, HeadConfig, PolicyConfig
+from pcm_policy.runtime import Precision, Runtime, RuntimeConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 
-WARMUP = 3
+PRECISIONS = ("float32", "tf32", "bf16", "fp16")
+Call = Callable[[Tensor], Tensor]
+WARMUP = 10
 
 
-def build(down_dims: tuple[int, ...], device: torch.device) -> DiffusionPolicy:
+def build(down_dims: Sequence[int], device: torch.device) -> DiffusionPolicy:
     """Build a U-Net policy of Push-T's sizes with random weights and a PCM head for DDIM-16."""
     torch.manual_seed(0)
     head = HeadConfig("window", {}, SamplerConfig("ddim", 16), base="")
@@ -28,128 +32,162 @@ def build(down_dims: tuple[int, ...], device: torch.device) -> DiffusionPolicy:
     return DiffusionPolicy(config).to(device)
 
 
+def runtime(policy: DiffusionPolicy, mode: str, precision: str) -> Runtime:
+    """Return a runtime; TF32 is on for the whole process unless ``precision`` is float32."""
+    own: Precision = "float32"
+    if precision in ("bf16", "fp16"):
+        own = precision  # type: ignore[assignment]
+    config = RuntimeConfig(mode, own, tf32=precision != "float32")  # type: ignore[arg-type]
+    return Runtime(policy, config)
+
+
 class Solve:
-    """One solver at one batch size with fixed memory for inputs, noise and output.
+    """One solver at one batch size.
 
     Args:
         policy: the policy.
-        solver: a solver that reads nothing back: no tolerance.
+        solver: how to solve.
         batch: chunks a call.
-        graph: replay a CUDA graph; else run eagerly.
+        run: how the solve is executed.
     """
 
     def __init__(
-        self, policy: DiffusionPolicy, solver: SolverConfig, batch: int, graph: bool
+        self, policy: DiffusionPolicy, solver: SolverConfig, batch: int, run: Runtime
     ) -> None:
         config, device = policy.config, policy.device
-        self.policy, self.solver = policy, solver
+        self.policy, self.solver, self.runtime = policy, solver, run
         size = (batch, config.horizon, config.action_dim)
         steps = solver.sampler.steps if policy.sampler(solver.sampler).stochastic else 0
         self.obs = torch.zeros(batch, config.obs_steps, config.obs_dim, device=device)
-        self.initial = torch.zeros(size, device=device)
-        self.kicks = torch.zeros(steps, *size, device=device) if steps else None
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.out = self.initial
-        self.rounds = self.nfe = 0
-        if graph:
-            self._capture()
-
-    def _solve(self) -> Tensor:
-        found = self.policy.solve(self.obs, self.solver, Noise(self.initial, self.kicks))
-        self.rounds, self.nfe = found.rounds, found.nfe
-        return found.sample
-
-    def _capture(self) -> None:
-        # libraries choose their kernels and allocate work space in the first calls, which a
-        # capture must not see; they run on a side stream because the capture does
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARMUP):
-                self._solve()
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.out = self._solve()
+        initial = torch.zeros(size, device=device)
+        self.noise = Noise(initial, torch.zeros(steps, *size, device=device) if steps else None)
+        self.rounds: list[int] = []
+        self.nfe: list[int] = []
 
     def draw(self, generator: torch.Generator | None = None) -> None:
         """Fill the noise."""
-        self.initial.normal_(generator=generator)
-        if self.kicks is not None:
-            self.kicks.normal_(generator=generator)
+        for part in (self.noise.initial, self.noise.steps):
+            if part is not None:
+                part.normal_(generator=generator)
 
-    def replay(self) -> Tensor:
+    def solve(self) -> Tensor:
         """Solve with what the inputs hold and return the chunk on the device."""
-        if self.graph is None:
-            self.out = self._solve()
-        else:
-            self.graph.replay()
-        return self.out
+        found = self.runtime.solve(self.obs, self.solver, self.noise)
+        self.rounds.append(found.rounds)
+        self.nfe.append(found.nfe)
+        return found.sample
 
+    @torch.inference_mode()
     def __call__(self, obs: Tensor) -> Tensor:
         """Answer ``(B, To, Do)`` observations on the host with ``(B, T, Da)`` on the host."""
         self.obs.copy_(obs, non_blocking=True)
         self.draw()
-        return self.replay().cpu()
+        return self.solve().cpu()
 
-    def sequential(self) -> Tensor:
-        """Return the eager sequential chunk for the same inputs and noise."""
-        solver = SolverConfig("sequential", self.solver.sampler)
-        return self.policy.solve(self.obs, solver, Noise(self.initial, self.kicks)).sample
+    @torch.inference_mode()
+    def errors(self, eager: Runtime) -> dict[str, float]:
+        """Return the distance to the eager sequential chunk, same noise, after a call.
+
+        Args:
+            eager: of the same precision; full float32 is compared with as well.
+        """
+        self.draw(torch.Generator(self.obs.device).manual_seed(1))
+        found = self.solve()
+        same = SolverConfig("sequential", self.solver.sampler)
+        off = found - eager.solve(self.obs, same, self.noise).sample
+        flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        full = found - self.policy.run(self.obs, same, self.noise).sample
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
+        return {
+            "max_abs_error": float(off.abs().max()),
+            "rmse": float(off.square().mean().sqrt()),
+            "max_abs_error_to_float32": float(full.abs().max()),
+        }
 
 
-@dataclass(frozen=True)
 class EagerLoop:
     """The usual loop of published policies: network call, scalar coefficients, step, repeat.
 
-    Attributes:
+    Args:
         policy: the policy.
         sampler: DDPM or DDIM.
+        network: the policy's network, in the precision of the run.
     """
 
-    policy: DiffusionPolicy
-    sampler: SamplerConfig
+    def __init__(self, policy: DiffusionPolicy, sampler: SamplerConfig, network: Network) -> None:
+        self.policy, self.network = policy, network
+        table = policy.sampler(sampler).to("cpu", torch.float32)
+        columns = (table.alpha, table.sigma, table.decay, table.gain, table.noise)
+        # plain numbers, once: reading them off the device in the loop would be our fault
+        self.steps = list(
+            zip(
+                table.timesteps.tolist(), *(c.tolist()[: table.steps] for c in columns), strict=True
+            )
+        )
+        self.stochastic = table.stochastic
 
     @torch.inference_mode()
     def __call__(self, obs: Tensor) -> Tensor:
         """Answer ``(B, To, Do)`` observations on the host with ``(B, T, Da)`` on the host."""
-        policy, device = self.policy, self.policy.device
-        table = policy.sampler(self.sampler)
-        size = (len(obs), policy.config.horizon, policy.config.action_dim)
-        return self.run(obs, torch.randn(size, device=device), table.stochastic).cpu()
+        config, device = self.policy.config, self.policy.device
+        size = (len(obs), config.horizon, config.action_dim)
+        return self.run(obs, torch.randn(size, device=device)).cpu()
 
     @torch.inference_mode()
-    def run(self, obs: Tensor, x: Tensor, stochastic: bool = False) -> Tensor:
+    def run(self, obs: Tensor, x: Tensor) -> Tensor:
         """Return the chunk on the device, from the initial noise ``x``."""
-        policy = self.policy
-        cond = policy.condition(obs.to(policy.device))
-        table = policy.sampler(self.sampler).to("cpu", torch.float32)
-        for j, t in enumerate(table.timesteps.tolist()):
+        cond = self.policy.condition(obs.to(self.policy.device, non_blocking=True))
+        for t, alpha, sigma, decay, gain, noise in self.steps:
             steps = torch.full((len(x),), t, dtype=torch.int64, device=x.device)
-            output = policy.network(x, steps, cond)
-            clean = (x - float(table.sigma[j]) * output) / float(table.alpha[j])
-            clean = clean.clamp(-1, 1)
-            x = float(table.decay[j]) * x + float(table.gain[j]) * clean
-            if stochastic and t > 0:
-                x = x + float(table.noise[j]) * torch.randn_like(x)
+            output = self.network(x, steps, cond)
+            clean = ((x - sigma * output) / alpha).clamp(-1, 1)
+            x = decay * x + gain * clean
+            if self.stochastic and t > 0:
+                x = x + noise * torch.randn_like(x)
         return x
 
 
-def worst_rounds(policy: DiffusionPolicy, sampler: SamplerConfig, error: float, tries: int) -> int:
+def time_turns(
+    calls: Mapping[str, Call], obs: torch.Tensor, count: int, seconds: float
+) -> dict[str, list[float]]:
+    """Time end-to-end calls that take turns.
+
+    Args:
+        calls: by name.
+        obs: ``(n, B, To, Do)`` on the host, pinned on CUDA.
+        count: timed calls each.
+        seconds: no turn starts after this long.
+
+    Returns:
+        Milliseconds of every call; its end is the chunk's arrival on the host.
+    """
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    for turn in range(-min(WARMUP, count), count):
+        if turn > 2 and time.perf_counter() > end:
+            break
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call(obs[turn % len(obs)])
+            if turn >= 0:
+                spent[name].append((time.perf_counter() - start) * 1e3)
+    return spent
+
+
+@torch.inference_mode()
+def worst_rounds(
+    policy: DiffusionPolicy, sampler: SamplerConfig, error: float, tries: int, eager: Runtime
+) -> int:
     """Return the most rounds that certified Picard needs on these weights.
 
-    A graph has a fixed number of rounds; with this number it is as exact as the adaptive solve was
-    on all the tries. Random weights need more rounds than trained ones.
+    With this number a fixed number of rounds, one graph, is as exact as the adaptive solve was on
+    all the tries. Random weights need more rounds than trained ones.
     """
-    probe = Solve(policy, SolverConfig("picard", sampler, tolerance=error), 1, graph=False)
+    probe = Solve(policy, SolverConfig("picard", sampler, tolerance=error), 1, eager)
     generator = torch.Generator(policy.device).manual_seed(0)
-    most = 0
     for _ in range(tries):
         probe.obs.uniform_(-1, 1, generator=generator)
         probe.draw(generator)
-        probe.replay()
-        most = max(most, probe.rounds)
-    return most
-
-
-Call = Callable[[Tensor], Tensor]
+        probe.solve()
+    return max(probe.rounds)

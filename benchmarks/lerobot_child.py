@@ -3,8 +3,8 @@
     python lerobot_child.py FOLDER
 
 reads ``job.json``, ``weights.safetensors`` and ``inputs.safetensors`` in the folder, writes
-``chunks.safetensors``, prints ``ready`` and then answers every line of its input, a seed, with the
-milliseconds of one call, until its input ends.
+``chunks.safetensors``, prints ``ready`` and then answers every line of its input until that ends:
+a seed with the milliseconds of one call, ``memory`` with the bytes that a call takes.
 """
 
 import json
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from compare_memory import peak_memory
 from safetensors.torch import load_file, save_file
 
 
@@ -85,6 +86,8 @@ def main(folder: Path) -> None:
     """Answer one job."""
     job = json.loads((folder / "job.json").read_text())
     torch.set_num_threads(job["threads"])
+    torch.backends.cuda.matmul.allow_tf32 = job["tf32"]
+    torch.backends.cudnn.allow_tf32 = job["tf32"]
     policy = build(job, load_file(folder / "weights.safetensors"))
     inputs = {k: v.to(job["device"]) for k, v in load_file(folder / "inputs.safetensors").items()}
     initial = inputs.pop("initial")  # (n, B, T, Da), one row a seed
@@ -93,6 +96,10 @@ def main(folder: Path) -> None:
     save_file({"chunks": torch.stack(chunks).cpu()}, folder / "chunks.safetensors")
     print("ready", flush=True)
     for line in sys.stdin:
+        if line.strip() == "memory":
+            call = lambda: solve(policy, batches[0], None, 0)  # noqa: E731
+            print(peak_memory(call, torch.device(job["device"])), flush=True)
+            continue
         seed = int(line)
         wait()
         start = time.perf_counter()

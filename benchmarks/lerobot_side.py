@@ -79,12 +79,14 @@ class LeRobot:
         reason = unsupported(policy, sampler)
         if reason is not None:
             raise PcmError(reason)
+        name = python()
+        if name is None:
+            raise PcmError("PCM_LEROBOT_PYTHON is not set: see benchmarks/lerobot_env.py")
         self._folder = tempfile.TemporaryDirectory(prefix="lerobot-")
         self.policy, self.sampler, self.obs, self.seeds = policy, sampler, obs, seeds
         self._write(Path(self._folder.name))
         child = Path(__file__).with_name("lerobot_child.py")
-        name = python()
-        if name is None or not Path(name).exists():
+        if not Path(name).exists():
             raise PcmError(
                 f"PCM_LEROBOT_PYTHON={name}: make the environment with benchmarks/lerobot_env.py "
                 "and let the variable name its Python"
@@ -118,22 +120,29 @@ class LeRobot:
         self._folder.cleanup()
 
     def side(self) -> Side:
-        """Return the row: one call in the child, timed there."""
+        """Return the row: one call in the child, timed there.
+
+        Its chunks are those that were compared, one a seed in ``seeds``; the child keeps the chunks
+        of other seeds to itself, and the row's sample then is that of ``seed % n``.
+        """
+        steps = self.sampler.steps
 
         def run(obs: Tensor, seed: int) -> Solved:
-            assert self._child.stdin is not None
-            self._child.stdin.write(f"{seed}\n")
-            self._child.stdin.flush()
-            return Solved(
-                self._chunks[seed % len(self._chunks)], self._steps, self._steps, self._time()
-            )
+            ms = float(self._ask(str(seed)))
+            return Solved(self._chunks[seed % len(self._chunks)], steps, steps, ms)
 
-        self._steps = self.sampler.steps
-        label = f"{self.sampler.name}-{self.sampler.steps}"
-        return Side("lerobot", "sequential", label, self.sampler, run, local=False)
+        def memory() -> float | None:
+            answer = self._ask("memory")
+            return None if answer == "None" else float(answer)
 
-    def _time(self) -> float:
-        return float(self._line())
+        label = f"{self.sampler.name}-{steps}"
+        return Side("lerobot", "sequential", label, self.sampler, run, memory=memory)
+
+    def _ask(self, word: str) -> str:
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{word}\n")
+        self._child.stdin.flush()
+        return self._line()
 
     def _line(self) -> str:
         assert self._child.stdout is not None
@@ -159,6 +168,7 @@ class LeRobot:
         half = min(2, config.obs_dim - 1)  # the split does not matter: LeRobot joins both again
         job = {
             "threads": torch.get_num_threads(),
+            "tf32": torch.backends.cudnn.allow_tf32,
             "device": str(self.policy.device),
             "seeds": self.seeds,
             "dims": {"state": half, "env": config.obs_dim - half, "action": config.action_dim},

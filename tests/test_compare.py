@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 
 diffusers = pytest.importorskip("diffusers")
@@ -27,16 +29,20 @@ from compare_diffusers import (  # noqa: E402
     diffusers_parallel,
     scheduler_settings,
 )
+from compare_measure import checked_sides  # noqa: E402
 from compare_parallel import paradigms_diffusers  # noqa: E402
 from compare_policies import load  # noqa: E402
-from compare_sides import common_sampler, draw_noise, ours  # noqa: E402
+from compare_sides import Solved, common_sampler, draw_noise, ours  # noqa: E402
+from compare_timing import batches  # noqa: E402
+from gpu_sides import EagerLoop  # noqa: E402
 
+DDIM = SamplerConfig("ddim", 16)
 SAMPLERS = [("ddpm", 100), ("ddim", 16), ("ddim", 32)]
 ROW_KEYS = {
     "policy", "weights", "package", "method", "solver", "mode", "batch", "calls", "rounds", "nfe",
-    "p50_ms", "p95_ms", "p99_ms", "max_ms", "max_abs_error", "rmse", "speedup_over_ours_ddpm",
-    "speedup_over_own_ddpm", "memory_bytes", "floor_ms", "floor_memory_ms", "floor_arithmetic_ms",
-    "times_floor", "reference",
+    "p50_ms", "p95_ms", "p99_ms", "max_ms", "p99_over_p50", "max_abs_error", "rmse", "times_floor",
+    "speedup_over_ours_ddpm", "speedup_over_own_ddpm", "memory_bytes", "floor_ms",
+    "floor_memory_ms", "floor_arithmetic_ms", "reference",
 }  # fmt: skip
 FILE_KEYS = {"command", "commit", "hardware", "threads", "dtype", "ceilings", "rows", "refused"}
 
@@ -44,7 +50,7 @@ FILE_KEYS = {"command", "commit", "hardware", "threads", "dtype", "ceilings", "r
 @pytest.fixture(scope="module", params=["released/pusht", "unet-tiny"])
 def case(request: pytest.FixtureRequest) -> tuple[DiffusionPolicy, torch.Tensor]:
     policy, observations, _ = load(request.param, torch.device("cpu"))
-    return policy, compare.batches(observations, 3)
+    return policy, batches(observations, 3)
 
 
 @pytest.mark.parametrize(("name", "steps"), SAMPLERS)
@@ -141,10 +147,11 @@ def test_compare_file(report: dict) -> None:
     assert base["rounds"] == base["nfe"] == 100
     assert base["max_abs_error"] == 0
     assert rows["diffusers", "ddim-16", "ddim-16"]["max_abs_error"] <= 1e-5
+    assert rows["pcm_policy", "dpmpp_2m-16", "ddim-16"]["rounds"] == 16
     assert {"dpmsolver++-32", "paradigms tol 0.1 (ddpm-100)"} <= {s for _, s, _ in rows}
     assert rows["pcm_policy", "newton tol 0.001 (ddpm-100)", "ddpm-100"]["rounds"] < 100
     assert rows["pcm_policy", "pcm 2 (ddim-16)", "head"]["rounds"] == 2
-    assert {r["reason"] for r in report["refused"]} == {"PCM_LEROBOT_PYTHON is not set"}
+    assert {r["reason"] for r in report["refused"]} == {"LeRobot has no mlp network"}
 
 
 def test_gpu_small(tmp_path: Path) -> None:
@@ -163,11 +170,45 @@ def test_gpu_small(tmp_path: Path) -> None:
     assert FILE_KEYS - {"dtype", "refused"} | {"precision"} <= set(report)
 
 
-def test_the_eager_loop_is_the_sampler() -> None:
+def test_gpu_needs_nothing_but_torch_numpy_safetensors(tmp_path: Path) -> None:
+    """In a process that refuses all other third-party packages, with one figure that fails."""
+    script = """
+import runpy, sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"gymnasium", "zarr", "hydra", "omegaconf", "h5py", "diffusers", "matplotlib"}:
+            raise ImportError(name + " is not on a bare machine")
+sys.meta_path.insert(0, Refuse())
+sys.argv[0] = "benchmarks/gpu.py"
+import gpu_figures
+broken = gpu_figures.Figures.throughput
+def throughput(self, name, solver, batch):
+    if batch == 2:
+        raise RuntimeError("out of something")
+    broken(self, name, solver, batch)
+gpu_figures.Figures.throughput = throughput
+runpy.run_path("benchmarks/gpu.py", run_name="__main__")
+"""
+    file = tmp_path / "gpu.json"
+    words = ["--small", "--only", "ddim-16", "--picard-rounds", "9", "--output", str(file)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'benchmarks'}:{ROOT}"}
+    command = [sys.executable, "-c", script, *words]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    report = json.loads(file.read_text())
+    assert [r["batch"] for r in report["throughput"]] == [1]
+    reason = "RuntimeError: out of something"
+    assert report["failed"] == [{"figure": "throughput ddim-16 batch 2", "reason": reason}]
+
+
+@pytest.mark.parametrize("sampler", [DDIM, SamplerConfig("ddpm", 100)], ids=["ddim", "ddpm"])
+def test_the_eager_loop_is_the_sampler(sampler: SamplerConfig) -> None:
     policy, observations, _ = load("unet-tiny", torch.device("cpu"))
-    sampler = gpu.DDIM
     noise = draw_noise(policy, sampler, 2, 1)
-    found = gpu.EagerLoop(policy, sampler).run(observations[:2], noise.initial)
+    if noise.steps is not None:  # the loop draws from the global generator, a chunk a step
+        torch.manual_seed(3)
+        noise = replace(noise, steps=torch.stack([torch.randn(2, 16, 2) for _ in noise.steps]))
+        torch.manual_seed(3)
+    found = EagerLoop(policy, sampler, policy.network).run(observations[:2], noise.initial)
     exact = policy.solve(observations[:2], SolverConfig("sequential", sampler), noise).sample
     torch.testing.assert_close(found, exact, atol=1e-5, rtol=0)
 
@@ -197,16 +238,29 @@ def test_costs_of_a_known_network() -> None:
     assert found["floor_ms"] == pytest.approx(12.288)
 
 
+def test_a_side_that_refuses_is_listed_with_why() -> None:
+    policy, observations, _ = load("unet-tiny", torch.device("cpu"))
+    good = ours(policy, SolverConfig("sequential", DDIM))
+
+    def refuse(obs: torch.Tensor, seed: int) -> Solved:
+        raise PcmError("not like this")
+
+    sides = iter([replace(good, run=refuse, mode="graph"), good])
+    checked, refused = checked_sides(sides, "ddim-16", batches(observations, 2), 3)
+    assert refused == [{"row": "pcm_policy ddim-16 graph", "reason": "not like this"}]
+    assert [len(c.samples) for c in checked] == [3]
+
+
 def test_a_batch_larger_than_the_observations_is_refused() -> None:
     with pytest.raises(PcmError, match="batch=9: the policy has 8"):
-        compare.batches(torch.zeros(8, 2, 3), 9)
+        batches(torch.zeros(8, 2, 3), 9)
 
 
 def test_lerobot_refuses_what_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, observations, _ = load("unet-tiny", torch.device("cpu"))
     mlp = DiffusionPolicy.from_pretrained("released/pusht")
     assert "mlp" in str(lerobot_side.unsupported(mlp, common_sampler("ddim", 16)))
-    assert "spacing" in str(lerobot_side.unsupported(policy, gpu.DDIM))
+    assert "spacing" in str(lerobot_side.unsupported(policy, DDIM))
     monkeypatch.delenv("PCM_LEROBOT_PYTHON", raising=False)
     with pytest.raises(PcmError, match=r"lerobot_env\.py"):
         lerobot_side.LeRobot(policy, common_sampler("ddim", 16), observations[None, :2], [0])
@@ -218,7 +272,7 @@ def test_lerobot_equals_ours(name: str, steps: int) -> None:
     if lerobot_side.python() is None:
         pytest.skip("PCM_LEROBOT_PYTHON is not set: see benchmarks/lerobot_env.py")
     policy, observations, _ = load("unet-tiny", torch.device("cpu"))
-    obs = compare.batches(observations, 2)
+    obs = batches(observations, 2)
     sampler = common_sampler(name, steps)
     with lerobot_side.LeRobot(policy, sampler, obs, [0, 1, 2]) as peer:
         assert 0 <= peer.difference <= lerobot_side.EQUAL
@@ -226,3 +280,4 @@ def test_lerobot_equals_ours(name: str, steps: int) -> None:
         assert found.ms is not None
         assert found.ms > 0
         assert found.sample.shape == (2, 16, 2)
+        assert peer.side().memory() is None or peer.side().memory() >= 0
