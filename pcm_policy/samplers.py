@@ -1,24 +1,25 @@
-"""Samplers as affine maps of clean-chunk predictions: ``X = F + M D(X)``.
+"""The samplers that ship: a user's choice and a schedule fix every coefficient.
 
-States run from noise to data: ``x_0`` is Gaussian noise, ``x_N`` the action chunk. A one-step
-sampler moves by ``x_{j+1} = a_j x_j + b_j xhat_j + s_j z_j``; unrolled over all steps it is
-``X = p x_0 + S z + M xhat`` with ``M`` strictly lower triangular (docs/affine.md has the
-derivation; ParaTAA, Tang et al. 2024, calls this the full-order system).
-
-A sampler of your own is a function that fills ``decay, gain, noise`` and calls :func:`unroll`.
+Each is filled here as an :class:`~pcm_policy.affine.AffineSampler`, ``X = p x_0 + S z + M xhat``:
+DDPM, DDIM, DPM-Solver++ (:mod:`pcm_policy.multistep`) and two for flow matching. docs/affine.md has
+the derivations and shows how to add one.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from pcm_policy.affine import AffineSampler, unroll, unroll_multistep
 from pcm_policy.errors import PcmError
 from pcm_policy.multistep import dpm_coefficients, solver_timesteps
 from pcm_policy.schedules import NoiseSchedule, Spacing, flow_levels, timesteps
 
+__all__ = ["AffineSampler", "SamplerConfig", "SamplerName", "build_sampler", "unroll"]
+
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "flow_euler", "flow_2m"]
+FLOW_SAMPLERS = ("flow_euler", "flow_2m")
 Previous = Literal["next", "ratio"]
 Variance = Literal["fixed_small", "fixed_large"]
 
@@ -42,7 +43,11 @@ class SamplerConfig:
         rederive_epsilon: after clipping the predicted chunk, compute the noise from the clipped
             chunk (diffusers' ``use_clipped_model_output``). DDPM has no such choice.
         variance: DDPM's step variance.
-        shift: a flow's timestep shift.
+        shift: a flow's timestep shift (Esser et al. 2024, eq. 23); above one, more steps at high
+            noise.
+
+    Raises:
+        PcmError: an unknown name, a value out of range, or a setting that the sampler has not.
     """
 
     name: SamplerName = "ddim"
@@ -69,79 +74,39 @@ class SamplerConfig:
                 )
         if not 0 <= self.eta <= 1:
             raise PcmError(f"sampler eta={self.eta}: use a value from 0 to 1")
-        if self.shift <= 0:
-            raise PcmError(f"sampler shift={self.shift}: must be above zero")
+        if not 0 < self.shift < float("inf"):
+            raise PcmError(f"sampler shift={self.shift}: use a value above 0; 1 shifts nothing")
+        self._check_unused()
 
-
-@dataclass(frozen=True)
-class AffineSampler:
-    """Coefficients of ``X = p x_0 + S z + M xhat`` for ``N`` steps.
-
-    Attributes:
-        timesteps: ``(N,)`` training timestep shown to the network at state ``j``: int64, for a flow
-            floating.
-        alpha: ``(N,)`` signal level at that timestep.
-        sigma: ``(N,)`` noise level at that timestep.
-        clip_gain: ``(N,)``; the sampler is affine in ``xhat + clip_gain (clip(xhat) - xhat)``.
-        decay: ``(N,)`` one-step coefficient of the state, ``a_j``.
-        gain: ``(N,)`` one-step coefficient of the prediction, ``b_j``.
-        noise: ``(N,)`` one-step coefficient of the noise, ``s_j``.
-        p: ``(N + 1,)`` share of the initial noise in every state.
-        S: ``(N + 1, N)`` share of each step's noise, strictly lower triangular.
-        M: ``(N + 1, N)`` share of each prediction, strictly lower triangular.
-        stochastic: whether any step adds noise.
-        one_step: whether a step uses its own prediction alone, as ``decay, gain, noise`` say. A
-            multistep sampler uses earlier ones too: then only ``p, S, M`` describe it.
-    """
-
-    timesteps: Tensor
-    alpha: Tensor
-    sigma: Tensor
-    clip_gain: Tensor
-    decay: Tensor
-    gain: Tensor
-    noise: Tensor
-    p: Tensor
-    S: Tensor
-    M: Tensor
-    stochastic: bool
-    one_step: bool = True
-
-    @property
-    def steps(self) -> int:
-        """Number of denoising steps ``N``."""
-        return self.timesteps.shape[0]
-
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> "AffineSampler":
-        """Return a copy whose coefficients lie on ``device`` in ``dtype``."""
-        moved: dict[str, Any] = {
-            name: value.to(device=device, dtype=value.dtype if name == "timesteps" else dtype)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
+    def _check_unused(self) -> None:
+        """Refuse settings that would have no effect, rather than ignore what a user asked for."""
+        flow = self.name in FLOW_SAMPLERS
+        if self.shift != 1 and not flow:
+            raise PcmError(f"sampler shift={self.shift} is for flows: {self.name} takes shift=1")
+        if self.name in ("ddpm", "ddim"):
+            return
+        if self.eta or self.previous != "next" or (flow and self.offset):
+            raise PcmError(
+                f"sampler {self.name} is deterministic and lands where it evaluates next: use "
+                f"eta=0, previous=next{', offset=0' if flow else ''}"
+            )
 
 
 def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:
     """Fill the affine form of a sampler, in float64.
 
     Raises:
-        PcmError: more steps than the schedule was trained with, or an invalid spacing.
+        PcmError: a sampler that does not belong to the schedule, more steps than it was trained
+            with, or an invalid spacing.
     """
-    flow = config.name in ("flow_euler", "flow_2m")
-    if flow != (schedule.name == "flow"):
+    if (config.name in FLOW_SAMPLERS) != schedule.is_flow:
+        fitting = [n for n in get_args(SamplerName) if (n in FLOW_SAMPLERS) == schedule.is_flow]
         raise PcmError(
-            f"sampler {config.name} does not belong to noise schedule {schedule.name}: flow_euler "
-            "and flow_2m are for schedule=flow, all others for the rest"
+            f"sampler {config.name} does not belong to noise schedule {schedule.name}: use one of "
+            f"{', '.join(fitting)}"
         )
-    if flow:
-        sigma = flow_levels(schedule.train_steps, config.steps, config.spacing, config.shift)
-        visited, alpha = sigma * schedule.train_steps, 1.0 - sigma
-        if config.name == "flow_2m":
-            return unroll_multistep(visited, alpha, sigma, *dpm_coefficients(alpha, sigma, 2))
-        decay = torch.cat([sigma[1:], sigma.new_zeros(1)]) / sigma
-        none = torch.zeros_like(decay)
-        return unroll(visited, alpha, sigma, decay, 1.0 - decay, none, torch.ones_like(decay))
+    if schedule.is_flow:
+        return _flow(schedule, config)
     abar = schedule.alphas_cumprod()
     if config.name in ("dpmpp_2m", "dpmpp_3m"):
         visited = solver_timesteps(
@@ -162,6 +127,22 @@ def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampl
     if config.name == "ddim":
         coefficients = _ddim(config, abar_now, abar_next)
     return unroll(visited, abar_now.sqrt(), (1 - abar_now).sqrt(), *coefficients)
+
+
+def _flow(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:
+    """Euler along the straight path, or DPM-Solver++ 2M with ``alpha = 1 - s, sigma = s``.
+
+    Euler follows ``v = (x - xhat) / s`` from ``s`` to ``s'``: ``x + (s' - s) v = (s'/s) x +
+    (1 - s'/s) xhat`` (Liu et al. 2023, eq. 1). The network is shown ``t = s train_steps`` in
+    float32, as in training.
+    """
+    sigma = flow_levels(schedule.train_steps, config.steps, config.spacing, config.shift)
+    visited, alpha = (sigma * schedule.train_steps).float(), 1.0 - sigma
+    if config.name == "flow_2m":
+        return unroll_multistep(visited, alpha, sigma, *dpm_coefficients(alpha, sigma, 2))
+    decay = torch.cat([sigma[1:], sigma.new_zeros(1)]) / sigma
+    zeros, ones = torch.zeros_like(decay), torch.ones_like(decay)
+    return unroll(visited, alpha, sigma, decay, 1.0 - decay, zeros, ones)
 
 
 def _ddpm(
@@ -192,48 +173,3 @@ def _ddim(
     # A last step from abar_0 to abar_0 has gain 0, yet clipping still moves it: keep it divisible.
     gain = gain.clamp(min=1e-12)
     return decay, gain, noise, abar_next.sqrt() / gain
-
-
-def unroll(
-    visited: Tensor,
-    alpha: Tensor,
-    sigma: Tensor,
-    decay: Tensor,
-    gain: Tensor,
-    noise: Tensor,
-    clip_gain: Tensor,
-) -> AffineSampler:
-    """Unroll one-step coefficients, each ``(N,)``, into the affine form over all states."""
-    steps = visited.shape[0]
-    p = decay.new_ones(steps + 1)
-    S, M = decay.new_zeros(steps + 1, steps), decay.new_zeros(steps + 1, steps)
-    for j in range(steps):
-        p[j + 1] = decay[j] * p[j]
-        S[j + 1], M[j + 1] = decay[j] * S[j], decay[j] * M[j]
-        S[j + 1, j], M[j + 1, j] = noise[j], gain[j]
-    return AffineSampler(
-        visited, alpha, sigma, clip_gain, decay, gain, noise, p, S, M, bool((noise > 0).any())
-    )
-
-
-def unroll_multistep(
-    visited: Tensor, alpha: Tensor, sigma: Tensor, decay: Tensor, gains: Tensor
-) -> AffineSampler:
-    """Unroll ``x_{j+1} = decay_j x_j + sum_i gains_{j,i} xhat_{j-i}`` over all states.
-
-    Args:
-        visited: ``(N,)`` training timesteps.
-        alpha: ``(N,)`` signal levels.
-        sigma: ``(N,)`` noise levels.
-        decay: ``(N,)``.
-        gains: ``(N, order)``; zero where ``i > j``.
-    """
-    steps, order = gains.shape
-    zeros = torch.zeros_like(decay)
-    first = unroll(visited, alpha, sigma, decay, zeros, zeros, torch.ones_like(decay))
-    M = decay.new_zeros(steps + 1, steps)
-    for j in range(steps):
-        M[j + 1] = decay[j] * M[j]
-        for i in range(min(order, j + 1)):
-            M[j + 1, j - i] += gains[j, i]
-    return replace(first, gain=gains[:, 0], M=M, one_step=False)

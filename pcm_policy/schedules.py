@@ -54,13 +54,18 @@ class NoiseSchedule:
                 f"beta_start={self.beta_start}, beta_end={self.beta_end}: need 0 < start <= end < 1"
             )
 
+    @property
+    def is_flow(self) -> bool:
+        """Whether this is the straight path of flow matching rather than a table of betas."""
+        return self.name == "flow"
+
     def alphas_cumprod(self) -> Tensor:
         """Return the table ``abar``, ``(train_steps,)``: float64 values of a float32 table.
 
         Raises:
             PcmError: a flow, which has no such table.
         """
-        if self.name == "flow":
+        if self.is_flow:
             raise PcmError("schedule=flow has no table of alphas: use sampler=flow_euler, flow_2m")
         if self.name == "linear":
             betas = torch.linspace(
@@ -80,31 +85,43 @@ class NoiseSchedule:
 
 
 def flow_levels(train_steps: int, steps: int, spacing: Spacing, shift: float) -> Tensor:
-    """Return the descending noise levels ``s`` that a flow sampler visits, from 1, without the 0.
+    """Return the descending noise levels ``s`` that a flow sampler visits, without the final 0.
+
+    Each spacing is one in use: ``trailing`` divides [0, 1] evenly, as Stable Diffusion 3's and
+    Flux's pipelines do. ``linspace`` is the default grid of diffusers'
+    ``FlowMatchEulerDiscreteScheduler``: from 1 to the shifted ``1 / train_steps``, and all of it
+    shifted again. ``leading`` is the grid of diffusers' ``DPMSolverMultistepScheduler`` with
+    ``use_flow_sigmas``: evenly from ``1 - 1 / train_steps``, one training step below pure noise.
 
     Args:
-        train_steps: ``linspace`` ends at ``1 / train_steps``, as in diffusers.
-        steps: number of sampling steps ``N``.
-        spacing: ``trailing`` divides [0, 1] evenly; ``linspace`` holds 1 and ``1 / train_steps``.
-        shift: ``s`` becomes ``shift s / (1 + (shift - 1) s)`` (Esser et al. 2024, eq. 23): more
-            steps at high noise above one.
+        train_steps: number of training timesteps, the ``t`` that pure noise has.
+        steps: number of sampling steps ``N``; a flow takes any number.
+        spacing: ``trailing``, ``linspace`` or ``leading``.
+        shift: ``s`` becomes ``shift s / (1 + (shift - 1) s)`` (Esser et al. 2024, eq. 23).
 
     Returns:
-        ``(steps,)`` float64.
+        ``(steps,)`` float64 in (0, 1].
 
     Raises:
-        PcmError: ``leading``, which would not start at pure noise, or no step.
+        PcmError: no step, an unknown spacing, or ``leading`` with one training step.
     """
-    if spacing == "leading":
-        raise PcmError("a flow starts at pure noise: use spacing=trailing or linspace")
     if steps < 1:
-        raise PcmError(f"solver.steps={steps}: at least one step is needed")
-    index = torch.arange(steps, dtype=torch.float64)
+        raise PcmError(f"solver.steps={steps}: a sampler needs at least one step")
+    if spacing not in get_args(Spacing):
+        raise PcmError(f"unknown spacing {spacing!r}: use one of {get_args(Spacing)}")
+    if spacing == "leading" and train_steps == 1:
+        raise PcmError("spacing=leading needs two training steps: use spacing=trailing")
+
+    def shifted(s: Tensor) -> Tensor:
+        return shift * s / (1.0 + (shift - 1.0) * s)
+
+    even = 1.0 - torch.arange(steps, dtype=torch.float64) / steps
     if spacing == "trailing":
-        level = 1.0 - index / steps
-    else:
-        level = torch.linspace(1.0, 1.0 / train_steps, steps, dtype=torch.float64)
-    return shift * level / (1.0 + (shift - 1.0) * level)
+        return shifted(even)
+    last = torch.tensor(1.0 / train_steps, dtype=torch.float64)
+    if spacing == "leading":
+        return shifted((1.0 - last) * even)
+    return shifted(torch.linspace(1.0, float(shifted(last)), steps, dtype=torch.float64))
 
 
 def timesteps(train_steps: int, steps: int, spacing: Spacing, offset: int = 0) -> Tensor:

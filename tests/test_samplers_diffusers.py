@@ -24,7 +24,7 @@ from pcm_policy.solvers.sequential import sequential
 B, T, DA, C = 3, 2, 2, 3
 ATOL = 1e-5
 SCHEDULES = get_args(BetaSchedule)
-PREDICTIONS = [p for p in get_args(PredictionType) if p != "flow_velocity"]  # not of these schedules
+PREDICTIONS = [p for p in get_args(PredictionType) if p != "flow_velocity"]  # not VP
 SPACINGS, VARIANCES = get_args(Spacing), get_args(Variance)
 TRAINED_STEPS = [(100, 1), (100, 3), (100, 7), (100, 16), (100, 100), (1000, 16), (1000, 48)]
 # numpy's arange, under diffusers' trailing spacing, overshoots by one element at these counts
