@@ -95,12 +95,15 @@ def time_predictions(
 def default_rows(policy: DiffusionPolicy, error: float) -> list[tuple[SolverConfig, SamplerConfig]]:
     """Return the solvers that a benchmark compares, each with its reference sampler."""
     own = policy.config.sampler
-    ddpm = SamplerConfig("ddpm", policy.config.schedule.train_steps)
+    slow = SamplerConfig("ddpm", policy.config.schedule.train_steps)
+    if policy.config.schedule.is_flow:
+        slow = replace(own, steps=policy.config.schedule.train_steps)
     rows = []
-    for sampler in (ddpm, replace(own, steps=32), replace(own, steps=16)):
+    for sampler in (slow, replace(own, steps=32), replace(own, steps=16)):
         rows.append((SolverConfig("sequential", sampler), sampler))
         for method in PARALLEL:
-            rows.append((SolverConfig(method, sampler, tolerance=error), sampler))
+            if method != "paradigms" or policy.sampler(sampler).one_step:
+                rows.append((SolverConfig(method, sampler, tolerance=error), sampler))
     head = policy.config.head
     reference = head.sampler if head is not None else rows[-1][1]
     for r in (2, 3, 4):

@@ -67,7 +67,7 @@ class Candidate:
         """Name for tables."""
         mode = "" if self.runtime == RuntimeConfig() else f" {self.runtime.mode}"
         precision = "" if self.runtime.precision == "float32" else f" {self.runtime.precision}"
-        spacing = self.solver.sampler.spacing if self.solver.sampler.name == "ddim" else ""
+        spacing = "" if self.solver.sampler.name == "ddpm" else self.solver.sampler.spacing
         return f"{self.solver.label} {spacing}{mode}{precision}".strip()
 
 
@@ -86,6 +86,8 @@ def candidate_solvers(policy: DiffusionPolicy) -> list[SolverConfig]:
         for few in (1, 2, 3, 4, 6, 8, 12):
             if few < steps:
                 sampler = SamplerConfig("ddim", min(few, trained), spacing)
+                if policy.config.schedule.is_flow:
+                    sampler = replace(reference, steps=few, spacing=spacing)
                 found.append(SolverConfig("sequential", sampler))
     for rounds in (1, 2, 3, 4, 6, 8):
         if rounds < steps:
