@@ -6,7 +6,7 @@ from typing import Any, get_args
 import diffusers
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from problems import F64, distance, problem
 from test_samplers_diffusers import Wobble, draw
@@ -60,8 +60,13 @@ def test_dpm_solver_equals_diffusers_in_every_state(
         scheduler.set_timesteps(steps)
         table = solver_timesteps(trained, steps, spacing)
         assert table.tolist() == scheduler.timesteps.tolist()
+        kept = (
+            scheduler.sigmas.double()
+        )  # diffusers' own noise levels, before `theirs` refines them
         config = SamplerConfig("dpmpp_2m" if order == 2 else "dpmpp_3m", steps, spacing)
         sampler = build_sampler(NoiseSchedule(schedule, trained), config)
+        levels = torch.cat([sampler.sigma / sampler.alpha, sampler.sigma.new_zeros(1)])
+        torch.testing.assert_close(kept, levels, rtol=1e-5, atol=0)
         noise, cond = draw(steps)
         network = Wobble(trained)
         denoise = Denoiser(network, sampler, cond, prediction, clip=None)
@@ -72,21 +77,56 @@ def test_dpm_solver_equals_diffusers_in_every_state(
         assert float((mine - want).abs().max() / want.abs().max()) <= 2e-6
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    st.sampled_from(["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m"]),
-    st.integers(2, 24),
-    st.sampled_from(get_args(Spacing)),
-    st.sampled_from(["squaredcos_cap_v2", "linear"]),
-)
-def test_parallel_rounds_find_every_samplers_sequential_chunk(
-    name: Any, steps: int, spacing: Spacing, schedule: Any
+@st.composite
+def choices(draw: st.DrawFn) -> tuple[NoiseSchedule, SamplerConfig]:
+    """Any variance preserving schedule with any sampler that fits on it."""
+    trained = draw(st.integers(2, 120))
+    low, high = sorted(draw(st.tuples(st.floats(1e-4, 0.02), st.floats(1e-4, 0.2))))
+    schedule = NoiseSchedule(
+        draw(st.sampled_from(["squaredcos_cap_v2", "linear"])), trained, low, high
+    )
+    name = draw(st.sampled_from(["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m"]))
+    # the multistep solver's spacings divide by N + 1: these fit all of them
+    steps = draw(st.integers(1, min(20, max(1, trained // 2))))
+    spacing = draw(st.sampled_from(get_args(Spacing)))
+    eta = draw(st.floats(0, 1)) if name == "ddim" else 0.0
+    return schedule, SamplerConfig(name, steps, spacing, eta)  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=60)
+@given(choices(), st.sampled_from(["sample", "v_prediction"]))
+def test_n_rounds_of_picard_are_the_sequential_chunk(
+    choice: tuple[NoiseSchedule, SamplerConfig], prediction: PredictionType
 ) -> None:
-    denoise, noise = problem(F64, "v_prediction", steps=steps, name=name, spacing=spacing)
+    """``M`` is strictly lower triangular, so round ``k`` makes the first ``k`` states final."""
+    schedule, config = choice
+    sampler = build_sampler(schedule, config)
+    denoise, noise = problem(F64, prediction, steps=config.steps, name="ddpm")
+    denoise = Denoiser(denoise.network, sampler, denoise.cond, prediction)
     exact = sequential(denoise, noise)
+    assert torch.isfinite(exact.sample).all()
     for solver in (picard, anderson, coarse):
-        assert distance(solver(denoise, noise, rounds=steps), exact) <= 1e-8
+        assert distance(solver(denoise, noise, rounds=config.steps), exact) <= 1e-8
         assert distance(solver(denoise, noise, tolerance=1e-11), exact) <= 1e-8
+
+
+@settings(deadline=None, max_examples=100)
+@given(choices())
+def test_every_multistep_table_is_triangular_and_ends_at_a_prediction(
+    choice: tuple[NoiseSchedule, SamplerConfig],
+) -> None:
+    """No noise is left at the end, and a chunk that is predicted throughout is what comes out."""
+    schedule, config = choice
+    assume(config.name.startswith("dpmpp"))
+    sampler = build_sampler(schedule, config)
+    assert torch.equal(sampler.M, sampler.M.tril(-1))
+    assert not sampler.stochastic
+    assert float(sampler.p[-1]) == 0
+    # a prediction c in every step keeps x = alpha c + sigma noise on its path
+    alpha = torch.cat([sampler.alpha, torch.ones(1, dtype=F64)])
+    torch.testing.assert_close(
+        sampler.M.sum(dim=1) + sampler.p * sampler.alpha[0], alpha, rtol=0, atol=1e-9
+    )
 
 
 def test_multistep_samplers_have_no_increments() -> None:
