@@ -8,7 +8,19 @@ from typing import Any
 from pcm_policy.checkpoint import write_file
 from pcm_policy.report import table
 
-HEAD = ["policy", "B", "package", "solver", "rounds", "NFE", "p50 ms", "p99 ms", "max error"]
+HEAD = [
+    "policy",
+    "B",
+    "package",
+    "mode",
+    "solver",
+    "calls",
+    "rounds",
+    "NFE",
+    "p50 ms",
+    "p99 ms",
+    "max error",
+]
 HEAD += ["x floor", "MiB"]
 COLOURS = {"pcm_policy": "tab:green", "diffusers": "tab:orange", "lerobot": "tab:purple"}
 
@@ -20,7 +32,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
             row["policy"],
             str(row["batch"]),
             row["package"],
+            row["mode"],
             row["solver"],
+            str(row["calls"]),
             f"{row['rounds']:.1f}",
             f"{row['nfe']:.1f}",
             f"{row['p50_ms']:.2f}",
@@ -40,6 +54,7 @@ def write_picture(file: Path, target: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     report = json.loads(file.read_text())
     panels: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -56,19 +71,24 @@ def write_picture(file: Path, target: Path) -> None:
         axis.barh(range(len(rows)), p50, xerr=spread, color=colours, ecolor="0.4")
         floors = [row["floor_ms"] for row in rows]
         axis.plot(floors, range(len(rows)), "k|", ms=7, label="floor")
-        names = [f"{r['package']}: {r['solver']}  e={r['max_abs_error']:.0e}" for r in rows]
-        axis.set_yticks(range(len(rows)), names, fontsize=7)
-        axis.invert_yaxis()
+        axis.set_yticks(range(len(rows)), [_name(row) for row in rows], fontsize=7)
+        axis.set_ylim(longest - 0.4, -0.6)  # bars of all panels are equally thick
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.set_xlabel("time per call [ms], p50 (bar) to p99 (line)")
         axis.set_title(f"{policy}, weights {rows[0]['weights']}, batch {batch}", fontsize=9)
         axis.legend(fontsize=7)
     machine = report["hardware"]
     figure.suptitle(
-        f"{machine['device']}, {report['threads']} threads, {report['dtype']}, "
+        f"{machine['device']}, threads: {report['threads']}, {report['dtype']}, "
         f"torch {machine['torch']}, commit {report['commit']}; e: largest error to the reference",
         fontsize=9,
     )
     figure.tight_layout()
     write_file(target, lambda scratch: figure.savefig(scratch, dpi=100))
     plt.close(figure)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    mode = "" if row["mode"] == "eager" else f" {row['mode']}"
+    return f"{row['package']}{mode}: {row['solver']}  e={row['max_abs_error']:.0e}"

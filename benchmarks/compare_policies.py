@@ -58,7 +58,7 @@ def identity(device: torch.device) -> dict[str, Any]:
     return {
         "command": " ".join(["python", script, *sys.argv[1:]]),
         "commit": commit(),
-        "hardware": hardware(device),
+        "hardware": {k: v for k, v in hardware(device).items() if k != "mode"},  # rows have it
         "threads": torch.get_num_threads(),
         "load_before": os.getloadavg()[0],
         "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,

@@ -45,8 +45,8 @@ def paradigms(
     sampler, steps = denoise.sampler, denoise.sampler.steps
     if not sampler.one_step:
         raise PcmError(
-            "solver.method=paradigms iterates on one-step increments and a DPM-Solver++ step uses "
-            "earlier predictions: use solver=picard, or sampler=ddim"
+            "solver.method=paradigms iterates on one-step increments and this sampler's steps use "
+            "earlier predictions: use solver=picard, or sampler=ddim (flow_euler for a flow)"
         )
     window = steps if window is None else window
     if window < 1 or (rounds is not None and rounds < 1):

@@ -243,7 +243,7 @@ def test_robot_example_with_a_server_that_dies() -> None:
     with serving() as (first, uri):
         port = int(uri.rsplit(":", 1)[1])
         robot = subprocess.Popen(
-            [sys.executable, str(ROOT / "examples/robot_client.py"), uri, "120", "20"],
+            [sys.executable, str(ROOT / "examples/robot_client.py"), uri, "200", "10"],
             stdout=subprocess.PIPE,
             text=True,
         )
