@@ -113,7 +113,7 @@ def flow_levels(train_steps: int, steps: int, spacing: Spacing, shift: float) ->
         raise PcmError("spacing=leading needs two training steps: use spacing=trailing")
 
     def shifted(s: Tensor) -> Tensor:
-        return shift * s / (1.0 + (shift - 1.0) * s)
+        return shift * s / (shift * s + (1.0 - s))  # exactly 1 at pure noise
 
     even = 1.0 - torch.arange(steps, dtype=torch.float64) / steps
     if spacing == "trailing":
