@@ -10,7 +10,7 @@ The chunk starts with the first observed frame; the first executed action belong
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,10 @@ class DiffusionPolicy(nn.Module):
         """Map raw observations ``(B, To, Do)`` to the condition ``(B, To * Do)``."""
         return self.obs_normalizer.normalize(obs).flatten(1)
 
+    def raw_chunk(self, sample: Tensor) -> Tensor:
+        """Map a normalised chunk ``(B, T, Da)`` to raw units, float32."""
+        return self.action_normalizer.unnormalize(sample).float()
+
     def denoiser(
         self, cond: Tensor, sampler: SamplerConfig, prefix: Prefix | None = None
     ) -> Denoiser:
@@ -360,7 +364,8 @@ class DiffusionPolicy(nn.Module):
         if solver.method == "newton" and jacobian is None and self.held_out is not None:
             self.calibrate(self.held_out[:128], solver.sampler)
             jacobian = self._jacobians[solver.sampler]
-        return solve(solver, denoise, noise, self.head, guess, jacobian, watch)
+        found = solve(solver, denoise, noise, self.head, guess, jacobian, watch)
+        return replace(found, chunk=self.raw_chunk(found.sample))
 
     def use(self, config: RuntimeConfig) -> None:
         """Execute solves as ``config`` says, from now on; after loading weights and moving.
@@ -399,7 +404,8 @@ class DiffusionPolicy(nn.Module):
         """
         raw = self._checked(obs)
         found = self.solve(raw, solver, noise, guess, prefix)
-        chunk = self.action_normalizer.unnormalize(found.sample).float().cpu().numpy()
+        assert found.chunk is not None
+        chunk = found.chunk.cpu().numpy()
         if not np.isfinite(chunk).all():
             raise PcmError(
                 "the solve gave a non-finite action; nothing was returned. Check the weights, or "

@@ -224,10 +224,10 @@ class Program:
         if solver.deadline_ms is not None:
             stop = Deadline(solver.deadline_ms, lambda: synchronize(device))
         self.inputs.fill(inputs)
-        sample, bound, certified, states, residuals = (t.clone() for t in self._first())
+        sample, bound, certified, states, residuals, chunk = (t.clone() for t in self._first())
         (used, nfe), steps = self.counted, solver.sampler.steps
         if self._again is None:
-            return SolveResult(sample, used, nfe, residuals, certified, bound, states)
+            return SolveResult(sample, used, nfe, residuals, certified, bound, states, chunk)
         tolerance = solver.tolerance or 0.0
         history = list(residuals)
         base = 0 if self.opening.method == "pcm" else used
@@ -245,8 +245,10 @@ class Program:
             self.done.copy_(bound <= tolerance)
         final = self.states.clone()
         bound = torch.where(final[-1].isfinite().flatten(1).all(dim=1), bound, torch.inf)
+        chunk = self.policy.raw_chunk(final[-1])
+        residuals = torch.stack(history)
         return SolveResult(
-            final[-1], used, nfe, torch.stack(history), bound <= tolerance, bound, final
+            final[-1], used, nfe, residuals, bound <= tolerance, bound, final, chunk
         )
 
     def _open(self) -> tuple[Tensor, ...]:
@@ -255,7 +257,9 @@ class Program:
             i.obs, self.opening, i.noise, i.guess, i.prefix, network=self.network
         )
         self.counted = found.rounds, found.nfe
-        return found.sample, found.bound, found.certified, found.trajectory, found.residuals
+        assert found.chunk is not None
+        state = found.trajectory, found.residuals
+        return found.sample, found.bound, found.certified, *state, found.chunk
 
     def _round(self) -> tuple[Tensor, ...]:
         """One base round over all states; rows that are done stay."""

@@ -82,6 +82,7 @@ def test_a_program_is_the_eager_solve(
     for found, i in ((kept, first), (other, second)):
         want = eager(policy, solver, i)
         assert off(found, want) <= 1e-5
+        torch.testing.assert_close(found.chunk, want.chunk, rtol=0, atol=3e-3)  # pixels
         assert (found.rounds, found.nfe) == (want.rounds, want.nfe)
         torch.testing.assert_close(found.residuals, want.residuals, rtol=0, atol=1e-5)
     assert torch.equal(kept.sample, before)  # the caller's own
@@ -101,6 +102,7 @@ def test_checks_between_replays_certify_what_the_eager_solve_certifies(
     error = (found.sample - exact.sample).abs().amax(dim=(1, 2))
     assert (error <= found.bound).all()
     assert (error[found.certified] <= (solver.tolerance or 0.0)).all()
+    torch.testing.assert_close(found.chunk, policy.raw_chunk(found.sample))
     assert abs(found.rounds - want.rounds) <= 1  # settled states are evaluated again here
     if solver.rounds is None:
         assert found.certified.all()

@@ -113,7 +113,8 @@ class Planner:
         obs = torch.from_numpy(np.stack([r.obs for r in seats]).astype(np.float32))
         obs = obs.to(self.policy.device, self.policy.dtype)
         found = self.policy.solve(obs, self.solver, noise, self._guess(seats), self._prefix(seats))
-        chunks = self.policy.action_normalizer.unnormalize(found.sample).float().cpu().numpy()
+        assert found.chunk is not None
+        chunks = found.chunk.cpu().numpy()
         predictions = None
         if any(r.warm_start == "trajectory" for r in requests):
             fixed = forcing(self._sampler, noise.to(self.policy.device, self.policy.dtype))

@@ -36,6 +36,7 @@ class SolveResult:
             in normalised action units. Zero where it is proven, infinite where the last round was
             not one of the base model over all states.
         trajectory: ``(N + 1, B, T, Da)`` all states.
+        chunk: ``(B, T, Da)`` float32, the sample in raw units, where a policy solved.
     """
 
     sample: Tensor
@@ -45,6 +46,7 @@ class SolveResult:
     certified: Tensor
     bound: Tensor
     trajectory: Tensor
+    chunk: Tensor | None = None
 
 
 def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
