@@ -325,7 +325,8 @@ def _accelerator(config: DictConfig) -> Accelerator:
 
 def _dataset(config: DictConfig) -> DatasetConfig:
     dataset = typed(DatasetConfig, config.dataset, "dataset")
-    return replace(dataset, path=resolve_data(dataset.path))
+    more = [resolve_data(path) for path in dataset.more]
+    return replace(dataset, path=resolve_data(dataset.path), more=more)
 
 
 def _save(

@@ -79,6 +79,12 @@ class Prefix:
         values, known = self.values.to(device=device, dtype=dtype), self.known.to(device)
         return replace(self, values=values, known=known)
 
+    def features(self, steps: int) -> Tensor:
+        """Return ``(B, steps * (Da + 1))``: the first steps' known actions, or zeros, and which."""
+        known = self.known[:, :steps].expand(*self.values[:, :steps].shape[:2], 1)
+        shown = torch.where(known, self.values[:, :steps], 0.0)
+        return torch.cat([shown, known.to(shown)], dim=2).flatten(1)
+
     def apply(self, clean: Tensor) -> Tensor:
         """Overwrite the known steps of ``(..., B, T, Da)`` chunks."""
         return torch.where(self.known, self.values, clean)

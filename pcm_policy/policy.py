@@ -74,6 +74,8 @@ class PolicyConfig:
         control_hz: rate at which actions are meant to be executed.
         obs_fields: dataset fields that make up an observation, in order.
         action_field: dataset field of the action.
+        prefix_steps: the condition shows the network the known actions among this many first
+            steps; it was trained with such prefixes. 0: it knows of none.
         max_excess: observations further outside the training range than this many times that
             range are refused.
         head: the PCM head, if there is one.
@@ -94,6 +96,7 @@ class PolicyConfig:
     control_hz: float = 10.0
     obs_fields: tuple[str, ...] = ()
     action_field: str = "action"
+    prefix_steps: int = 0
     max_excess: float = 1.0
     head: HeadConfig | None = None
 
@@ -105,6 +108,10 @@ class PolicyConfig:
                 f"horizon={self.horizon} is too short for obs_steps={self.obs_steps} and "
                 f"action_steps={self.action_steps}: need obs_steps - 1 + action_steps"
             )
+        if not 0 <= self.prefix_steps < self.horizon:
+            raise PcmError(
+                f"prefix_steps={self.prefix_steps}: use 0 to {self.horizon - 1}, below the horizon"
+            )
         flow = self.schedule.name == "flow"
         fitting = ("flow_velocity", "sample") if flow else ("epsilon", "sample", "v_prediction")
         if self.prediction not in fitting or flow != self.sampler.name.startswith("flow"):
@@ -113,6 +120,11 @@ class PolicyConfig:
                 f"{self.sampler.name}: a flow takes flow_velocity or sample, and flow_euler or "
                 "flow_2m; the other schedules take epsilon, sample or v_prediction"
             )
+
+    @property
+    def cond_dim(self) -> int:
+        """``C``, width of the condition."""
+        return self.obs_steps * self.obs_dim + self.prefix_steps * (self.action_dim + 1)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PolicyConfig":
@@ -160,9 +172,12 @@ class DiffusionPolicy(nn.Module):
         self.limits: ActionLimits | None = None
         self.runtime: Runtime | None = None
         self.held_out: Tensor | None = None  # raw observations that came with the policy
-        cond_dim = config.obs_steps * config.obs_dim
         self.network = build_network(
-            config.network, config.action_dim, config.horizon, cond_dim, config.network_options
+            config.network,
+            config.action_dim,
+            config.horizon,
+            config.cond_dim,
+            config.network_options,
         )
         self.obs_normalizer = Normalizer(config.obs_dim)
         self.action_normalizer = Normalizer(config.action_dim)
@@ -174,7 +189,7 @@ class DiffusionPolicy(nn.Module):
                 config.head.sampler.steps,
                 config.action_dim,
                 config.horizon,
-                cond_dim,
+                config.cond_dim,
                 config.head.options,
             )
         self._generator = torch.Generator().manual_seed(seed)
@@ -252,9 +267,18 @@ class DiffusionPolicy(nn.Module):
             return SolverConfig("sequential", self.config.sampler)
         return SolverConfig("pcm", self.config.head.sampler, rounds=2)
 
-    def condition(self, obs: Tensor) -> Tensor:
-        """Map raw observations ``(B, To, Do)`` to the condition ``(B, To * Do)``."""
-        return self.obs_normalizer.normalize(obs).flatten(1)
+    def condition(self, obs: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """Map raw observations ``(B, To, Do)`` and what is known already to ``(B, C)``."""
+        return self.join(self.obs_normalizer.normalize(obs).flatten(1), prefix)
+
+    def join(self, seen: Tensor, prefix: Prefix | None) -> Tensor:
+        """Put normalised observations ``(B, To * Do)`` and a prefix side by side, ``(B, C)``."""
+        steps = self.config.prefix_steps
+        if steps == 0:
+            return seen
+        width = steps * (self.config.action_dim + 1)
+        shown = seen.new_zeros(len(seen), width) if prefix is None else prefix.features(steps)
+        return torch.cat([seen, shown], dim=1)
 
     def raw_chunk(self, sample: Tensor) -> Tensor:
         """Map a normalised chunk ``(B, T, Da)`` to raw units, float32."""
@@ -358,7 +382,7 @@ class DiffusionPolicy(nn.Module):
         network: Network | None = None,
     ) -> SolveResult:
         """Solve eagerly, with another base network if one is given; see :meth:`solve`."""
-        denoise = self.denoiser(self.condition(obs), solver.sampler, prefix)
+        denoise = self.denoiser(self.condition(obs, prefix), solver.sampler, prefix)
         denoise = denoise if network is None else denoise.with_network(network)
         jacobian = self._jacobians.get(solver.sampler)
         if solver.method == "newton" and jacobian is None and self.held_out is not None:

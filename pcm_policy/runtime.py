@@ -247,9 +247,7 @@ class Program:
         bound = torch.where(final[-1].isfinite().flatten(1).all(dim=1), bound, torch.inf)
         chunk = self.policy.raw_chunk(final[-1])
         residuals = torch.stack(history)
-        return SolveResult(
-            final[-1], used, nfe, residuals, bound <= tolerance, bound, final, chunk
-        )
+        return SolveResult(final[-1], used, nfe, residuals, bound <= tolerance, bound, final, chunk)
 
     def _open(self) -> tuple[Tensor, ...]:
         i = self.inputs
@@ -264,7 +262,7 @@ class Program:
     def _round(self) -> tuple[Tensor, ...]:
         """One base round over all states; rows that are done stay."""
         i = self.inputs
-        cond = self.policy.condition(i.obs)
+        cond = self.policy.condition(i.obs, i.prefix)
         denoise = self.policy.denoiser(cond, self.solver.sampler, i.prefix)
         denoise = denoise.with_network(self.network)
         steps = denoise.sampler.steps

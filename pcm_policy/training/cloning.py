@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pcm_policy.denoise import training_target
-from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.denoise import Prefix, training_target
+from pcm_policy.policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.training.loop import Share
 
 
@@ -18,11 +18,11 @@ class Windows:
     """Demonstration windows, normalised.
 
     Attributes:
-        cond: ``(n, To * Do)`` conditions.
+        seen: ``(n, To * Do)`` observations.
         chunk: ``(n, T, Da)`` actions.
     """
 
-    cond: Tensor
+    seen: Tensor
     chunk: Tensor
 
     @classmethod
@@ -38,12 +38,12 @@ class Windows:
             rows: ``(n, T)`` row of every window step.
         """
         index = torch.from_numpy(rows)
-        seen = obs[index[:, : policy.config.obs_steps]]
-        return cls(policy.condition(seen), policy.action_normalizer.normalize(action[index]))
+        seen = policy.obs_normalizer.normalize(obs[index[:, : policy.config.obs_steps]])
+        return cls(seen.flatten(1), policy.action_normalizer.normalize(action[index]))
 
     def to(self, device: torch.device) -> "Windows":
         """Return a copy on ``device``."""
-        return Windows(self.cond.to(device), self.chunk.to(device))
+        return Windows(self.seen.to(device), self.chunk.to(device))
 
 
 def batch_rows(count: int, batch: int, step: int, seed: int) -> Tensor:
@@ -79,6 +79,26 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+def random_prefixes(config: PolicyConfig, batch: int, generator: torch.Generator) -> Tensor:
+    """Draw which steps of ``batch`` chunks are known, ``(batch, T, 1)`` bool.
+
+    Half of the rows know none. The others know one or more actions from the newest observation's
+    on, up to ``config.prefix_steps``; half of those know the earlier, executed ones as well. Black
+    et al. 2025 (training-time real-time chunking) condition on known actions in the same way.
+    """
+    known = torch.zeros(batch, config.horizon, 1, dtype=torch.bool)
+    first = config.obs_steps - 1
+    if config.prefix_steps <= first:
+        return known
+    draws = torch.rand(3, batch, generator=generator)
+    room = config.prefix_steps - first
+    end = first + 1 + (draws[1] * room).long().clamp(max=room - 1)
+    begin = torch.where(draws[2] < 0.5, 0, first)
+    step = torch.arange(config.horizon)
+    inside = (step >= begin[:, None]) & (step < end[:, None]) & (draws[0] < 0.5)[:, None]
+    return inside[..., None]
+
+
 class Cloning:
     """Mean squared error of the network's prediction at a random noise level.
 
@@ -108,13 +128,13 @@ class Cloning:
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
-        rows = batch_rows(self.train.cond.shape[0], self.batch, step, self.seed)
+        rows = batch_rows(len(self.train.seen), self.batch, step, self.seed)
         return self._denoising(module, self.train, rows, step_generator(self.seed, step), share)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> Mapping[str, float]:
         """Return ``val_loss`` on at most 2048 held-out windows, always with the same noise."""
-        count = self.held_out.cond.shape[0]
+        count = len(self.held_out.seen)
         if count == 0:
             return {}
         rows = torch.linspace(0, count - 1, min(count, 2048)).long()
@@ -131,7 +151,7 @@ class Cloning:
         generator: torch.Generator,
         share: Share,
     ) -> Tensor:
-        device = windows.cond.device
+        device = windows.seen.device
         shape = (rows.shape[0], *windows.chunk.shape[1:])
         trained = self.policy.config.schedule.train_steps
         if self.abar is None:  # any level of a flow, zero noise left out
@@ -139,8 +159,10 @@ class Cloning:
         else:
             t = torch.randint(trained, rows.shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
-        rows, t, noise = (share(v).to(device) for v in (rows, t, noise))
+        known = random_prefixes(self.policy.config, len(rows), generator)
+        rows, t, noise, known = (share(v).to(device) for v in (rows, t, noise, known))
         clean = windows.chunk[rows]
+        cond = self.policy.join(windows.seen[rows], Prefix(clean, known))
         if self.abar is None:
             sigma = (t / trained).view(-1, 1, 1)
             alpha = 1 - sigma
@@ -148,5 +170,8 @@ class Cloning:
             abar = self.abar[t].view(-1, 1, 1)
             alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         target = training_target(clean, noise, alpha, sigma, self.policy.config.prediction)
-        output: Tensor = module(alpha * clean + sigma * noise, t, windows.cond[rows])
-        return nn.functional.mse_loss(output.float(), target)
+        output: Tensor = module(alpha * clean + sigma * noise, t, cond)
+        if self.policy.config.prefix_steps == 0:
+            return nn.functional.mse_loss(output.float(), target)
+        weight = (~known).float().expand_as(target)  # what is known is not asked for
+        return ((output.float() - target).square() * weight).sum() / weight.sum()

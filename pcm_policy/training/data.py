@@ -1,7 +1,7 @@
 """From a demonstration set to what training takes: raw rows, windows, a fitted policy."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class DatasetConfig:
         path: replay buffer, a zarr folder or zip.
         val_fraction: share of the episodes that nothing is trained on.
         val_seed: seed of the split.
+        more: further replay buffers; all their episodes are trained on.
         symmetry: ``module:function`` that maps all rows ``(obs, action)`` to an equally valid
             copy of them; the training episodes are seen both ways. None for no copy.
     """
@@ -36,6 +37,7 @@ class DatasetConfig:
     path: str
     val_fraction: float = 0.1
     val_seed: int = 42
+    more: list[str] = field(default_factory=list)
     symmetry: str | None = None
 
 
@@ -67,8 +69,9 @@ class Demonstrations:
 
     def describe(self, dataset: DatasetConfig) -> str:
         """Return a line for the policy's card."""
+        names = ", ".join(f"`{Path(path).name}`" for path in [dataset.path, *dataset.more])
         return (
-            f"`{Path(dataset.path).name}`: {len(self.train)} training and {len(self.held_out)} "
+            f"{names}: {len(self.train)} training and {len(self.held_out)} "
             f"held-out windows (episodes split with val_fraction={dataset.val_fraction}, "
             f"val_seed={dataset.val_seed})"
         )
@@ -89,8 +92,24 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
     Raises:
         PcmError: the file is damaged, lacks a field, or its widths are not the policy's.
     """
+    data = _read(dataset.path, config, dataset.val_fraction, dataset.val_seed)
+    for path in dataset.more:
+        data = _joined(data, _read(path, config, 0.0, 0))
+    obs, action, train, steps = data.obs, data.action, data.train, data.train_steps
+    if dataset.symmetry is not None:
+        copied = _function(dataset.symmetry)(obs.numpy(), action.numpy())
+        count = len(obs)
+        obs, action = (
+            torch.cat([rows, torch.from_numpy(copy)])
+            for rows, copy in zip((obs, action), copied, strict=True)
+        )
+        train, steps = (np.concatenate([rows, rows + count]) for rows in (train, steps))
+    return Demonstrations(obs, action, train, data.held_out, steps)
+
+
+def _read(path: str, config: PolicyConfig, val_fraction: float, val_seed: int) -> Demonstrations:
     fields = [*config.obs_fields, config.action_field]
-    buffer = open_replay(dataset.path, field_keys(fields))
+    buffer = open_replay(path, field_keys(fields))
     obs = torch.from_numpy(gather_fields(buffer, config.obs_fields))
     action = torch.from_numpy(gather_fields(buffer, [config.action_field]))
     for name, rows, want in (
@@ -99,10 +118,10 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
     ):
         if rows.shape[1] != want:
             raise PcmError(
-                f"{dataset.path}: {name} is {rows.shape[1]} wide, the policy takes {want}: "
+                f"{path}: {name} is {rows.shape[1]} wide, the policy takes {want}: "
                 "check task.obs_fields and task.action_field, or choose another task"
             )
-    kept, held = split_episodes(buffer.n_episodes, dataset.val_fraction, dataset.val_seed)
+    kept, held = split_episodes(buffer.n_episodes, val_fraction, val_seed)
     train, held_out = (
         window_indices(
             buffer.episode_ends,
@@ -114,18 +133,22 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
         for episodes in (kept, held)
     )
     if len(train) == 0:
-        raise PcmError(f"{dataset.path}: no episode is long enough for horizon {config.horizon}")
+        raise PcmError(f"{path}: no episode is long enough for horizon {config.horizon}")
     starts, ends = buffer.starts, buffer.episode_ends
     steps = np.concatenate([np.arange(starts[e], ends[e]) for e in kept])
-    if dataset.symmetry is not None:
-        copied = _function(dataset.symmetry)(obs.numpy(), action.numpy())
-        count = len(obs)
-        obs, action = (
-            torch.cat([rows, torch.from_numpy(copy)])
-            for rows, copy in zip((obs, action), copied, strict=True)
-        )
-        train, steps = (np.concatenate([rows, rows + count]) for rows in (train, steps))
     return Demonstrations(obs, action, train, held_out, steps)
+
+
+def _joined(first: Demonstrations, more: Demonstrations) -> Demonstrations:
+    """Train on both; what is held out stays the first one's."""
+    count = len(first.obs)
+    return Demonstrations(
+        torch.cat([first.obs, more.obs]),
+        torch.cat([first.action, more.action]),
+        np.concatenate([first.train, more.train + count]),
+        first.held_out,
+        np.concatenate([first.train_steps, more.train_steps + count]),
+    )
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -160,6 +183,7 @@ def policy_config(
             sampler=SamplerConfig(**settings["sampler"]),
             task=task["name"],
             control_hz=task["control_hz"],
+            prefix_steps=task["prefix_steps"],
             obs_fields=tuple(task["obs_fields"]),
             action_field=task["action_field"],
         )
