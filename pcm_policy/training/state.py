@@ -75,7 +75,8 @@ def load_state(
         state = json.loads((folder / "state.json").read_text())
     except (OSError, ValueError) as error:
         raise PcmError(f"{folder}/state.json is damaged ({error}): delete {folder}") from error
-    changed = [k for k in config if state["config"].get(k) != config[k]]
+    free = ("log_every", "save_every", "keep")  # change no weight
+    changed = [k for k in config if k not in free and state["config"].get(k) != config[k]]
     if changed:
         key = changed[0]
         raise PcmError(
