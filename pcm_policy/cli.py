@@ -27,7 +27,9 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import card, table
 from pcm_policy.runtime import RuntimeConfig
+from pcm_policy.training.consistency import Consistency
 from pcm_policy.training.data import DatasetConfig, Demonstrations, load_demonstrations
+from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import TrainConfig, fit
 
 
@@ -52,27 +54,34 @@ def train_main(config: DictConfig) -> Path:
 
 
 def distill_main(config: DictConfig) -> Path:
-    """Distil a PCM head; returns the folder of base and head."""
-    from pcm_policy.training.distillation import Distillation, with_head
-
+    """Distil a PCM head, or a consistency model; returns the policy's folder."""
     output = writable(config.output_dir)
     training = typed(TrainConfig, config.train, "train")
     dataset = _dataset(config)
     base = DiffusionPolicy.from_pretrained(config.policy)
     data = load_demonstrations(dataset, base.config)
-    distill_options = plain(config.distill)
-    rounds = distill_options.pop("rounds")
-    policy = with_head(base, plain(config.head), plain(config.sampler), training.seed, rounds)
-    windows, held_out = data.windows(policy)
-    objective = Distillation(
-        policy, windows, held_out, training.batch, training.seed, **distill_options
-    )
+    objective = _distillation(config, base, data, training)
     accelerator = _accelerator(config)
-    average = fit(objective, training, output, accelerator, resume=config.resume)
-    assert policy.head is not None
-    policy.head.load_state_dict(average.state_dict())
+    policy = objective.adopt(fit(objective, training, output, accelerator, resume=config.resume))
     text = card(policy, data.describe(dataset), "pcm-distill", training)
     return _save(policy, data, text, output, accelerator)
+
+
+def _distillation(
+    config: DictConfig, base: DiffusionPolicy, data: Demonstrations, training: TrainConfig
+) -> Distillation | Consistency:
+    head, sampler, seed = plain(config.head), plain(config.sampler), training.seed
+    windows, held_out = data.windows(base)
+    if head["name"] == "consistency":
+        try:
+            return Consistency(
+                base, sampler, windows, held_out, training.batch, seed, **head["options"]
+            )
+        except TypeError as error:
+            raise PcmError(f"head=consistency: {error}") from error
+    options = plain(config.distill)
+    policy = with_head(base, head, sampler, seed, options.pop("rounds"))
+    return Distillation(policy, windows, held_out, training.batch, seed, **options)
 
 
 def eval_main(config: DictConfig) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """The samplers that ship: a user's choice and a schedule fix every coefficient.
 
 Each is filled here as an :class:`~pcm_policy.affine.AffineSampler`, ``X = p x_0 + S z + M xhat``:
-DDPM, DDIM, DPM-Solver++ (:mod:`pcm_policy.multistep`) and two for flow matching. docs/affine.md has
-the derivations and shows how to add one.
+DDPM, DDIM, DPM-Solver++ (:mod:`pcm_policy.multistep`), multistep consistency sampling and two for
+flow matching. docs/affine.md has the derivations and shows how to add one.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -18,7 +19,9 @@ from pcm_policy.schedules import NoiseSchedule, Spacing, flow_levels, timesteps
 
 __all__ = ["AffineSampler", "SamplerConfig", "SamplerName", "build_sampler", "unroll"]
 
-SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "flow_euler", "flow_2m"]
+SamplerName = Literal[
+    "ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "consistency", "flow_euler", "flow_2m"
+]
 FLOW_SAMPLERS = ("flow_euler", "flow_2m")
 Previous = Literal["next", "ratio"]
 Variance = Literal["fixed_small", "fixed_large"]
@@ -30,8 +33,10 @@ class SamplerConfig:
 
     Attributes:
         name: ``ddpm`` (Ho et al. 2020), ``ddim`` (Song et al. 2021), or DPM-Solver++ of second or
-            third order, ``dpmpp_2m``, ``dpmpp_3m`` (:mod:`pcm_policy.multistep`); with the schedule
-            ``flow``, ``flow_euler`` or the second-order multistep ``flow_2m``.
+            third order, ``dpmpp_2m``, ``dpmpp_3m`` (:mod:`pcm_policy.multistep`); for a
+            consistency model ``consistency`` (Song et al. 2023, algorithm 1: denoise, add noise
+            again); with the schedule ``flow``, ``flow_euler`` or the second-order multistep
+            ``flow_2m``.
         steps: number of denoising steps ``N``.
         spacing: which training timesteps are visited.
         eta: DDIM's noise: 0 is deterministic, 1 has DDPM's variance.
@@ -45,6 +50,7 @@ class SamplerConfig:
         variance: DDPM's step variance.
         shift: a flow's timestep shift (Esser et al. 2024, eq. 23); above one, more steps at high
             noise.
+        timesteps: the ``N`` training timesteps themselves, descending, in place of ``spacing``.
 
     Raises:
         PcmError: an unknown name, a value out of range, or a setting that the sampler has not.
@@ -60,6 +66,7 @@ class SamplerConfig:
     rederive_epsilon: bool = True
     variance: Variance = "fixed_small"
     shift: float = 1.0
+    timesteps: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -76,7 +83,23 @@ class SamplerConfig:
             raise PcmError(f"sampler eta={self.eta}: use a value from 0 to 1")
         if not 0 < self.shift < float("inf"):
             raise PcmError(f"sampler shift={self.shift}: use a value above 0; 1 shifts nothing")
+        if self.timesteps is not None:
+            object.__setattr__(self, "timesteps", tuple(self.timesteps))  # JSON gives a list
+            self._check_timesteps(self.timesteps)
         self._check_unused()
+
+    def _check_timesteps(self, given: tuple[int, ...]) -> None:
+        falling = all(a > b for a, b in pairwise(given))
+        if len(given) != self.steps or not falling or given[-1] < 0:
+            raise PcmError(
+                f"sampler timesteps={list(given)}: give steps={self.steps} descending training "
+                "timesteps, none below 0"
+            )
+        if self.previous != "next" or self.name in FLOW_SAMPLERS:
+            raise PcmError(
+                f"sampler timesteps={list(given)} with {self.name}, previous={self.previous}: "
+                "chosen timesteps land on the next one, and a flow has none"
+            )
 
     def _check_unused(self) -> None:
         """Refuse settings that would have no effect, rather than ignore what a user asked for."""
@@ -87,7 +110,7 @@ class SamplerConfig:
             return
         if self.eta or self.previous != "next" or (flow and self.offset):
             raise PcmError(
-                f"sampler {self.name} is deterministic and lands where it evaluates next: use "
+                f"sampler {self.name} has no eta and lands where it evaluates next: use "
                 f"eta=0, previous=next{', offset=0' if flow else ''}"
             )
 
@@ -108,14 +131,11 @@ def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampl
     if schedule.is_flow:
         return _flow(schedule, config)
     abar = schedule.alphas_cumprod()
+    visited = _visited(schedule, config)
     if config.name in ("dpmpp_2m", "dpmpp_3m"):
-        visited = solver_timesteps(
-            schedule.train_steps, config.steps, config.spacing, config.offset
-        )
         order = 2 if config.name == "dpmpp_2m" else 3
         alpha, sigma = abar[visited].sqrt(), (1 - abar[visited]).sqrt()
         return unroll_multistep(visited, alpha, sigma, *dpm_coefficients(alpha, sigma, order))
-    visited = timesteps(schedule.train_steps, config.steps, config.spacing, config.offset)
     if config.previous == "ratio":
         previous = visited - schedule.train_steps // config.steps
     else:
@@ -123,10 +143,25 @@ def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampl
     last = abar[0] if config.name == "ddim" and not config.final_alpha_one else abar.new_tensor(1.0)
     abar_now = abar[visited]
     abar_next = torch.where(previous >= 0, abar[previous.clamp(min=0)], last)
-    coefficients = _ddpm(config, visited, abar_now, abar_next)
-    if config.name == "ddim":
+    if config.name == "consistency":
+        coefficients = _consistency(abar_next)
+    elif config.name == "ddim":
         coefficients = _ddim(config, abar_now, abar_next)
+    else:
+        coefficients = _ddpm(config, visited, abar_now, abar_next)
     return unroll(visited, abar_now.sqrt(), (1 - abar_now).sqrt(), *coefficients)
+
+
+def _visited(schedule: NoiseSchedule, config: SamplerConfig) -> Tensor:
+    if config.timesteps is not None:
+        if config.timesteps[0] >= schedule.train_steps:
+            raise PcmError(
+                f"sampler timesteps={list(config.timesteps)}: this policy was trained with "
+                f"timesteps 0 to {schedule.train_steps - 1}"
+            )
+        return torch.tensor(config.timesteps)
+    spaced = solver_timesteps if config.name in ("dpmpp_2m", "dpmpp_3m") else timesteps
+    return spaced(schedule.train_steps, config.steps, config.spacing, config.offset)
 
 
 def _flow(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:
@@ -157,6 +192,12 @@ def _ddpm(
         variance = (variance * (1 - abar_next) / (1 - abar_now)).clamp(min=1e-20)
     noise = torch.where(visited > 0, variance.sqrt(), torch.zeros_like(variance))
     return decay, gain, noise, torch.ones_like(gain)
+
+
+def _consistency(abar_next: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Song et al. 2023, algorithm 1: the predicted chunk with fresh noise, nothing of the state."""
+    gain, noise = abar_next.sqrt(), (1 - abar_next).sqrt()
+    return torch.zeros_like(gain), gain, noise, torch.ones_like(gain)
 
 
 def _ddim(

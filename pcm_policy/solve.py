@@ -116,6 +116,10 @@ class SolverConfig:
         given = {k: v for k, v in values.items() if k in known and v is not None}
         if values.get("sampler") is not None:
             given["name"] = values["sampler"]
+        if "timesteps" in given:
+            given.setdefault("steps", len(given["timesteps"]))
+        elif "steps" in given or "spacing" in given:
+            given["timesteps"] = None
         merged = asdict(sampler) | given
         rest = {k: v for k, v in values.items() if k in own and v is not None}
         free = rest.get("rounds") is None and rest.get("tolerance") is None

@@ -140,6 +140,12 @@ class Distillation:
         self.train, self.held_out = self.train.to(device), self.held_out.to(device)
         self.policy.to(device)
 
+    def adopt(self, average: nn.Module) -> DiffusionPolicy:
+        """Return the policy with the averaged weights of a run."""
+        assert self.policy.head is not None
+        self.policy.head.load_state_dict(average.state_dict())
+        return self.policy
+
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
         generator = step_generator(self.seed, step)
