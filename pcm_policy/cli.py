@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+import time
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from pcm_policy.checkpoint import (
+    fingerprint,
     held_out_observations,
     resolve_data,
     save_policy,
@@ -24,6 +26,7 @@ from pcm_policy.checkpoint import (
 from pcm_policy.commands import pick_device, plain, run_command, typed, writable
 from pcm_policy.datasets import doctor
 from pcm_policy.errors import PcmError
+from pcm_policy.exactness import exactness_report
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import card, table
 from pcm_policy.runtime import RuntimeConfig
@@ -62,8 +65,17 @@ def distill_main(config: DictConfig) -> Path:
     data = load_demonstrations(dataset, base.config)
     objective = _distillation(config, base, data, training)
     accelerator = _accelerator(config)
+    start = time.monotonic()
     policy = objective.adopt(fit(objective, training, output, accelerator, resume=config.resume))
-    text = card(policy, data.describe(dataset), "pcm-distill", training)
+    minutes = f"{(time.monotonic() - start) / 60:.1f} min on {accelerator.device}"
+    made = {
+        "distilled in": minutes + (", the part since it was resumed" if config.resume else ""),
+        "base": f"weights `{fingerprint(base.network)}`",
+    }
+    measured = ""
+    if accelerator.is_main_process:
+        measured = exactness_report(policy.eval(), data.observations(policy), base)
+    text = card(policy, data.describe(dataset), "pcm-distill", training, made, measured)
     return _save(policy, data, text, output, accelerator)
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pcm_policy.policy import DiffusionPolicy
@@ -145,11 +146,30 @@ def _family(label: str) -> str:
     return next((name for name in _COLOURS if label.startswith(name)), "sequential")
 
 
-def card(policy: DiffusionPolicy, data: str, command: str, training: TrainConfig) -> str:
-    """Return the README of a policy folder: how it was made."""
+def card(
+    policy: DiffusionPolicy,
+    data: str,
+    command: str,
+    training: TrainConfig,
+    made: Mapping[str, str] = MappingProxyType({}),
+    measured: str = "",
+) -> str:
+    """Return the README of a policy folder: how it was made and what it does.
+
+    Args:
+        policy: the policy.
+        data: what it was trained on.
+        command: name of the command; its words are taken from ``sys.argv``.
+        training: settings of the run.
+        made: further rows of the table, such as the time it took.
+        measured: Markdown of what was measured on it.
+    """
     head = policy.config.head
-    settings = "\n".join(f"| {k} | {v} |" for k, v in asdict(training).items())
+    rows = [[k, str(v)] for k, v in asdict(training).items()]
+    rows += [[k, v] for k, v in made.items()]
     kind = "base and PCM head" if head is not None else "base"
+    if policy.config.sampler.name == "consistency":
+        kind = "consistency model"
     words = " ".join([command, *sys.argv[1:]])
     network = sum(p.numel() for p in policy.network.parameters())
     extra = ""
@@ -164,9 +184,10 @@ def card(policy: DiffusionPolicy, data: str, command: str, training: TrainConfig
         "---\nlibrary_name: pcm_policy\ntags: [robotics, diffusion-policy, picard]\n---\n"
         f"# Diffusion policy for {policy.config.task} ({kind})\n\n"
         f"Data: {data}.\n\nCommand: `{words}`\n\n"
-        f"Base network: `{policy.config.network}`, {network:,} weights, "
+        f"Network: `{policy.config.network}`, {network:,} weights, "
         f"{policy.config.schedule.train_steps} denoising steps, {policy.config.prediction}.\n"
-        f"{extra}\n| setting | value |\n| --- | --- |\n{settings}\n"
+        f"{extra}\n{markdown(['setting', 'value'], rows)}\n"
+        + (f"\n## Exactness\n\n{measured}" if measured else "")
     )
 
 

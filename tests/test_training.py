@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from pcm_policy import cli
+from pcm_policy.checkpoint import fingerprint
 from pcm_policy.commands import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
@@ -212,6 +213,11 @@ def test_distillation(demos: Path, base: Path, tmp_path: Path, head: str) -> Non
     assert all(torch.equal(after[k], v) for k, v in before.items()), "the base must stay"
     loaded = DiffusionPolicy.from_pretrained(policy)
     assert loaded.default_solver().method == "pcm"
+    card = (policy / "README.md").read_text()
+    assert f"| base | weights `{fingerprint(loaded.network)}` |" in card
+    assert "| distilled in | 0." in card
+    assert "| pcm 3 (ddim-16) |" in card
+    assert "adaptive tol 0.001" in card if head == "window" else "head 3 tol 0.001" in card
 
 
 def test_trains_on_the_human_data(human_data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"""How far a policy's chunks are from its base sampler's: what the card of a distilled policy says.
+
+Errors are taken over observations with paired noise: root mean square over a chunk in normalised
+action units, mean and largest in the unit of the actions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcm_policy.noise import Noise, episode_noise
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.solve import SolverConfig
+from pcm_policy.solvers import SolveResult
+
+ROUNDS = (1, 2, 3, 4)
+TOLERANCES = (1e-2, 1e-3)
+SOLVED_ALONE = 64
+"""Observations whose rounds until certified are counted: every one is a solve of its own."""
+
+
+@dataclass(frozen=True)
+class ChunkError:
+    """Distance of chunks to the base's.
+
+    Attributes:
+        rmse: mean over observations of the root mean square over a chunk, normalised units.
+        rmse_p95: its 95th percentile over observations.
+        mean: mean absolute error, in the unit of the actions.
+        largest: largest absolute error, in the unit of the actions.
+    """
+
+    rmse: float
+    rmse_p95: float
+    mean: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Certification:
+    """Rounds that a solve takes until it is certified, every observation alone.
+
+    Attributes:
+        solver: label of the solver.
+        tolerance: certified error, in normalised units.
+        rounds: mean number of rounds.
+        worst_rounds: largest number of rounds.
+        worst_error: largest true error of a certified chunk, normalised.
+    """
+
+    solver: str
+    tolerance: float
+    rounds: float
+    worst_rounds: int
+    worst_error: float
+
+
+def paired_noise(policy: DiffusionPolicy, solver: SolverConfig, count: int, seed: int = 0) -> Noise:
+    """Return noise of ``count`` rows named ``seed, seed + 1, ...``, the same for every solver."""
+    stochastic = policy.sampler(solver.sampler).stochastic
+    shape = (policy.config.horizon, policy.config.action_dim)
+    rows = range(seed, seed + count)
+    return episode_noise(rows, [0] * count, shape, solver.sampler.steps * stochastic)
+
+
+def solved(
+    policy: DiffusionPolicy, solver: SolverConfig, obs: Tensor, seed: int = 0
+) -> SolveResult:
+    """Solve all observations ``(n, To, Do)`` at once with paired noise."""
+    return policy.solve(
+        obs.to(policy.device, policy.dtype), solver, paired_noise(policy, solver, len(obs), seed)
+    )
+
+
+def chunk_error(found: SolveResult, exact: SolveResult) -> ChunkError:
+    """Compare two solves of the same rows, both by a policy (with ``chunk``)."""
+    assert found.chunk is not None
+    assert exact.chunk is not None
+    rmse = (found.sample - exact.sample).square().mean(dim=(1, 2)).sqrt()
+    raw = (found.chunk - exact.chunk).abs()
+    p95 = float(np.percentile(rmse.cpu().double().numpy(), 95))
+    return ChunkError(float(rmse.mean()), p95, float(raw.mean()), float(raw.max()))
+
+
+def certification(
+    policy: DiffusionPolicy, solver: SolverConfig, obs: Tensor, seed: int = 0
+) -> Certification:
+    """Solve every observation alone until it is certified.
+
+    Args:
+        policy: the policy.
+        solver: with a tolerance and without a limit of rounds.
+        obs: ``(n, To, Do)`` raw observations.
+        seed: of the noise.
+    """
+    exact = solved(policy, SolverConfig("sequential", solver.sampler), obs, seed).sample
+    rounds, worst = [], 0.0
+    for i in range(len(obs)):
+        found = solved(policy, solver, obs[i : i + 1], seed + i)
+        assert bool(found.certified.all())
+        rounds.append(found.rounds)
+        worst = max(worst, float((found.sample - exact[i : i + 1]).abs().max()))
+    assert solver.tolerance is not None
+    mean = float(np.mean(rounds))
+    return Certification(solver.label, solver.tolerance, mean, max(rounds), worst)
+
+
+def certified_solver(policy: DiffusionPolicy, tolerance: float) -> SolverConfig:
+    """Return the head's way to a certified chunk: adaptive where the head can, else a step."""
+    assert policy.config.head is not None
+    sampler, rounds = policy.config.head.sampler, policy.config.head.rounds
+    if getattr(policy.head, "on_base", False):
+        return SolverConfig("pcm", sampler, tolerance=tolerance, adaptive=True)
+    return SolverConfig("pcm", sampler, tolerance=tolerance, pcm_rounds=rounds)
+
+
+def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy) -> str:
+    """Return the card's tables in Markdown.
+
+    Args:
+        policy: with a PCM head, or a consistency model.
+        obs: ``(n, To, Do)`` raw held-out observations.
+        base: the policy whose chunks are wanted; it is moved to the policy's device.
+    """
+    from pcm_policy.report import markdown
+
+    base.to(policy.device)
+    head = policy.config.head
+    reference = base.config.sampler if head is None else head.sampler
+    exact = solved(base, SolverConfig("sequential", reference), obs)
+    rows = []
+    for r in ROUNDS:
+        values = {"method": "sequential", "steps": r} if head is None else {"rounds": r}
+        solver = policy.solver({"method": "pcm"} | values)
+        error = chunk_error(solved(policy, solver, obs), exact)
+        numbers = (error.rmse, error.rmse_p95, error.mean, error.largest)
+        rows.append([solver.label, *(f"{x:.3g}" for x in numbers)])
+    names = ["solver", "RMSE, normalised", "its p95", "mean error", "largest error"]
+    text = (
+        f"Action error to the sequential {reference.name}-{reference.steps} chunk over {len(obs)} "
+        "held-out observations, same noise; mean and largest in the unit of the actions:\n\n"
+        f"{markdown(names, rows)}\n"
+    )
+    if head is None:
+        return text
+    alone = obs[torch.linspace(0, len(obs) - 1, min(SOLVED_ALONE, len(obs))).long()]
+    rows = []
+    for tolerance in TOLERANCES:
+        plain = SolverConfig("picard", reference, tolerance=tolerance)
+        for solver in (certified_solver(policy, tolerance), plain):
+            found = certification(policy, solver, alone)
+            counted = f"{found.rounds:.1f}", str(found.worst_rounds), f"{found.worst_error:.1e}"
+            rows.append([found.solver, *counted])
+    names = ["until certified", "rounds", "most", "largest true error, normalised"]
+    return f"{text}\nEach of {len(alone)} of them alone:\n\n{markdown(names, rows)}\n"

@@ -1,0 +1,74 @@
+"""Exactness figures against arrays worked out by hand, on the released policy."""
+
+import numpy as np
+import pytest
+import torch
+
+from pcm_policy.checkpoint import held_out_observations
+from pcm_policy.exactness import (
+    certification,
+    certified_solver,
+    chunk_error,
+    exactness_report,
+    paired_noise,
+    solved,
+)
+from pcm_policy.noise import episode_noise
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.samplers import SamplerConfig
+from pcm_policy.solve import SolverConfig
+
+NAME = "released/pusht"
+
+
+@pytest.fixture(scope="module")
+def policy() -> DiffusionPolicy:
+    return DiffusionPolicy.from_pretrained(NAME)
+
+
+@pytest.fixture(scope="module")
+def obs() -> torch.Tensor:
+    return held_out_observations(NAME)[::16]
+
+
+def test_errors_are_in_pixels(policy: DiffusionPolicy, obs: torch.Tensor) -> None:
+    """Against two predictions of every observation alone and plain numpy."""
+    assert policy.config.head is not None
+    sampler = policy.config.head.sampler
+    wanted = SolverConfig("sequential", sampler)
+    solver = policy.solver({"method": "pcm", "rounds": 1})
+    error = chunk_error(solved(policy, solver, obs, 7), solved(policy, wanted, obs, 7))
+    chunks, samples = [], []
+    for i, frame in enumerate(obs.numpy()):
+        noise = episode_noise([7 + i], [0], (16, 2), sampler.steps)
+        pair = [policy.predict(frame, solver=s, noise=noise) for s in (solver, wanted)]
+        chunks.append([p.chunk[0] for p in pair])
+        samples.append([p.solve.sample[0].numpy() for p in pair])
+    raw = np.abs(np.diff(np.array(chunks), axis=1))
+    rmse = np.sqrt(np.square(np.diff(np.array(samples), axis=1)).mean(axis=(1, 2, 3)))
+    assert error.mean == pytest.approx(raw.mean(), rel=1e-3)
+    assert error.largest == pytest.approx(raw.max(), rel=1e-3)
+    assert error.rmse == pytest.approx(rmse.mean(), rel=1e-3)
+    assert error.rmse_p95 == pytest.approx(np.percentile(rmse, 95), rel=1e-3)
+    assert error.largest > 0.5  # pixels of 512
+
+
+def test_noise_is_paired_over_solvers(policy: DiffusionPolicy) -> None:
+    slow = SolverConfig("sequential", SamplerConfig("ddpm", 100))
+    drawn = paired_noise(policy, slow, 3, seed=5)
+    assert drawn.steps is not None
+    assert torch.equal(drawn.initial[2], paired_noise(policy, SolverConfig(), 1, seed=7).initial[0])
+
+
+def test_certified_chunks_are_the_base_chunk(policy: DiffusionPolicy, obs: torch.Tensor) -> None:
+    for tolerance in (1e-2, 1e-3):
+        found = certification(policy, certified_solver(policy, tolerance), obs[:6])
+        assert 1 < found.rounds <= found.worst_rounds <= 16
+        assert found.worst_error <= tolerance
+
+
+def test_the_report_counts_from_one_round_on(policy: DiffusionPolicy, obs: torch.Tensor) -> None:
+    text = exactness_report(policy, obs, policy)
+    assert text.startswith("Action error to the sequential ddim-16 chunk over 16 held-out")
+    for label in ("pcm 1 (ddim-16)", "pcm 4 head 3 (ddim-16)", "picard tol 0.01 (ddim-16)"):
+        assert f"| {label} |" in text
