@@ -1,0 +1,1 @@
+"""Scripts that run an original implementation, each in an environment of its own."""

@@ -1,0 +1,119 @@
+"""Checkpoints in the documented layouts of other projects, small and random, made without them.
+
+Where the originals are installed, ``test_originals.py`` makes real ones with their own code.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from pcm_policy.networks.unet1d import ConditionalUnet1d
+
+TO, TA, T, DA = 2, 5, 8, 2
+WIDTHS = {"observation.state": 2, "observation.environment_state": 3, "action": DA}
+SIZES: dict[str, Any] = {"down_dims": (16, 32), "kernel_size": 3, "step_embed_dim": 16}
+
+
+def unet(obs_dim: int, seed: int = 0) -> ConditionalUnet1d:
+    """A small network with weights large enough for clipping to matter."""
+    torch.manual_seed(seed)
+    network = ConditionalUnet1d(DA, T, TO * obs_dim, **SIZES)
+    for value in network.parameters():
+        value.data *= 1.5
+    return network.eval()
+
+
+def statistics(width: int, seed: int) -> dict[str, torch.Tensor]:
+    rows = np.random.default_rng(seed).uniform(-3, 20, (50, width)).astype(np.float32)
+    found = {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0)}
+    return {k: torch.from_numpy(v) for k, v in found.items()}
+
+
+def lerobot_name(name: str) -> str:
+    """The name that LeRobot 0.4.4 gives to a weight of its ``DiffusionConditionalUnet1d``."""
+    name = name.replace(".blocks.0.block.", ".conv1.block.")
+    name = name.replace(".blocks.1.block.", ".conv2.block.")
+    return "diffusion.unet." + re.sub(r"(modules\.\d+\.2)\.conv\.", r"\1.", name)
+
+
+def lerobot_config(**changes: Any) -> dict[str, Any]:
+    """``config.json`` as LeRobot 0.4.4 writes it, less what does not concern inference."""
+    kinds = {"observation.state": "STATE", "observation.environment_state": "ENV"}
+    return {
+        "type": "diffusion",
+        "n_obs_steps": TO,
+        "input_features": {k: {"type": v, "shape": [WIDTHS[k]]} for k, v in kinds.items()},
+        "output_features": {"action": {"type": "ACTION", "shape": [DA]}},
+        "normalization_mapping": {"VISUAL": "MEAN_STD", "STATE": "MEAN_STD", "ENV": "MIN_MAX"}
+        | {"ACTION": "MIN_MAX"},
+        "horizon": T,
+        "n_action_steps": TA,
+        "n_groups": 8,
+        "down_dims": list(SIZES["down_dims"]),
+        "kernel_size": SIZES["kernel_size"],
+        "diffusion_step_embed_dim": SIZES["step_embed_dim"],
+        "noise_scheduler_type": "DDIM",
+        "num_train_timesteps": 20,
+        "beta_schedule": "squaredcos_cap_v2",
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "prediction_type": "epsilon",
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "num_inference_steps": 6,
+    } | changes
+
+
+def write_lerobot(folder: Path, layout: str = "processors", **changes: Any) -> ConditionalUnet1d:
+    """Write a policy folder in one of the three layouts; returns the network in it."""
+    network = unet(5)
+    folder.mkdir(parents=True)
+    weights = {lerobot_name(k): v.contiguous() for k, v in network.state_dict().items()}
+    stats = {name: statistics(width, i) for i, (name, width) in enumerate(WIDTHS.items())}
+    config = lerobot_config(**changes)
+    if layout == "processors":
+        _write_processors(folder, config, stats)
+    else:
+        modes = ("mean", "std"), ("min", "max"), ("min", "max")
+        for (name, values), keys in zip(stats.items(), modes, strict=True):
+            modules = ["unnormalize_outputs", "normalize_targets"]
+            for module in modules if name == "action" else ["normalize_inputs"]:
+                for key in keys:
+                    entry = f"{module}.buffer_{name.replace('.', '_')}.{key}"
+                    weights[entry] = values[key].clone()
+    if layout == "shapes":  # before LeRobot 0.1
+        del config["type"], config["normalization_mapping"]
+        inputs, outputs = config.pop("input_features"), config.pop("output_features")
+        config["input_shapes"] = {k: v["shape"] for k, v in inputs.items()}
+        config["output_shapes"] = {k: v["shape"] for k, v in outputs.items()}
+        modes = dict(zip(inputs, ("mean_std", "min_max"), strict=True))
+        config["input_normalization_modes"] = modes
+        config["output_normalization_modes"] = {"action": "min_max"}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "model.safetensors")
+    return network
+
+
+def _write_processors(folder: Path, config: dict[str, Any], stats: dict[str, Any]) -> None:
+    flat = {f"{name}.{key}": v for name, values in stats.items() for key, v in values.items()}
+    features = config["input_features"] | config["output_features"]
+    normal = {"eps": 1e-8, "features": features, "norm_map": config["normalization_mapping"]}
+    for which, steps in (
+        ("pre", ["rename_observations_processor", "to_batch_processor", "normalizer_processor"]),
+        ("post", ["unnormalizer_processor", "device_processor"]),
+    ):
+        written: list[dict[str, Any]] = []
+        for i, name in enumerate(steps):
+            step: dict[str, Any] = {"registry_name": name, "config": {}}
+            if "normalizer" in name:
+                file = f"policy_{which}processor_step_{i}_{name}.safetensors"
+                step |= {"config": normal, "state_file": file}
+                save_file({k: v.clone() for k, v in flat.items()}, folder / file)
+            written.append(step)
+        text = json.dumps({"name": f"policy_{which}processor", "steps": written})
+        (folder / f"policy_{which}processor.json").write_text(text)

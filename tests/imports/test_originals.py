@@ -1,0 +1,68 @@
+"""Checkpoints made by the originals' own code, compared with the originals' own samplers.
+
+``PCM_LEROBOT_PYTHON`` names the Python of an environment made by ``benchmarks/lerobot_env.py``.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures import write_lerobot
+
+from pcm_policy.imports import read
+from pcm_policy.imports.original import SelfCheck, self_check
+
+CHUNK = 1e-9  # normalised units, float64, same condition
+MAKE = Path(__file__).parent
+
+
+def original(variable: str) -> str:
+    python = os.environ.get(variable)
+    if python is None:
+        pytest.skip(f"{variable} does not name a Python in whose environment the original is")
+    return python
+
+
+def make(python: str, script: str, *words: str) -> None:
+    done = subprocess.run(
+        [python, str(MAKE / script), *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def agrees(path: Path, python: str) -> SelfCheck:
+    found = self_check(read(path), python)
+    if found == "No module named 'gymnasium'":
+        pytest.skip("LeRobot's migration code imports gymnasium, which is not in its environment")
+    assert isinstance(found, SelfCheck), found
+    assert found.chunk < CHUNK
+    assert found.passed
+    return found
+
+
+MEAN_STD = {"STATE": "MEAN_STD", "ENV": "MIN_MAX", "ACTION": "MEAN_STD"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noise_scheduler_type": "DDPM", "num_train_timesteps": 20},
+        {"noise_scheduler_type": "DDIM", "num_inference_steps": 7, "prediction_type": "sample"},
+        {"num_inference_steps": 10, "clip_sample_range": 1.5, "normalization_mapping": MEAN_STD}
+        | {"use_film_scale_modulation": False, "kernel_size": 3, "n_action_steps": 5},
+    ],
+    ids=["ddpm", "ddim-sample", "ddpm-10"],
+)
+def test_trained_by_lerobot(tmp_path: Path, settings: dict[str, Any]) -> None:
+    python = original("PCM_LEROBOT_PYTHON")
+    make(python, "make_lerobot.py", str(tmp_path / "p"), json.dumps(settings))
+    assert agrees(tmp_path / "p", python).original == "lerobot 0.4.4"
+
+
+def test_old_layout_through_lerobots_own_migration(tmp_path: Path) -> None:
+    python = original("PCM_LEROBOT_PYTHON")
+    write_lerobot(tmp_path / "p", "buffers")
+    agrees(tmp_path / "p", python)
