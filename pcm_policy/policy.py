@@ -40,7 +40,7 @@ class HeadConfig:
     """A PCM head and what it belongs to.
 
     Attributes:
-        name: ``window`` or ``lora``.
+        name: ``window``, ``lora`` or ``copy``.
         options: the head's own arguments.
         sampler: the sampler whose fixed point it was trained to reach.
         base: fingerprint of the base weights it was trained on.

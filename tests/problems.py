@@ -69,7 +69,8 @@ def problem(
 def make_head(kind: str, denoise: Denoiser, gain: float = 1.0) -> nn.Module:
     """A head with arbitrary weights, whose predictions are far from the base model's."""
     assert isinstance(denoise.network, nn.Module)
-    options: dict[str, Any] = {"width": 24} if kind == "window" else {"rank": 2, "alpha": 4.0}
+    given = {"window": {"width": 24}, "lora": {"rank": 2, "alpha": 4.0}, "copy": {}}
+    options: dict[str, Any] = given[kind]
     steps = denoise.sampler.steps
     head = build_head(kind, denoise.network, steps, DA, T, C, options)
     return randomize(head, gain, seed=3).to(denoise.cond.dtype)

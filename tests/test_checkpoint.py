@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "policy"
 
 
-@pytest.mark.parametrize("head", [None, "window", "lora"])
+@pytest.mark.parametrize("head", [None, "window", "lora", "copy"])
 def test_round_trip_is_bitwise(tmp_path: Path, head: str | None) -> None:
     policy = make(head)
     policy.save_pretrained(tmp_path / "policy")

@@ -243,7 +243,7 @@ def test_sequential_is_the_dense_solution_of_a_linear_system(
 
 # --- heads and model switching
 
-HEADS = ["window", "lora"]
+HEADS = ["window", "lora", "copy"]
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -467,7 +467,7 @@ def test_unknown_heads_and_options_are_refused() -> None:
     net = mlp()
     for name, options, match in [
         ("window", {"depht": 3}, "depht"),
-        ("feature", {}, "unknown head 'feature': use window or lora"),
+        ("feature", {}, "unknown head 'feature': use window, lora or copy"),
         ("lora", {"rank": 0}, "rank=0: must be at least 1"),
     ]:
         with pytest.raises(PcmError, match=match) as caught:

@@ -197,7 +197,7 @@ def test_two_processes_train_on_the_same_samples_as_one(
     )
 
 
-@pytest.mark.parametrize("head", ["window", "lora"])
+@pytest.mark.parametrize("head", ["window", "lora", "copy"])
 def test_distillation(demos: Path, base: Path, tmp_path: Path, head: str) -> None:
     options = ["head.options.width=64"] if head == "window" else []
     run = ["train.steps=80", "train.batch=16", "train.save_every=10", "train.log_every=10"]

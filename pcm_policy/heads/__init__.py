@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from pcm_policy.errors import PcmError
+from pcm_policy.heads.copy import CopyHead
 from pcm_policy.heads.lora import LoraHead
 from pcm_policy.heads.window import WindowHead
 
@@ -28,6 +29,8 @@ def build_head(
             return WindowHead(steps, action_dim, horizon, cond_dim, **options)
         if name == "lora":
             return LoraHead(network, **options)
+        if name == "copy":
+            return CopyHead(network, **options)
     except TypeError as error:
         raise PcmError(f"head {name!r}: {error}") from error
-    raise PcmError(f"unknown head {name!r}: use window or lora")
+    raise PcmError(f"unknown head {name!r}: use window, lora or copy")
