@@ -6,26 +6,35 @@
 from pathlib import Path
 
 from pcm_policy.errors import PcmError
-from pcm_policy.imports import lerobot
+from pcm_policy.imports import diffusion_policy, lerobot, robomimic
 from pcm_policy.imports.build import Imported
+from pcm_policy.imports.torchzip import open_archive
 
 __all__ = ["Imported", "read"]
 
+_KINDS = "a LeRobot policy folder, a diffusion_policy .ckpt or a robomimic .pth"
+
 
 def read(source: str | Path) -> Imported:
-    """Translate a checkpoint of LeRobot.
+    """Translate a checkpoint of LeRobot, diffusion_policy or robomimic.
 
     Args:
-        source: a LeRobot policy folder.
+        source: a LeRobot policy folder, or a file of one of the others.
 
     Raises:
         PcmError: nothing there that can be imported, naming file, entry and what to do.
     """
     path = Path(source)
     if not path.exists():
-        raise PcmError(f"{path} does not exist: name a LeRobot policy folder")
-    if path.is_dir() and lerobot.is_lerobot(path):
-        return lerobot.read(path)
-    if path.is_dir() and lerobot.is_lerobot(path / "pretrained_model"):
-        return lerobot.read(path / "pretrained_model")  # LeRobot's checkpoints/NNN
-    raise PcmError(f"{path} is no policy that can be imported: name a LeRobot policy folder")
+        raise PcmError(f"{path} does not exist: name {_KINDS}")
+    if path.is_dir():
+        for folder in (path, path / "pretrained_model"):  # LeRobot's checkpoints/NNN
+            if lerobot.is_lerobot(folder):
+                return lerobot.read(folder)
+        raise PcmError(f"{path} is no policy that can be imported: name {_KINDS}")
+    with open_archive(path) as archive:
+        if diffusion_policy.is_diffusion_policy(archive.content):
+            return diffusion_policy.read(archive)
+        if robomimic.is_robomimic(archive.content):
+            return robomimic.read(archive)
+    raise PcmError(f"{path} is a torch file, but no policy that can be imported: name {_KINDS}")

@@ -13,6 +13,8 @@ from pcm_policy.networks import build_network
 from pcm_policy.normalize import Normalizer
 from pcm_policy.policy import DiffusionPolicy, PolicyConfig
 
+_HORIZON = 10_000  # no weight of a U-Net shows it, so a config could name any
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -74,6 +76,7 @@ class Imported:
         action: normaliser of the action.
         original: what the self-check hands to the original implementation, as JSON holds it.
         notes: one line each about what a user should know.
+        extra: further tensors for the original.
     """
 
     kind: str
@@ -83,7 +86,8 @@ class Imported:
     obs: Affine
     action: Affine
     original: Mapping[str, Any]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def policy(self) -> DiffusionPolicy:
         """Build the policy.
@@ -114,6 +118,8 @@ def check_weights(file: str, have: Mapping[str, Tensor], config: PolicyConfig) -
     Raises:
         PcmError: naming the first entry that is missing, superfluous, misshapen or not finite.
     """
+    if config.horizon > _HORIZON:
+        raise PcmError(f"{file}: horizon={config.horizon} is no chunk: the config is damaged")
     with torch.device("meta"):
         network = build_network(
             config.network,

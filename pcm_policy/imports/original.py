@@ -136,9 +136,9 @@ def _ask(
         job = {"config": config, "original": dict(imported.original)}
         (folder / "job.json").write_text(json.dumps(job))
         save_file({k: v.contiguous() for k, v in inputs.items()}, folder / "inputs.safetensors")
-        save_file(
-            {k: v.contiguous() for k, v in imported.weights.items()}, folder / "weights.safetensors"
-        )
+        for file, tensors in (("weights", imported.weights), ("extra", imported.extra)):
+            whole = {k: v.contiguous() for k, v in tensors.items()}
+            save_file(whole, folder / f"{file}.safetensors")
         done = subprocess.run(
             [python or sys.executable, str(script), name],
             capture_output=True,

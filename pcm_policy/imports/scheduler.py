@@ -27,6 +27,7 @@ _ONLY: dict[str, tuple[Any, ...]] = {  # settings that must be off
     "thresholding": (False, None),
     "rescale_betas_zero_snr": (False, None),
 }
+_TRAINED = 100_000
 _IRRELEVANT = {"dynamic_thresholding_ratio", "sample_max_value", "_target_", "_class_name"}
 _IRRELEVANT |= {"_diffusers_version"}
 
@@ -81,6 +82,8 @@ def scheduling(
     if prediction not in ("epsilon", "sample", "v_prediction"):
         raise PcmError(f"{file}: prediction_type={prediction!r} is unknown")
     trained = int(values["num_train_timesteps"])
+    if not 1 <= trained <= _TRAINED:
+        raise PcmError(f"{file}: num_train_timesteps={trained} is no schedule: it is damaged")
     count = trained if steps is None else int(steps)
     common: dict[str, Any] = {
         "name": name.lower(),

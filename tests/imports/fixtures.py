@@ -5,11 +5,13 @@ Where the originals are installed, ``test_originals.py`` makes real ones with th
 
 import json
 import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from pcm_policy.networks.unet1d import ConditionalUnet1d
@@ -117,3 +119,146 @@ def _write_processors(folder: Path, config: dict[str, Any], stats: dict[str, Any
             written.append(step)
         text = json.dumps({"name": f"policy_{which}processor", "steps": written})
         (folder / f"policy_{which}processor.json").write_text(text)
+
+
+def diffusion_policy_config(**changes: Any) -> dict[str, Any]:
+    """``cfg`` of train_diffusion_unet_lowdim_workspace.yaml, resolved, cut to what counts."""
+    scheduler = {
+        "_target_": "diffusers.schedulers.scheduling_ddpm.DDPMScheduler",
+        "num_train_timesteps": 20,
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "squaredcos_cap_v2",
+        "variance_type": "fixed_small",
+        "clip_sample": True,
+        "prediction_type": "epsilon",
+    }
+    policy = "diffusion_policy.policy.diffusion_unet_lowdim_policy.DiffusionUnetLowdimPolicy"
+    return {
+        "n_latency_steps": 0,
+        "training": {"use_ema": True},
+        "task": {
+            "name": "pusht_lowdim",
+            "dataset": {"_target_": "diffusion_policy.dataset.pusht_dataset.PushTLowdimDataset"},
+            "env_runner": {"fps": 10},
+        },
+        "policy": {
+            "_target_": policy,
+            "model": {"n_groups": 8},
+            "noise_scheduler": scheduler | changes.pop("scheduler", {}),
+            "horizon": T,
+            "obs_dim": 5,
+            "action_dim": DA,
+            "n_action_steps": TA,
+            "n_obs_steps": TO,
+            "num_inference_steps": 20,
+            "obs_as_local_cond": False,
+            "obs_as_global_cond": True,
+            "pred_action_steps_only": False,
+            "oa_step_convention": True,
+        }
+        | changes,
+    }
+
+
+def diffusion_policy_payload(**changes: Any) -> tuple[dict[str, Any], ConditionalUnet1d]:
+    """What ``BaseWorkspace.save_checkpoint`` saves, and the averaged network in it."""
+    averaged, last = unet(5), unet(5, seed=1)
+    normal = {}
+    for key, width, seed in (("obs", 5, 0), ("action", DA, 2)):
+        stats = statistics(width, seed)
+        scale = 2 / (stats["max"] - stats["min"])
+        prefix = f"normalizer.params_dict.{key}"
+        normal |= {f"{prefix}.scale": scale, f"{prefix}.offset": -1 - scale * stats["min"]}
+        normal |= {f"{prefix}.input_stats.{k}": v for k, v in stats.items()}
+    states = {
+        name: OrderedDict(
+            {"_dummy_variable": torch.zeros(0)}
+            | {f"model.{k}": v for k, v in network.state_dict().items()}
+            | normal
+        )
+        for name, network in (("model", last), ("ema_model", averaged))
+    }
+    config = OmegaConf.create(diffusion_policy_config(**changes))
+    pickles = {"global_step": b"not looked into", "epoch": b"neither"}
+    return {"cfg": config, "state_dicts": states, "pickles": pickles}, averaged
+
+
+ROBOMIMIC_SHAPES = {"object": [3], "robot0_eef_pos": [2], "unused": [4]}
+
+
+def robomimic_config(**algo: Any) -> dict[str, Any]:
+    """``config`` of robomimic 0.5.0's diffusion policy, cut to what counts."""
+    return {
+        "algo_name": "diffusion_policy",
+        "train": {
+            "action_keys": ["actions"],
+            "action_config": {"actions": {"normalization": "min_max"}},
+        },
+        "observation": {
+            "modalities": {
+                "obs": {"low_dim": ["robot0_eef_pos", "object"], "rgb": [], "depth": []},
+                "goal": {"low_dim": [], "rgb": []},
+            },
+            "encoder": {"low_dim": {"core_class": None}},
+        },
+        "algo": {
+            "horizon": {"observation_horizon": TO, "action_horizon": TA, "prediction_horizon": T},
+            "unet": {"enabled": True, "down_dims": [256, 512, 1024]},  # robomimic ignores these
+            "ema": {"enabled": True, "power": 0.75},
+            "ddpm": {
+                "enabled": False,
+                "num_train_timesteps": 100,
+                "num_inference_timesteps": 100,
+                "beta_schedule": "squaredcos_cap_v2",
+                "clip_sample": True,
+                "prediction_type": "epsilon",
+            },
+            "ddim": {
+                "enabled": True,
+                "num_train_timesteps": 20,
+                "num_inference_timesteps": 5,
+                "beta_schedule": "squaredcos_cap_v2",
+                "clip_sample": True,
+                "set_alpha_to_one": True,
+                "steps_offset": 0,
+                "prediction_type": "epsilon",
+            },
+        }
+        | algo,
+    }
+
+
+def robomimic_stats() -> tuple[dict[str, Any], dict[str, Any]]:
+    rng = np.random.default_rng(4)
+
+    def some(width: int) -> dict[str, list[list[float]]]:
+        offset, scale = rng.normal(size=(1, width)), rng.uniform(0.5, 3, (1, width))
+        return {"offset": offset.tolist(), "scale": scale.tolist()}
+
+    return {k: some(*v) for k, v in ROBOMIMIC_SHAPES.items()}, {"actions": some(DA)}
+
+
+def robomimic_payload(
+    config: dict[str, Any] | None = None, stats: bool = True
+) -> tuple[dict[str, Any], ConditionalUnet1d]:
+    """What ``robomimic.utils.train_utils.save_model`` saves, and the averaged network in it."""
+    averaged, last = unet(5), unet(5, seed=1)
+    nets = {
+        name: OrderedDict(
+            {f"policy.noise_pred_net.{k}": v for k, v in network.state_dict().items()}
+        )
+        for name, network in (("nets", last), ("ema", averaged))
+    }
+    payload = {
+        "model": nets | {"optimizers": {}, "lr_schedulers": {}},
+        "config": json.dumps(config or robomimic_config()),
+        "algo_name": "diffusion_policy",
+        "env_metadata": {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20}},
+        "shape_metadata": {"ac_dim": DA, "all_shapes": ROBOMIMIC_SHAPES, "use_images": False},
+        "variable_state": {"epoch": 3},
+    }
+    if stats:
+        observed, acted = robomimic_stats()
+        payload |= {"obs_normalization_stats": observed, "action_normalization_stats": acted}
+    return payload, averaged

@@ -1,6 +1,7 @@
 """Checkpoints made by the originals' own code, compared with the originals' own samplers.
 
-``PCM_LEROBOT_PYTHON`` names the Python of an environment made by ``benchmarks/lerobot_env.py``.
+``PCM_LEROBOT_PYTHON`` names the Python of an environment made by ``benchmarks/lerobot_env.py``,
+``PCM_DIFFUSION_POLICY_PYTHON`` and ``PCM_ROBOMIMIC_PYTHON`` one in which those two import.
 """
 
 import json
@@ -66,3 +67,23 @@ def test_old_layout_through_lerobots_own_migration(tmp_path: Path) -> None:
     python = original("PCM_LEROBOT_PYTHON")
     write_lerobot(tmp_path / "p", "buffers")
     agrees(tmp_path / "p", python)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"ddim": True, "normalize": True}, {"ema": False}], ids=["ddpm", "ddim", "raw"]
+)
+def test_saved_by_robomimic(tmp_path: Path, settings: dict[str, Any]) -> None:
+    python = original("PCM_ROBOMIMIC_PYTHON")
+    make(python, "make_robomimic.py", str(tmp_path / "model.pth"), json.dumps(settings))
+    assert agrees(tmp_path / "model.pth", python).original.startswith("robomimic 0.")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"ddim": True, "num_inference_steps": 8}, {"prediction_type": "sample"}],
+    ids=["ddpm", "ddim", "sample"],
+)
+def test_saved_by_diffusion_policy(tmp_path: Path, settings: dict[str, Any]) -> None:
+    python = original("PCM_DIFFUSION_POLICY_PYTHON")
+    make(python, "make_diffusion_policy.py", str(tmp_path / "a.ckpt"), json.dumps(settings))
+    agrees(tmp_path / "a.ckpt", python)

@@ -60,7 +60,8 @@ def run(answer: Callable[[dict[str, Any], dict[str, Any]], tuple[str, dict[str, 
     folder = Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text())
     tensors: dict[str, Any] = load_file(folder / "inputs.safetensors")
-    tensors["weights"] = load_file(folder / "weights.safetensors")
+    for name in ("weights", "extra"):
+        tensors[name] = load_file(folder / f"{name}.safetensors")
     try:
         version, outputs = answer(job, tensors)
     except (ModuleNotFoundError, NotHere) as error:
