@@ -62,12 +62,37 @@ class LowPrecision(nn.Module):
 
     def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network, self.dtype = copy.deepcopy(network).to(dtype), dtype
+        self.network: Any = copy.deepcopy(network).to(dtype)
+        self.dtype = dtype
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Map ``(B, T, Da)``, ``(B,)`` and ``(B, C)`` to ``(B, T, Da)`` in the type of ``x``."""
-        output: Tensor = self.network(x.to(self.dtype), t, cond.to(self.dtype))
+        return self.decode(x, self.encode(t, cond))
+
+    def encode(self, t: Tensor, cond: Tensor) -> Tensor:
+        """Map ``(...)`` and ``(..., C)`` to ``(..., E)`` in this network's type."""
+        encoded: Tensor = self.network.encode(t, cond.to(self.dtype))
+        return encoded
+
+    def decode(self, x: Tensor, encoded: Tensor) -> Tensor:
+        """Map ``(B, T, Da)`` and ``(B, E)`` to ``(B, T, Da)`` in the type of ``x``."""
+        output: Tensor = self.network.decode(x.to(self.dtype), encoded)
         return output.to(x.dtype)
+
+
+class Compiled(nn.Module):
+    """A network whose calls, and the part of them that every round repeats, are compiled."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network, self.encode = network, network.encode
+        self._call = torch.compile(network, dynamic=False)
+        self.decode = torch.compile(network.decode, dynamic=False)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Map ``(B, T, Da)``, ``(B,)`` and ``(B, C)`` to ``(B, T, Da)``."""
+        output: Tensor = self._call(x, t, cond)  # type: ignore[no-untyped-call]
+        return output
 
 
 class Runtime:
@@ -103,7 +128,7 @@ class Runtime:
             network = LowPrecision(network, dtype).eval()
         self.network: Network = network
         if config.mode == "compile":
-            self.network = torch.compile(network, dynamic=False)
+            self.network = Compiled(network)
         self._programs: dict[Any, Program] = {}
         self._lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Embedding of the diffusion step, shared by all denoising networks."""
+"""Embedding of the diffusion step beside the condition, shared by all denoising networks."""
 
 import math
 
@@ -6,6 +6,12 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
+
+
+def side_by_side(first: Tensor, second: Tensor) -> Tensor:
+    """Concatenate the last dimensions; those before them broadcast."""
+    shape = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])  # type: ignore[no-untyped-call]
+    return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], dim=-1)
 
 
 def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
@@ -16,15 +22,15 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     like theirs, whatever the network's own type: the caller casts.
 
     Args:
-        t: timesteps, integer or floating, shape (B,).
+        t: timesteps, integer or floating, any shape.
         dim: even width of the embedding, at least 4.
 
     Returns:
-        float32 tensor of shape (B, dim).
+        float32 tensor of the shape of ``t`` and ``dim`` after it.
     """
     if dim < 4 or dim % 2:
         raise PcmError(f"the step embedding has width {dim}; use an even number of at least 4")
     half = dim // 2
     index = torch.arange(half, dtype=torch.float32, device=t.device)
-    angle = t.float()[:, None] * torch.exp(index * -(math.log(10000.0) / (half - 1)))
+    angle = t.float()[..., None] * torch.exp(index * -(math.log(10000.0) / (half - 1)))
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,9 +1,16 @@
-"""Residual MLP over the flattened chunk, modulated by step and observation: the CPU default."""
+"""Residual MLP over the flattened chunk, modulated by step and observation: the CPU default.
+
+What step and observation amount to does not depend on the chunk: ``encode`` computes it and
+``decode`` the rest, so that a solve encodes once for all of its rounds.
+"""
+
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.networks.embedding import sinusoidal_embedding
+from pcm_policy.networks.embedding import side_by_side, sinusoidal_embedding
 
 
 class AdaLNBlock(nn.Module):
@@ -23,8 +30,16 @@ class AdaLNBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Map ``(B, width)`` and ``(B, cond_dim)`` to ``(B, width)``."""
+        return self.modulated(x, *self.film(cond))
+
+    def film(self, cond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map ``(..., cond_dim)`` to shift, scale and gate, each ``(..., width)``."""
         shift, scale, gate = self.modulation(cond).chunk(3, dim=-1)
-        h = torch.addcmul(shift, self.norm(x), 1 + scale)
+        return shift, 1 + scale, gate
+
+    def modulated(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        """Map ``(B, width)`` under given shift, scale and gate to ``(B, width)``."""
+        h = torch.addcmul(shift, self.norm(x), scale)
         return torch.addcmul(x, gate, self.down(nn.functional.silu(self.up(h))))
 
 
@@ -67,10 +82,26 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Map ``(B, T, Da)`` chunks, ``(B,)`` steps and ``(B, C)`` conditions to ``(B, T, Da)``."""
-        step = self.step(sinusoidal_embedding(t, self.step_embed_dim).to(x.dtype))
-        c = self.mix(torch.cat([step, self.cond(cond)], dim=-1))
+        return self.decode(x, self.encode(t, cond))
+
+    def encode(self, t: Tensor, cond: Tensor) -> Tensor:
+        """Return shift, scale and gate of all blocks side by side, ``(..., E)``.
+
+        Args:
+            t: ``(...)`` steps.
+            cond: ``(..., C)`` conditions; leading dimensions broadcast against those of ``t``.
+        """
+        step = self.step(sinusoidal_embedding(t, self.step_embed_dim).to(cond.dtype))
+        c = self.mix(side_by_side(step, self.cond(cond)))
+        blocks = cast(Iterable[AdaLNBlock], self.blocks)
+        films = [part for block in blocks for part in block.film(c)]
+        return torch.cat([c[..., :0], *films], dim=-1)  # the empty part: for no blocks at all
+
+    def decode(self, x: Tensor, encoded: Tensor) -> Tensor:
+        """Map ``(B, T, Da)`` chunks and their ``(B, E)`` to ``(B, T, Da)``."""
         h = self.inp(x.flatten(1))
-        for block in self.blocks:
-            h = block(h, c)
+        films = encoded.split_with_sizes([h.shape[-1]] * (3 * len(self.blocks)), dim=-1)
+        for i, block in enumerate(cast(Iterable[AdaLNBlock], self.blocks)):
+            h = block.modulated(h, *films[3 * i : 3 * i + 3])
         result: Tensor = self.out(h).view_as(x)
         return result

@@ -7,7 +7,7 @@ real-stanford/diffusion_policy, so that its state dicts load here unchanged; mod
 parameters keep their place where a name depends on it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
-from pcm_policy.networks.embedding import sinusoidal_embedding
+from pcm_policy.networks.embedding import side_by_side, sinusoidal_embedding
 
 _FINAL_GROUPS = 8  # Diffusion Policy's last block has 8 groups whatever ``n_groups`` is
 
@@ -68,19 +68,18 @@ class _ResidualBlock(nn.Module):
                 _ConvBlock(dim_out, dim_out, kernel_size, n_groups),
             ]
         )
-        film_dim = 2 * dim_out if cond_predict_scale else dim_out
-        self.cond_encoder = nn.Sequential(nn.Mish(), nn.Linear(cond_dim, film_dim))
+        self.film_dim = 2 * dim_out if cond_predict_scale else dim_out
+        self.cond_encoder = nn.Sequential(nn.Mish(), nn.Linear(cond_dim, self.film_dim))
         self.residual_conv: nn.Module = (
             nn.Identity() if dim_in == dim_out else nn.Conv1d(dim_in, dim_out, 1)
         )
 
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """Maps (B, dim_in, L) under cond (B, cond_dim) to (B, dim_out, L)."""
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """Maps (B, dim_in, L) under film (B, film_dim, 1) to (B, dim_out, L)."""
         h: Tensor = self.blocks[0](x)
-        film: Tensor = self.cond_encoder(cond)[..., None]
         if self.cond_predict_scale:
             scale, bias = film.chunk(2, dim=1)
-            h = scale * h + bias
+            h = torch.addcmul(bias, scale, h)
         else:
             h = h + film
         out: Tensor = self.blocks[1](h) + self.residual_conv(x)
@@ -90,9 +89,10 @@ class _ResidualBlock(nn.Module):
 class _Level(nn.ModuleList):
     """Two residual blocks, then the resampling."""
 
-    def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the features before and after the resampling."""
-        h: Tensor = self[1](self[0](x, cond), cond)
+    def forward(self, x: Tensor, films: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+        """Takes two films; returns the features before and after the resampling."""
+        h: Tensor = self[0](x, next(films))
+        h = self[1](h, next(films))
         return h, self[2](h)
 
 
@@ -154,6 +154,7 @@ class ConditionalUnet1d(nn.Module):
         first = down_dims[0]
         last_block = _ConvBlock(first, first, kernel_size, _FINAL_GROUPS)
         self.final_conv = nn.Sequential(last_block, nn.Conv1d(first, action_dim, 1))
+        self._film_dims = [block.film_dim for block in self._residual_blocks()]
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Runs the denoiser.
@@ -166,19 +167,41 @@ class ConditionalUnet1d(nn.Module):
         Returns:
             Prediction of shape (B, T, Da).
         """
-        step = self.diffusion_step_encoder(sinusoidal_embedding(t, self.step_embed_dim).to(x.dtype))
-        film = torch.cat([step, cond], dim=-1)
+        return self.decode(x, self.encode(t, cond))
+
+    def encode(self, t: Tensor, cond: Tensor) -> Tensor:
+        """Returns the FiLM of all residual blocks, which does not depend on the chunk.
+
+        Args:
+            t: timesteps, shape (...).
+            cond: conditioning vectors, shape (..., C); leading dimensions broadcast against t's.
+
+        Returns:
+            shape (..., E), in the order of the blocks.
+        """
+        embedded = sinusoidal_embedding(t, self.step_embed_dim).to(cond.dtype)
+        step = self.diffusion_step_encoder(embedded)
+        seen = nn.functional.mish(side_by_side(step, cond))  # the first layer of every encoder
+        return torch.cat([block.cond_encoder[1](seen) for block in self._residual_blocks()], dim=-1)
+
+    def decode(self, x: Tensor, encoded: Tensor) -> Tensor:
+        """Maps chunks (B, T, Da) and their encoding (B, E) to predictions (B, T, Da)."""
+        films = iter(encoded[..., None].split_with_sizes(self._film_dims, dim=1))
         h = x.transpose(1, 2)
         skips: list[Tensor] = []
         for down in self.down_modules:
-            skip, h = down(h, film)
+            skip, h = down(h, films)
             skips.append(skip)
         for block in self.mid_modules:
-            h = block(h, film)
+            h = block(h, next(films))
         for up in self.up_modules:
-            _, h = up(torch.cat([h, skips.pop()], dim=1), film)
+            _, h = up(torch.cat([h, skips.pop()], dim=1), films)
         out: Tensor = self.final_conv(h)
         return out.transpose(1, 2)
+
+    def _residual_blocks(self) -> list[_ResidualBlock]:
+        """Returns the blocks in the order in which they run."""
+        return [m for m in self.modules() if isinstance(m, _ResidualBlock)]
 
 
 def _check(horizon: int, down_dims: Sequence[int], kernel_size: int, n_groups: int) -> None:

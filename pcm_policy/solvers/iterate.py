@@ -114,6 +114,9 @@ def iterate(
     sampler, steps = denoise.sampler, denoise.sampler.steps
     window = steps if window is None else window
     _check(steps, rounds, tolerance, window, head, strengths, coarse)
+    # A head with weights of its own, or over few nodes, would leave most of the encoding unused.
+    if head is None or getattr(head, "evaluations", None) == steps:
+        denoise = denoise.encode()
     forced = forcing(sampler, noise)
     predictions = _first_predictions(guess, forced[1:])
     states = forced + combine(sampler.M, predictions)
@@ -140,7 +143,8 @@ def iterate(
         if head is not None and not pure:
             lo, hi, cold = 0, steps, False
             evaluated = getattr(head, "evaluations", None) or steps
-            front = torch.where(done, steps, torch.zeros_like(front))
+            if tolerance is not None:
+                front = torch.where(done, steps, torch.zeros_like(front))
             predictions = head(denoise, states[:-1], used, strength)
         elif nodes is not None:
             index = torch.tensor(nodes, device=states.device)

@@ -48,6 +48,7 @@ def paradigms(
             "solver.method=paradigms iterates on one-step increments and this sampler's steps use "
             "earlier predictions: use solver=picard, or sampler=ddim (flow_euler for a flow)"
         )
+    denoise = denoise.encode()
     window = steps if window is None else window
     if window < 1 or (rounds is not None and rounds < 1):
         raise PcmError(f"solver.window={window}, solver.rounds={rounds}: both must be at least 1")

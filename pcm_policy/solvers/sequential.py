@@ -16,7 +16,7 @@ def sequential(denoise: Denoiser, noise: Noise) -> SolveResult:
         denoise: the map ``D``, with its sampler.
         noise: ``initial (B, T, Da)``, and ``steps (N, B, T, Da)`` for stochastic samplers.
     """
-    sampler = denoise.sampler
+    denoise, sampler = denoise.encode(), denoise.sampler
     states = forcing(sampler, noise)
     predictions = torch.zeros_like(states[1:])
     for j in range(sampler.steps):
