@@ -10,7 +10,8 @@ from pcm_policy.errors import PcmError
 
 def side_by_side(first: Tensor, second: Tensor) -> Tensor:
     """Concatenate the last dimensions; those before them broadcast."""
-    shape = torch.broadcast_shapes(first.shape[:-1], second.shape[:-1])  # type: ignore[no-untyped-call]
+    lead = torch.broadcast_tensors(first[..., 0], second[..., 0])  # type: ignore[no-untyped-call]
+    shape = lead[0].shape
     return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], dim=-1)
 
 
