@@ -114,8 +114,9 @@ def iterate(
     sampler, steps = denoise.sampler, denoise.sampler.steps
     window = steps if window is None else window
     _check(steps, rounds, tolerance, window, head, strengths, coarse)
-    # A head with weights of its own, or over few nodes, would leave most of the encoding unused.
-    if head is None or getattr(head, "evaluations", None) == steps:
+    # Heads over few nodes, or with weights of their own, leave most of the encoding unused.
+    base_rounds = rounds is None or len(strengths) < rounds or 0.0 in strengths[:rounds]
+    if head is None or base_rounds or getattr(head, "evaluations", None) == steps:
         denoise = denoise.encode()
     forced = forcing(sampler, noise)
     predictions = _first_predictions(guess, forced[1:])
