@@ -11,8 +11,8 @@ Executed actions are clipped to the demonstrations' range, which only ParaDiGMS 
 one prediction at batch 1, all rows taking turns, on the base's network: a consistency model has
 its shape.
 
-Writes ``study.json``, ``error.png``, ``score.png`` and ``episodes/``. Run again, it goes on where
-it was cut off.
+Writes ``study.json``, ``study.md``, ``error.png``, ``score.png`` and ``episodes/``. Run again, it
+goes on where it was cut off.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from pcm_study_rows import (
     rmse_by_round,
 )
 from pcm_study_search import TUNING_SEED, best_sampler, visited_observations
-from pcm_study_show import cells, pictures, show
+from pcm_study_show import cells, pictures, tables
 from perturbed import robustness
 from torch import Tensor
 from tqdm import tqdm
@@ -53,6 +53,7 @@ from pcm_policy.checkpoint import fingerprint, held_out_observations, to_json, w
 from pcm_policy.errors import PcmError
 from pcm_policy.exactness import solved
 from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.report import markdown, table
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 
@@ -223,8 +224,11 @@ def main(words: Sequence[str] | None = None) -> None:
         command += f" --consistency {options.consistency}"
     command += f" --episodes {options.episodes}"
     write_text(options.output / "study.json", to_json({"command": command, **report}))
+    found = tables(report)
+    text = "\n\n".join(markdown(head, rows) for head, rows in found)
+    write_text(options.output / "study.md", f"`{command}`\n\n{text}\n")
     pictures(report, options.output)
-    print(show(report))
+    print("\n\n".join(table(head, rows) for head, rows in found))
 
 
 if __name__ == "__main__":

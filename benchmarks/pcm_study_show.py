@@ -8,7 +8,6 @@ from pcm_study_ratios import HEAD as RATIO_HEAD
 from pcm_study_ratios import Needed, lines
 
 from pcm_policy.checkpoint import write_file
-from pcm_policy.report import table
 
 HEAD = [
     "solver",
@@ -45,8 +44,8 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     return [*found, f"{row['ms']['p50']:.2f}", f"{row['ms']['p95']:.2f}"]
 
 
-def show(report: Mapping[str, Any]) -> str:
-    """Return the report's tables for the terminal."""
+def tables(report: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
+    """Return the report's tables, head and rows."""
     equal = [
         line
         for title, found in report["equal"].items()
@@ -73,15 +72,13 @@ def show(report: Mapping[str, Any]) -> str:
     until = ["until certified", "rounds", "most", "largest error"]
     rmse_head = [f"RMSE {r}" for r in report["perturbed"][0]["rmse"]]
     seen = ["observations", *rmse_head, "growth at 2", "until certified", "largest error"]
-    return "\n\n".join(
-        [
-            table(HEAD, [cells(row) for row in report["rows"]]),
-            table(RATIO_HEAD, equal),
-            table(["difference of scores", "mean", "95 %"], paired),
-            table(until, certified),
-            table(seen, kinds),
-        ]
-    )
+    return [
+        (HEAD, [cells(row) for row in report["rows"]]),
+        (RATIO_HEAD, equal),
+        (["difference of scores", "mean", "95 %"], paired),
+        (until, certified),
+        (seen, kinds),
+    ]
 
 
 def pictures(report: Mapping[str, Any], folder: Path) -> None:

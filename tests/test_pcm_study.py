@@ -149,5 +149,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert {"Picard 1", "ParaDiGMS 1", "DDIM 1", "DPM-Solver++ 1"} < set(names)
     assert report["tuning"]["schedules"]["DDIM 1"]["chosen"] in ("trailing", "searched")
     assert report["ratios"]["RMSE 0.02"]["Picard"]["rounds"] >= 1
+    assert "| PCM 1 |" in (tmp_path / "study.md").read_text()
     for picture in ("error.png", "score.png"):
         assert (tmp_path / picture).stat().st_size > 5000

@@ -1,0 +1,120 @@
+"""The mechanism on the released policy: what switching is for, and what happens off the data."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pcm_policy.checkpoint import held_out_observations
+from pcm_policy.exactness import certified_solver, solved
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.samplers import SamplerConfig
+from pcm_policy.solve import SolverConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from perturbed import situations
+
+NAME, ROWS = "released/pusht", slice(None, None, 4)
+TOLERANCE = 1e-2
+
+
+@pytest.fixture(scope="module")
+def policy() -> DiffusionPolicy:
+    return DiffusionPolicy.from_pretrained(NAME)
+
+
+@pytest.fixture(scope="module")
+def obs() -> Tensor:
+    return held_out_observations(NAME)[ROWS]
+
+
+def sampler(policy: DiffusionPolicy) -> SamplerConfig:
+    assert policy.config.head is not None
+    return policy.config.head.sampler
+
+
+def exact(policy: DiffusionPolicy, obs: Tensor) -> Tensor:
+    return solved(policy, SolverConfig("sequential", sampler(policy)), obs).sample
+
+
+def largest(found: Tensor, wanted: Tensor) -> Tensor:
+    return (found - wanted).abs().amax(dim=(1, 2))
+
+
+def test_a_head_alone_ends_elsewhere(policy: DiffusionPolicy, obs: Tensor) -> None:
+    """Rounds no longer change anything, and no chunk is the base's."""
+    rounds = 4 * sampler(policy).steps
+    alone = solved(policy, SolverConfig("pcm", sampler(policy), rounds=rounds), obs)
+    assert alone.residuals[-1].max() < 1e-5
+    off = largest(alone.sample, exact(policy, obs))
+    assert off.min() > 1e-4  # what switching reaches, below
+    assert off.mean() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "switching", [{"pcm_rounds": 1}, {"pcm_rounds": 3}, {"stiffness": 2.5}, {"stiffness": 8.0}]
+)
+def test_with_switching_the_end_is_the_base_chunk(
+    policy: DiffusionPolicy, obs: Tensor, switching: dict[str, float]
+) -> None:
+    steps = sampler(policy).steps
+    rounds = 2 * steps if "stiffness" in switching else steps + 3
+    solver = SolverConfig("pcm", sampler(policy), rounds=rounds, **switching)  # type: ignore[arg-type]
+    found = solved(policy, solver, obs)
+    assert largest(found.sample, exact(policy, obs)).max() <= 1e-4
+
+
+def test_errors_off_the_data_grow_by_less_than_two(policy: DiffusionPolicy, obs: Tensor) -> None:
+    solver = SolverConfig("pcm", sampler(policy), rounds=2)
+    errors = {}
+    for name, seen in situations(obs).items():
+        off = solved(policy, solver, seen).sample - exact(policy, seen)
+        errors[name] = float(off.square().mean(dim=(1, 2)).sqrt().mean())
+    for name, error in errors.items():
+        assert error < 2 * errors["held out"], name
+
+
+def nonsense(policy: DiffusionPolicy, obs: Tensor) -> Tensor:
+    """Numbers from the training range that belong to no block."""
+    low, high = policy.obs_normalizer.low, policy.obs_normalizer.high
+    return low + (high - low) * torch.rand(obs.shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_where_the_head_is_unsure_the_residual_says_so(
+    policy: DiffusionPolicy, obs: Tensor
+) -> None:
+    """A base round after two of the head: its residual is large where their error is."""
+    two = SolverConfig("pcm", sampler(policy), rounds=2)
+    measured = SolverConfig("pcm", sampler(policy), rounds=3, pcm_rounds=2)
+    for seen in (obs, nonsense(policy, obs)):
+        error = largest(solved(policy, two, seen).sample, exact(policy, seen))
+        residual = solved(policy, measured, seen).residuals[-1]
+        assert (error <= measured.safety * residual).float().mean() > 0.98
+        logs = torch.stack([error, residual]).log()
+        assert torch.corrcoef(logs)[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("seen_as", ["held out", "nonsense", "broken head"])
+def test_adaptive_switching_falls_back_and_stays_certified(
+    policy: DiffusionPolicy, obs: Tensor, seen_as: str
+) -> None:
+    """Row by row, as in use: off the data it costs rounds, never the certificate."""
+    if seen_as == "nonsense":
+        obs = nonsense(policy, obs)
+    if seen_as == "broken head":
+        policy = DiffusionPolicy.from_pretrained(NAME)
+        assert policy.head is not None
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for p in policy.head.parameters():
+                p.add_(0.3 * torch.randn(p.shape, generator=generator))
+    solver = certified_solver(policy, TOLERANCE)
+    assert solver.adaptive
+    found = solved(policy, solver, obs)
+    assert found.certified.all()
+    assert largest(found.sample, exact(policy, obs)).max() <= TOLERANCE
+    plain = solved(policy, SolverConfig("picard", sampler(policy), tolerance=TOLERANCE), obs)
+    assert found.rounds <= plain.rounds + solver.head_rounds
