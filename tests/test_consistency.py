@@ -144,7 +144,7 @@ def test_the_loss_row_by_row(kind: str, prefix_steps: int) -> None:
     rows = batch_rows(12, 12, 0, 3)
     level = torch.randint(4, (12,), generator=generator)
     noise = torch.randn(12, 8, 2, generator=generator)
-    known = random_prefixes(base.config, 12, generator)
+    known = random_prefixes(base.config, 12, generator, base.config.prefix_steps)
     visited = [*timesteps(100, 4, "trailing").tolist(), None]
     abar = SCHEDULE.alphas_cumprod()
 

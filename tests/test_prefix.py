@@ -41,7 +41,7 @@ def test_features_are_the_known_actions_and_which() -> None:
 
 def test_drawn_prefixes_have_every_length_and_nothing_else() -> None:
     config = PolicyConfig(3, 2, obs_steps=2, prefix_steps=5)
-    known = random_prefixes(config, 4000, torch.Generator().manual_seed(0))[..., 0]
+    known = random_prefixes(config, 4000, torch.Generator().manual_seed(0), 5)[..., 0]
     assert not known[:, 5:].any()
     jumps = (known[:, 1:].int() - known[:, :-1].int()).eq(1).sum(dim=1)
     assert (jumps + known[:, 0] <= 1).all()  # one piece
@@ -50,8 +50,9 @@ def test_drawn_prefixes_have_every_length_and_nothing_else() -> None:
     assert (counts[:5] < [2200, 600, 600, 600, 600]).all()
     past = known[known[:, 1], 0].float().mean()
     assert 0.4 < past < 0.6
-    none = random_prefixes(replace(config, prefix_steps=0), 10, torch.Generator())
-    assert not none.any()
+    assert not random_prefixes(config, 10, torch.Generator(), 0).any()
+    few = random_prefixes(config, 4000, torch.Generator().manual_seed(0), 5, share=0.1)
+    assert 0.08 < few.any(dim=1).float().mean() < 0.12
 
 
 def test_the_network_sees_the_prefix_and_the_chunk_keeps_it() -> None:

@@ -79,23 +79,25 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def random_prefixes(config: PolicyConfig, batch: int, generator: torch.Generator) -> Tensor:
+def random_prefixes(
+    config: PolicyConfig, batch: int, generator: torch.Generator, steps: int, share: float = 0.5
+) -> Tensor:
     """Draw which steps of ``batch`` chunks are known, ``(batch, T, 1)`` bool.
 
-    Half of the rows know none. The others know one or more actions from the newest observation's
-    on, up to ``config.prefix_steps``; half of those know the earlier, executed ones as well. Black
-    et al. 2025 (training-time real-time chunking) condition on known actions in the same way.
+    A share of the rows knows one or more actions from the newest observation's on, within the
+    first ``steps``; half of those know the earlier, executed ones as well. Black et al. 2025
+    (training-time real-time chunking) condition on known actions in the same way.
     """
     known = torch.zeros(batch, config.horizon, 1, dtype=torch.bool)
     first = config.obs_steps - 1
-    if config.prefix_steps <= first:
+    if steps <= first or share == 0:
         return known
     draws = torch.rand(3, batch, generator=generator)
-    room = config.prefix_steps - first
+    room = steps - first
     end = first + 1 + (draws[1] * room).long().clamp(max=room - 1)
     begin = torch.where(draws[2] < 0.5, 0, first)
     step = torch.arange(config.horizon)
-    inside = (step >= begin[:, None]) & (step < end[:, None]) & (draws[0] < 0.5)[:, None]
+    inside = (step >= begin[:, None]) & (step < end[:, None]) & (draws[0] < share)[:, None]
     return inside[..., None]
 
 
@@ -159,7 +161,8 @@ class Cloning:
         else:
             t = torch.randint(trained, rows.shape, generator=generator)
         noise = torch.randn(shape, generator=generator)
-        known = random_prefixes(self.policy.config, len(rows), generator)
+        config = self.policy.config
+        known = random_prefixes(config, len(rows), generator, config.prefix_steps)
         rows, t, noise, known = (share(v).to(device) for v in (rows, t, noise, known))
         clean = windows.chunk[rows]
         cond = self.policy.join(windows.seen[rows], Prefix(clean, known))

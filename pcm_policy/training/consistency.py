@@ -180,7 +180,7 @@ class Consistency:
         rows = batch_rows(len(self.train.seen), self.batch, step, self.seed)
         j = torch.randint(self.teacher.steps, rows.shape, generator=generator)
         noise = torch.randn(len(rows), *self.train.chunk.shape[1:], generator=generator)
-        known = random_prefixes(config, len(rows), generator)
+        known = random_prefixes(config, len(rows), generator, config.prefix_steps)
         rows, j, noise, known = (share(v).to(device) for v in (rows, j, noise, known))
         clean = self.train.chunk[rows]
         prefix = Prefix(clean, known)

@@ -89,6 +89,7 @@ class Distillation:
         reuse: times that each of them is trained on before the next pool is solved.
         warm: share of rows that start from a demonstrated chunk, its end held, as from the chunk of
             an earlier observation; the others start cold.
+        prefix: share of rows whose first actions are known.
 
     Raises:
         PcmError: an unknown weight.
@@ -108,6 +109,7 @@ class Distillation:
         pool: int = 2048,
         reuse: int = 8,
         warm: float = 0.25,
+        prefix: float = 0.25,
     ) -> None:
         assert policy.head is not None
         assert policy.config.head is not None
@@ -118,7 +120,7 @@ class Distillation:
         if weight not in ("row", "variance", "none"):
             raise PcmError(f"distill.weight={weight}: use row, variance or none")
         self.weight = weight
-        self.targets = Targets(policy, train, seed, pool=pool, warm=warm)
+        self.targets = Targets(policy, train, seed, pool=pool, warm=warm, prefix=prefix)
         self._variances: tuple[int, Tensor] | None = None
         policy.network.requires_grad_(False)
 

@@ -19,7 +19,7 @@ class Solved:
 
     Attributes:
         cond: ``(n, C)``.
-        prefix: the actions that were known, if the base was trained with any.
+        prefix: the actions that were known.
         forced: ``(N + 1, n, T, Da)``, ``F``.
         start: ``(N + 1, n, T, Da)``, the states that the iteration begins with.
         exact: ``(N + 1, n, T, Da)``, the fixed point.
@@ -55,12 +55,21 @@ class Targets:
         seed: all randomness derives from it.
         pool: observations in a pool.
         warm: share of rows that start from a demonstrated chunk, its end held.
+        prefix: share of rows that know first actions, up to ``config.prefix_steps`` or else ``Ta``.
     """
 
     def __init__(
-        self, policy: DiffusionPolicy, train: Windows, seed: int, *, pool: int, warm: float
+        self,
+        policy: DiffusionPolicy,
+        train: Windows,
+        seed: int,
+        *,
+        pool: int,
+        warm: float,
+        prefix: float,
     ) -> None:
-        self.policy, self.train, self.seed, self.pool, self.warm = policy, train, seed, pool, warm
+        self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
+        self.warm, self.prefix = warm, prefix
         self._solved: tuple[int, Solved] | None = None
 
     @torch.no_grad()
@@ -76,9 +85,10 @@ class Targets:
         rows = rows.to(self.train.seen.device)
         seen, chunk, config = self.train.seen[rows], self.train.chunk[rows], self.policy.config
         prefix = None
-        if config.prefix_steps:
-            known = random_prefixes(config, self.pool, generator).to(seen.device)
-            prefix = Prefix(chunk, known)
+        if self.prefix > 0:
+            steps = config.prefix_steps or config.action_steps
+            known = random_prefixes(config, self.pool, generator, steps, self.prefix)
+            prefix = Prefix(chunk, known.to(seen.device))
         cond = self.policy.join(seen, prefix)
         denoise = denoiser_of(self.policy, cond, prefix)
         sampler = denoise.sampler
