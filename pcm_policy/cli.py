@@ -249,7 +249,7 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
 
 
 def data_main(config: DictConfig) -> None:
-    """Look at, check or generate demonstrations."""
+    """Look at, check, generate or convert demonstrations."""
     task, path = plain(config.task), resolve_data(config.path)
     if config.command == "info":
         print(doctor.summary(path))
@@ -281,8 +281,23 @@ def data_main(config: DictConfig) -> None:
             source=str(config.policy),
         )
         print(doctor.summary(config.path))
+    elif config.command == "convert":
+        from pcm_policy.datasets.convert import convert
+
+        if config.target is None:
+            raise PcmError("give the target: pcm-data convert SOURCE TARGET")
+        pairs = [str(pair).partition(":")[::2] for pair in config.rename]
+        found = convert(
+            path,
+            config.target,
+            rename=dict(pairs),
+            leave_out=list(config.leave_out),
+            fps=config.fps,
+            zarr_format=config.zarr_format,
+        )
+        print(found.describe())
     else:
-        raise PcmError(f"pcm-data {config.command}: use info, validate or generate")
+        raise PcmError(f"pcm-data {config.command}: use info, validate, generate or convert")
 
 
 def train() -> None:
@@ -312,10 +327,10 @@ def bench() -> None:
 
 
 def data() -> None:
-    """Entry point of ``pcm-data``: ``pcm-data COMMAND PATH [key=value ...]``."""
+    """Entry point of ``pcm-data``: ``pcm-data COMMAND PATH [TARGET] [key=value ...]``."""
     words = sys.argv[1:]
     named: list[str] = []
-    for key in ("command", "path"):
+    for key in ("command", "path", "target"):
         if words and "=" not in words[0] and not words[0].startswith("-"):
             value = words.pop(0).replace("\\", "\\\\").replace("'", "\\'")
             named.append(f"{key}='{value}'")

@@ -1,0 +1,191 @@
+"""robomimic HDF5 files: ``data/demo_i`` with ``actions``, ``states``, ``obs/<key>`` and so on.
+
+``obs/<key>`` is called ``<key>`` here; any other dataset keeps its path with dots for slashes.
+Needs h5py.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pcm_policy.datasets.recording import (
+    META,
+    Episode,
+    Recording,
+    parse_meta,
+    require,
+    step_type,
+)
+from pcm_policy.datasets.store import ReplayError
+
+_OWN = {"action": "actions", "reward": "rewards", "done": "dones"}
+_PLAIN = {"actions", "rewards", "dones", "states"}
+_NO_ENV = {"env_name": "unknown", "type": 2, "env_kwargs": {}}
+
+
+def read_robomimic(path: Path) -> Recording:
+    """Describe a file.
+
+    Raises:
+        PcmError: h5py is not installed; or a ReplayError: the file or a demonstration is damaged,
+            or demonstrations differ.
+    """
+    with _open(path) as file:
+        demos = _demos(path, file)
+        first = file["data"][demos[0]]
+        natives = _datasets(path, first)
+        attrs = {k: _json(v) for k, v in file["data"].attrs.items()}
+        meta = parse_meta(path, attrs.pop(META, None))
+        names = meta.pop("names", None)
+        if not isinstance(names, dict) or sorted(names.values()) != natives:
+            names = _neutral(natives)
+        fields = {name: step_type(first[native]) for name, native in names.items()}
+        lost = [f"{demos[0]}.attrs[{k}]" for k in first.attrs if k != "num_samples"]
+        lost += [f"/{k}" for k in file if k not in ("data", "mask")]
+        numbers = [int(demo[5:]) for demo in demos]
+        section: dict[str, Any] = {"names": names}
+        section |= {"attrs": {k: v for k, v in attrs.items() if k != "total"}}
+        if numbers != list(range(len(demos))):
+            section["numbers"] = numbers
+        if "mask" in file:
+            section["mask"] = {
+                key: [demo.decode() if isinstance(demo, bytes) else str(demo) for demo in values]
+                for key, values in file["mask"].items()
+            }
+        fps = _fps(section["attrs"])
+
+    def episodes() -> Iterator[Episode]:
+        with _open(path) as opened:
+            for demo in demos:
+                yield _episode(path, opened["data"][demo], demo, names, fields)
+
+    known = {"fps": fps} if fps else {}
+    lines = tuple(f"{line} (and of the other demonstrations)" for line in lost)
+    return Recording(
+        path, fields, len(demos), episodes, meta | known | {"robomimic": section}, lines
+    )
+
+
+def write_robomimic(path: Path, recording: Recording) -> list[str]:
+    """Write a file that appears whole or not at all; returns what robomimic will miss in it."""
+    h5py = require("h5py", "robomimic's HDF5")
+    section = dict(recording.meta.get("robomimic", {}))
+    names = section.get("names", {})
+    natives = {name: names.get(name) or _native(name) for name in recording.fields}
+    numbers = section.get("numbers", range(recording.n_episodes))
+    attrs = section.get("attrs", {})
+    meta = {k: v for k, v in recording.meta.items() if k != "robomimic"}
+    neutral = _neutral(sorted(natives.values()))
+    if any(neutral.get(name) != native for name, native in natives.items()):
+        meta["names"] = natives  # the way back would not find these by itself
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    total = 0
+    try:
+        with h5py.File(scratch, "w") as file:
+            data = file.create_group("data")
+            for number, episode in zip(numbers, recording.episodes(), strict=True):
+                demo = data.create_group(f"demo_{number}")
+                for name, values in episode.items():
+                    demo.create_dataset(natives[name], data=values)
+                demo.attrs["num_samples"] = len(values)
+                total += len(values)
+            data.attrs["total"] = total
+            for key, value in ({"env_args": json.dumps(_NO_ENV)} | attrs).items():
+                data.attrs[key] = value
+            if meta:
+                data.attrs[META] = json.dumps(meta)
+            for key, chosen in section.get("mask", {}).items():
+                file.create_dataset(f"mask/{key}", data=np.array(chosen, dtype="S"))
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+    lacking = sorted({"actions", "rewards", "dones"} - set(natives.values()))
+    notes = [f"no {name}: robomimic's default config asks for it" for name in lacking]
+    if "env_args" not in attrs:
+        notes.append("no environment is known: env_args names 'unknown'")
+    return notes
+
+
+def _open(path: Path) -> Any:
+    h5py = require("h5py", "robomimic's HDF5")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        fix = "copy it again"
+        raise ReplayError(path, "file", f"cannot be opened ({error})", fix) from error
+
+
+def _demos(path: Path, file: Any) -> list[str]:
+    """Return the demonstrations in the order of their numbers, as robomimic takes them."""
+    there = list(file["data"]) if "data" in file else []
+    demos = [name for name in there if re.fullmatch(r"demo_\d+", name)]
+    if not demos:
+        found = f"holds {', '.join(there[:5]) or 'nothing'}"
+        raise ReplayError(path, "data", found, "expected demo_0, demo_1 ...: is it robomimic's?")
+    return sorted(demos, key=lambda name: int(name[5:]))
+
+
+def _datasets(path: Path, demo: Any) -> list[str]:
+    found: list[str] = []
+    demo.visititems(lambda name, node: found.append(name) if hasattr(node, "shape") else None)
+    if not found:
+        raise ReplayError(path, demo.name, "holds no arrays", "remove that demonstration")
+    return sorted(found)
+
+
+def _neutral(natives: list[str]) -> dict[str, str]:
+    """Name every dataset: ``obs/x`` is ``x`` unless another dataset is."""
+    plain = {native.replace("/", ".") for native in natives if not native.startswith("obs/")}
+    names = {}
+    for native in natives:
+        short = native.removeprefix("obs/").replace("/", ".")
+        names[f"obs.{short}" if native.startswith("obs/") and short in plain else short] = native
+    return names
+
+
+def _native(name: str) -> str:
+    """Return where robomimic looks for an array that it never had."""
+    own = _OWN.get(name, name)
+    if own in _PLAIN:
+        return own
+    head, _, rest = name.partition(".")
+    return f"{head}/{rest}" if head in ("next_obs", "obs") and rest else f"obs/{name}"
+
+
+def _episode(
+    path: Path, demo: Any, which: str, names: dict[str, str], fields: dict[str, np.dtype[Any]]
+) -> Episode:
+    if _datasets(path, demo) != sorted(names.values()):
+        found, fix = (
+            f"holds {_datasets(path, demo)}",
+            f"the first one holds {sorted(names.values())}",
+        )
+        raise ReplayError(path, which, found, fix)
+    try:
+        episode = {name: np.asarray(demo[native]) for name, native in names.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise ReplayError(path, which, f"cannot be read ({error})", "copy it again") from error
+    for name, values in episode.items():
+        if step_type(values) != fields[name]:
+            found = f"{names[name]} has steps of {step_type(values)}"
+            raise ReplayError(path, which, found, f"the first one has {fields[name]}")
+    return episode
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _fps(attrs: dict[str, Any]) -> float | None:
+    try:
+        rate = json.loads(attrs["env_args"])["env_kwargs"]["control_freq"]
+        return float(rate)
+    except (KeyError, ValueError, TypeError):
+        return None

@@ -1,0 +1,341 @@
+"""Conversion among replay buffers, robomimic's HDF5 and LeRobot's folders, compared exactly."""
+
+import json
+import os
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+
+from pcm_policy.datasets.convert import convert
+from pcm_policy.datasets.replay import open_replay
+from pcm_policy.datasets.writing import write_replay
+from pcm_policy.errors import PcmError
+
+RNG = np.random.default_rng(0)
+LENGTHS = (7, 1, 12)
+
+
+@pytest.fixture
+def h5py() -> Any:
+    return pytest.importorskip(
+        "h5py", reason="h5py is not installed: pip install 'pcm_policy[convert]'"
+    )
+
+
+@pytest.fixture
+def parquet() -> Any:
+    reason = "pip install 'pcm_policy[convert]'"
+    pytest.importorskip("pyarrow", reason=reason)
+    return pytest.importorskip("pyarrow.parquet", reason=reason)
+
+
+def episode(steps: int) -> dict[str, np.ndarray]:
+    return {
+        "keypoint": RNG.normal(size=(steps, 9, 2)).astype(np.float32),
+        "state": RNG.normal(size=(steps, 5)),
+        "action": RNG.normal(size=(steps, 2)).astype(np.float32),
+        "n_contacts": RNG.integers(0, 9, (steps, 1)),
+        "flag": RNG.random(steps) < 0.5,
+        "level": RNG.integers(0, 200, steps).astype(np.uint8),
+    }
+
+
+@pytest.fixture
+def buffer(tmp_path: Path) -> Path:
+    path = tmp_path / "a.zarr"
+    attrs = {"recorded": "by hand", "version": [1, 2]}
+    write_replay(path, [episode(n) for n in LENGTHS], attrs=attrs)
+    return path
+
+
+def same(a: Path, b: Path) -> None:
+    """Every array, its type and shape, the episodes and the attributes."""
+    first, second = open_replay(a), open_replay(b)
+    assert first.episode_ends.tolist() == second.episode_ends.tolist()
+    assert set(first.arrays) == set(second.arrays)
+    for key, values in first.arrays.items():
+        assert values.dtype == second.arrays[key].dtype, key
+        np.testing.assert_array_equal(values, second.arrays[key], strict=True)
+    extra = {"pcm_policy"}
+    assert {k: v for k, v in first.attrs.items() if k not in extra} == {
+        k: v for k, v in second.attrs.items() if k not in extra
+    }
+
+
+@pytest.mark.parametrize("name", ["b.zarr", "b.zarr.zip"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_zarr_to_zarr(buffer: Path, tmp_path: Path, name: str, zarr_format: Any) -> None:
+    found = convert(buffer, tmp_path / name, zarr_format=zarr_format)
+    assert (found.source, found.target, found.lost) == ("zarr", "zarr", ())
+    same(buffer, tmp_path / name)
+    if name == "b.zarr":
+        assert zarr.open_group(tmp_path / name, mode="r").metadata.zarr_format == zarr_format
+
+
+def test_zarr_by_way_of_robomimic(buffer: Path, tmp_path: Path, h5py: Any) -> None:
+    found = convert(buffer, tmp_path / "b.hdf5")
+    assert found.lost == ()
+    assert any("no rewards" in note for note in found.notes)
+    with h5py.File(tmp_path / "b.hdf5") as file:
+        assert list(file["data"]) == ["demo_0", "demo_1", "demo_2"]
+        assert file["data/demo_2"].attrs["num_samples"] == 12
+        assert file["data"].attrs["total"] == sum(LENGTHS)
+        assert file["data/demo_0/actions"].shape == (7, 2)
+        assert file["data/demo_0/obs/keypoint"].shape == (7, 9, 2)
+        assert "env_kwargs" in json.loads(file["data"].attrs["env_args"])
+    convert(tmp_path / "b.hdf5", tmp_path / "c.zarr")
+    same(buffer, tmp_path / "c.zarr")
+
+
+def test_zarr_by_way_of_lerobot(buffer: Path, tmp_path: Path, parquet: Any) -> None:
+    with pytest.raises(PcmError, match="does not say its rate: give fps"):
+        convert(buffer, tmp_path / "b")
+    convert(buffer, tmp_path / "b", fps=10)
+    info = json.loads((tmp_path / "b/meta/info.json").read_text())
+    assert (info["codebase_version"], info["fps"], info["total_frames"]) == ("v3.0", 10, 20)
+    assert info["features"]["keypoint"]["shape"] == [18]
+    table = parquet.read_table(tmp_path / "b/data/chunk-000/file-000.parquet").to_pydict()
+    assert table["episode_index"] == [0] * 7 + [1] + [2] * 12
+    assert table["frame_index"][8:] == list(range(12))
+    assert table["index"] == list(range(20))
+    np.testing.assert_allclose(table["timestamp"][8:], np.arange(12) / 10, atol=1e-6)
+    stats = json.loads((tmp_path / "b/meta/stats.json").read_text())
+    state = open_replay(buffer).arrays["state"]
+    for key, expected in (("mean", state.mean(0)), ("std", state.std(0)), ("min", state.min(0))):
+        np.testing.assert_allclose(stats["state"][key], expected, rtol=1e-12)
+    convert(tmp_path / "b", tmp_path / "c.zarr")
+    same(buffer, tmp_path / "c.zarr")
+
+
+@pytest.fixture
+def demonstrations(tmp_path: Path, h5py: Any) -> Path:
+    """A file as robomimic and robosuite write it; demonstration 10 comes after 2."""
+    path = tmp_path / "low_dim.hdf5"
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        env = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20}}
+        data.attrs["env_args"] = json.dumps(env)
+        data.attrs["total"] = 15
+        for number, steps in ((10, 6), (1, 4), (2, 5)):
+            demo = data.create_group(f"demo_{number}")
+            demo.attrs["num_samples"] = steps
+            demo.attrs["model_file"] = "<mujoco/>"
+            demo["actions"] = RNG.uniform(-1, 1, (steps, 7))
+            demo["rewards"], demo["dones"] = np.zeros(steps), np.arange(steps) == steps - 1
+            demo["states"] = RNG.normal(size=(steps, 32))
+            for group in ("obs", "next_obs"):
+                demo[f"{group}/object"] = RNG.normal(size=(steps, 10))
+                demo[f"{group}/actions"] = RNG.normal(size=(steps, 3))  # an unlucky name
+            demo["action_dict/rel_pos"] = RNG.normal(size=(steps, 3)).astype(np.float32)
+        file["mask/train"] = np.array([b"demo_10", b"demo_1"])
+        file["mask/valid"] = np.array([b"demo_2"])
+    return path
+
+
+def contents(h5py: Any, path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda n, x: found.update({n: x[()]}) if hasattr(x, "shape") else None)
+        found["env_args"] = json.loads(file["data"].attrs["env_args"])
+        found["samples"] = {k: v.attrs["num_samples"] for k, v in file["data"].items()}
+    return found
+
+
+@pytest.mark.parametrize("middle", ["m.zarr", "m.zarr.zip", "m", "m.hdf5"])
+def test_robomimic_round_trips(
+    demonstrations: Path, tmp_path: Path, h5py: Any, middle: str, request: Any
+) -> None:
+    if middle == "m":
+        request.getfixturevalue("parquet")
+    found = convert(demonstrations, tmp_path / middle)
+    assert found.lost == ("demo_1.attrs[model_file] (and of the other demonstrations)",)
+    convert(tmp_path / middle, tmp_path / "back.hdf5")
+    before, after = contents(h5py, demonstrations), contents(h5py, tmp_path / "back.hdf5")
+    assert set(before) == set(after)
+    for name, values in before.items():
+        if isinstance(values, np.ndarray):
+            assert values.dtype == after[name].dtype, name
+        np.testing.assert_equal(after[name], values)
+    if middle == "m":
+        assert json.loads((tmp_path / "m/meta/info.json").read_text())["fps"] == 20
+    if middle == "m.zarr":
+        buffer = open_replay(tmp_path / middle)
+        assert buffer.lengths.tolist() == [4, 5, 6]  # by number, as robomimic sorts
+        assert {"object", "actions", "obs.actions", "next_obs.object"} <= set(buffer.arrays)
+
+
+def lerobot(path: Path, parquet: Any, version: str = "v3.0") -> dict[str, Any]:
+    """A folder as LeRobot 0.4.4 writes it, with a video, two tasks, two files, irregular times."""
+    import pyarrow as pa
+
+    steps = {0: 4, 1: 3, 2: 5}
+    rows: dict[str, Any] = {"observation.state": [], "action": [], "matrix": [], "next.reward": []}
+    index = {k: [] for k in ("timestamp", "frame_index", "episode_index", "index", "task_index")}
+    for number, count in steps.items():
+        for i in range(count):
+            rows["observation.state"].append(RNG.normal(size=2).astype(np.float32).tolist())
+            rows["action"].append(RNG.normal(size=3).astype(np.float32).tolist())
+            rows["matrix"].append(RNG.normal(size=(2, 2)).tolist())
+            rows["next.reward"].append(float(np.float32(RNG.normal())))
+            for key, value in zip(
+                index,
+                (i / 30 + 0.01 * number, i, number, len(index["index"]), number % 2),
+                strict=True,
+            ):
+                index[key].append(value)
+    types = {
+        "observation.state": pa.list_(pa.float32(), 2),
+        "action": pa.list_(pa.float32()),
+        "matrix": pa.list_(pa.list_(pa.float64())),
+        "next.reward": pa.float32(),
+        "timestamp": pa.float32(),
+    }
+    table = pa.table({k: pa.array(v, types.get(k, pa.int64())) for k, v in (rows | index).items()})
+    old = version == "v2.1"
+    (path / "data/chunk-000").mkdir(parents=True)
+    (path / "meta").mkdir()
+    cuts = [(0, 4), (4, 3), (7, 5)] if old else [(0, 7), (7, 5)]
+    for i, (start, count) in enumerate(cuts):
+        name = f"episode_{i:06d}" if old else f"file-{i:03d}"
+        parquet.write_table(table.slice(start, count), path / f"data/chunk-000/{name}.parquet")
+    tasks = ["push the T", "pull it"]
+    if old:
+        text = "\n".join(json.dumps({"task_index": i, "task": t}) for i, t in enumerate(tasks))
+        (path / "meta/tasks.jsonl").write_text(text + "\n")
+    else:
+        named = pa.table({"task_index": [0, 1], "__index_level_0__": tasks})
+        parquet.write_table(named, path / "meta/tasks.parquet")
+    shapes = {"observation.state": [2], "action": [3], "matrix": [2, 2], "next.reward": [1]}
+    features = {
+        k: {"dtype": "float64" if k == "matrix" else "float32", "shape": v, "names": None}
+        for k, v in shapes.items()
+    }
+    features["action"]["names"] = ["x", "y", "z"]
+    features |= {k: {"dtype": "int64", "shape": [1], "names": None} for k in index}
+    features["timestamp"]["dtype"] = "float32"
+    features["observation.images.top"] = {"dtype": "video", "shape": [96, 96, 3], "names": None}
+    info = {"codebase_version": version, "fps": 30, "robot_type": "so100", "features": features}
+    (path / "meta/info.json").write_text(json.dumps(info))
+    return table.to_pydict()
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+@pytest.mark.parametrize("middle", ["m.zarr", "m.hdf5", "m"])
+def test_lerobot_round_trips(
+    tmp_path: Path, parquet: Any, middle: str, version: str, request: Any
+) -> None:
+    if middle == "m.hdf5":
+        request.getfixturevalue("h5py")
+    before = lerobot(tmp_path / "a", parquet, version)
+    found = convert(tmp_path / "a", tmp_path / middle)
+    assert found.lost == ("observation.images.top (video)",)
+    convert(tmp_path / middle, tmp_path / "back")
+    after = parquet.read_table(tmp_path / "back/data/chunk-000/file-000.parquet").to_pydict()
+    before["matrix"] = [[*rows[0], *rows[1]] for rows in before["matrix"]]  # written flat
+    assert set(after) == set(before)
+    for name, values in before.items():
+        assert after[name] == values, name
+    info = json.loads((tmp_path / "back/meta/info.json").read_text())
+    assert info["robot_type"] == "so100"
+    assert info["features"]["action"]["names"] == ["x", "y", "z"]
+    tasks = parquet.read_table(tmp_path / "back/meta/tasks.parquet").to_pydict()
+    assert tasks["__index_level_0__"] == ["push the T", "pull it"]
+    convert(tmp_path / "back", tmp_path / "last.zarr")
+    assert open_replay(tmp_path / "last.zarr").arrays["matrix"].shape == (12, 2, 2)
+
+
+def test_names_and_what_is_left_out(buffer: Path, tmp_path: Path) -> None:
+    rename = {"state": "observation.state"}
+    found = convert(buffer, tmp_path / "b.zarr", rename=rename, leave_out=["keypoint"])
+    assert "observation.state" in found.fields
+    assert found.lost == ("keypoint",)
+    assert "not converted: keypoint" in found.describe()
+    with pytest.raises(PcmError, match="has no array stat: it has"):
+        convert(buffer, tmp_path / "c.zarr", rename={"stat": "x"})
+    with pytest.raises(PcmError, match="gives two arrays one name"):
+        convert(buffer, tmp_path / "c.zarr", rename={"state": "action"})
+    with pytest.raises(PcmError, match="exists already"):
+        convert(buffer, tmp_path / "b.zarr")
+    with pytest.raises(PcmError, match="name the target"):
+        convert(buffer, tmp_path / "c.csv")
+    with pytest.raises(PcmError, match="does not exist"):
+        convert(tmp_path / "none", tmp_path / "c.zarr")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]
+
+
+def test_images_are_named_where_they_do_not_fit(tmp_path: Path, parquet: Any) -> None:
+    steps = {"img": np.zeros((3, 96, 96, 3), np.uint8), "action": np.zeros((3, 2))}
+    write_replay(tmp_path / "a.zarr", [steps])
+    with pytest.raises(PcmError, match=r"img has steps of \(96, 96, 3\).*leave_out=\[img\]"):
+        convert(tmp_path / "a.zarr", tmp_path / "b", fps=10)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    convert(tmp_path / "a.zarr", tmp_path / "b", fps=10, leave_out=["img"])
+
+
+def test_damaged_sources(tmp_path: Path, h5py: Any, parquet: Any, demonstrations: Path) -> None:
+    with h5py.File(demonstrations, "r+") as file:
+        del file["data/demo_2/rewards"]
+    with pytest.raises(PcmError, match=r"demo_2: holds .*; the first one holds"):
+        convert(demonstrations, tmp_path / "b.zarr")
+    demonstrations.write_bytes(demonstrations.read_bytes()[:3000])
+    with pytest.raises(PcmError, match="cannot be opened"):
+        convert(demonstrations, tmp_path / "b.zarr")
+    lerobot(tmp_path / "a", parquet)
+    (tmp_path / "a/data/chunk-000/file-000.parquet").unlink()
+    with pytest.raises(PcmError, match="numbered up to 2; download the missing files"):
+        convert(tmp_path / "a", tmp_path / "b.zarr")
+    (tmp_path / "a/data/chunk-000/file-001.parquet").write_bytes(b"PAR1 is this not")
+    with pytest.raises(PcmError, match=r"file-001.parquet: cannot be read"):
+        convert(tmp_path / "a", tmp_path / "b.zarr")
+    (tmp_path / "a/meta/info.json").write_text('{"codebase_version": "v1.6"}')
+    with pytest.raises(PcmError, match=r"info\.json: cannot be read"):
+        convert(tmp_path / "a", tmp_path / "b.zarr")
+    assert not (tmp_path / "b.zarr").exists()
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, h5py: Any, parquet: Any) -> None:
+    """200 000 steps of 192 bytes, 38 MB, in 100 episodes, through all three formats and back."""
+
+    def episodes() -> Any:
+        rng = np.random.default_rng(1)
+        for _ in range(100):
+            yield {"state": rng.normal(size=(2000, 20)), "action": rng.normal(size=(2000, 4))}
+
+    write_replay(tmp_path / "a.zarr", episodes())
+    convert(tmp_path / "a.zarr", tmp_path / "warm", fps=10)  # imports and thread pools
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    convert(tmp_path / "a.zarr", tmp_path / "b.hdf5")
+    convert(tmp_path / "b.hdf5", tmp_path / "c", fps=10)
+    spent = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert spent < 20 << 10, f"{spent} kB"
+
+
+def test_lerobot_opens_what_is_written(buffer: Path, tmp_path: Path, parquet: Any) -> None:
+    python = os.environ.get("PCM_LEROBOT_PYTHON")
+    if python is None:
+        pytest.skip("PCM_LEROBOT_PYTHON does not name a Python that has LeRobot")
+    convert(buffer, tmp_path / "b", fps=10, rename={"state": "observation.state"})
+    originals = Path(__file__).parents[2] / "pcm_policy/imports/originals"
+    code = f"""
+import sys; sys.path.insert(0, {str(originals)!r})
+import common; common.stub_vision_operators()
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+times = {{"action": [0.0, 0.1, 0.2]}}
+data = LeRobotDataset("me/test", root={str(tmp_path / "b")!r}, delta_timestamps=times)
+assert data.num_episodes == 3 and data.num_frames == 20 and data.fps == 10
+item = data[7]
+assert item["observation.state"].shape == (5,) and item["action"].shape == (3, 2)
+assert item["action_is_pad"].tolist() == [False, True, True] and item["task"] == "unnamed"
+print(item["observation.state"].tolist(), data.meta.stats["action"]["mean"].tolist())
+"""
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    state, mean = done.stdout.strip().splitlines()[-1].split("] [")
+    arrays = open_replay(buffer).arrays
+    np.testing.assert_allclose(json.loads(state + "]"), arrays["state"][7], rtol=1e-6)
+    np.testing.assert_allclose(json.loads("[" + mean), arrays["action"].mean(0), rtol=1e-6)
