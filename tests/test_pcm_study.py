@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pcm_policy.checkpoint import held_out_observations
 from pcm_policy.exactness import solved
@@ -19,6 +21,7 @@ from pcm_policy.solve import SolverConfig
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import pcm_study
+from pcm_study_pareto import front
 from pcm_study_ratios import Needed, at_outcome, first_round, fractional_round, ratios
 from pcm_study_rows import parallel_solver, play, rmse, rmse_by_round
 from pcm_study_search import search
@@ -49,6 +52,17 @@ def test_between_rounds_the_logarithm_is_straight() -> None:
     assert fractional_round([0.1, 0.01], 0.01) == pytest.approx(2.0)
     assert fractional_round([0.001], 0.01) == 1
     assert fractional_round([0.1], 0.01) is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.floats(-9, 9)), min_size=1, max_size=12))
+def test_a_front_is_what_nobody_beats(points: list[tuple[float, float]]) -> None:
+    kept = front(points)
+    for i, (time, loss) in enumerate(points):
+        better = [p for p in points if p != (time, loss) and p[0] <= time and p[1] <= loss]
+        twin = any(points[k] == (time, loss) for k in kept)
+        assert (i in kept) <= (not better)
+        assert twin == (not better)
+    assert [points[k][0] for k in kept] == sorted(points[k][0] for k in kept)
 
 
 def test_ratios_by_hand() -> None:
