@@ -5,8 +5,8 @@
 
 All rows run the same episodes (from seed 100000) with paired noise; the difference of scores to
 the first row comes with its paired 95 % interval. Equal means that the interval lies within plus or
-minus 0.03. Few-step samplers use the spacing given in their row, chosen on other seeds by
-``benchmarks/pusht_table.py``. Times are one prediction at batch 1, all rows taking turns.
+minus 0.03. Few-step samplers use the spacing given in their row (``benchmarks/pcm_study.py``
+searches for better ones). Times are one prediction at batch 1, all rows taking turns.
 """
 
 import argparse
