@@ -36,8 +36,8 @@ from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 
 ROUNDS, OTHER_NOISE = (1, 2, 3), 10_000
-PAPER = ("distill.own=0", "distill.warm=0", "distill.weight=variance", "distill.end_weight=0")
-PAPER += ("train.lr=0.0001", "distill.pool=512", "distill.reuse=1000000")
+PAPER = ("distill.own=0", "distill.warm=0", "distill.prefix=0", "distill.weight=variance")
+PAPER += ("distill.end_weight=0", "train.lr=0.0001", "distill.pool=512", "distill.reuse=1000000")
 CONSISTENCY = ("head=consistency", "train.batch=512")
 ROWS: dict[str, tuple[str, ...]] = {
     "window": (),
@@ -48,6 +48,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "no-ema": ("train.ema=0",),
     "cold": ("distill.warm=0",),
     "warm": ("distill.warm=1",),
+    "no-prefix": ("distill.prefix=0",),
     "no-end": ("distill.end_weight=0",),
     "end-4": ("distill.end_weight=4",),
     "rounds-1": ("distill.rounds=1",),

@@ -68,7 +68,17 @@ def test_the_papers_loss_row_by_row(head: dict[str, object], weight: str) -> Non
     """E_k 1 / sqrt(Var(k)) |Phi(X^k; theta) - X*|^2 over recorded base trajectories."""
     policy, data = with_random_head(head), windows()
     objective = Distillation(
-        policy, data, data, 4, 3, own=0.0, weight=weight, end_weight=0.0, pool=POOL, warm=0.0
+        policy,
+        data,
+        data,
+        4,
+        3,
+        own=0.0,
+        weight=weight,
+        end_weight=0.0,
+        pool=POOL,
+        warm=0.0,
+        prefix=0.0,
     )
     assert policy.head is not None
     policy.head.train()

@@ -61,7 +61,16 @@ def test_environments_and_datasets_know_nothing_of_torch(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["solvers", "heads", "networks"])
 def test_maths_knows_nothing_of_files_and_simulators(folder: str) -> None:
-    allowed = {"torch", "numpy", "pcm_policy", "collections", "dataclasses", "typing", "math"}
+    allowed = {
+        "torch",
+        "numpy",
+        "pcm_policy",
+        "collections",
+        "dataclasses",
+        "typing",
+        "math",
+        "copy",
+    }
     for file in (ROOT / "pcm_policy" / folder).glob("*.py"):
         found = re.findall(r"^(?:from|import) (\w+)", file.read_text(), re.M)
         assert set(found) <= allowed | {"functools", "itertools"}, file
