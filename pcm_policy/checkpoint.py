@@ -21,14 +21,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
+from pcm_policy.hub import POLICY_FILES, download, hub_id, upload
 from pcm_policy.policy import DiffusionPolicy, PolicyConfig
 
 FORMAT_VERSION = 1
+FRONT_MATTER = "---\nlibrary_name: pcm_policy\npipeline_tag: robotics\ntags: [robotics]\n---\n"
+"""What the hub reads at the head of a card."""
 RELEASED = Path(__file__).parent / "released"
 
 
@@ -161,21 +165,40 @@ def save_policy(
             held_out = observations.detach().cpu().contiguous()
             save_file({"observations": held_out}, folder / "observations.safetensors")
         if card is not None:
-            (folder / "README.md").write_text(card)
+            head = "" if card.startswith("---\n") else FRONT_MATTER
+            (folder / "README.md").write_text(head + card)
+
+
+def push_policy(
+    policy: DiffusionPolicy, repo: str, *, private: bool, token: str | None, card: str | None
+) -> str:
+    """Write a policy and commit it to the hub; see :meth:`DiffusionPolicy.push_to_hub`."""
+    with tempfile.TemporaryDirectory(prefix="pcm-push-") as scratch:
+        folder = Path(scratch, "policy")
+        save_policy(policy, folder, card=card, observations=policy.held_out)
+        return upload(folder, repo, private=private, token=token, message="Add a pcm_policy policy")
 
 
 def resolve(path: str | Path) -> Path:
-    """Return the folder that ``policy=...`` names; ``released/NAME`` ships with the package.
+    """Return the folder that ``policy=...`` names.
+
+    ``released/NAME`` ships with the package; ``OWNER/NAME``, ``OWNER/NAME@REVISION`` or
+    ``hf://OWNER/NAME`` is fetched from the Hugging Face hub, unless a folder has that name.
 
     Raises:
-        PcmError: there is no such folder.
+        PcmError: there is no such folder or model.
     """
     folder = Path(path)
     if not folder.exists() and folder.parts[:1] == ("released",):
         folder = RELEASED.joinpath(*folder.parts[1:])
+    elif not folder.exists() and (named := hub_id(path)) is not None:
+        return download(*named, POLICY_FILES)
     if not folder.is_dir():
         shipped = ", ".join(f"released/{p.name}" for p in sorted(RELEASED.glob("*/")))
-        raise PcmError(f"no policy folder {path}: name one written by pcm-train, or use {shipped}")
+        raise PcmError(
+            f"no policy folder {path}: name one written by pcm-train, OWNER/NAME on the hub, or "
+            f"use {shipped}"
+        )
     return folder
 
 
@@ -195,18 +218,20 @@ def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
     """
     folder = resolve(path)
     config = _read_config(folder / "config.json")
-    policy = DiffusionPolicy(config, seed=seed)
     file = folder / "model.safetensors"
     tensors = load_tensors(file)
-    _check_tensors(file, tensors, policy.state_dict())
+    with torch.device("meta"):  # a config may name any size: compare before memory is taken
+        shapes = DiffusionPolicy(config).state_dict()
+    _check_tensors(file, tensors, shapes)
+    policy = DiffusionPolicy(config, seed=seed)
     policy.load_state_dict(tensors)
     if config.head is not None and config.head.base != fingerprint(policy.network):
         raise PcmError(
             f"{file}: the PCM head belongs to base weights {config.head.base}, the file holds "
             f"{fingerprint(policy.network)}: run pcm-distill on this base"
         )
-    if (resolve(path) / "observations.safetensors").exists():
-        policy.held_out = held_out_observations(path)
+    if (folder / "observations.safetensors").exists():
+        policy.held_out = held_out_observations(folder)
     return policy.eval()
 
 

@@ -201,7 +201,13 @@ class DiffusionPolicy(nn.Module):
     def from_pretrained(
         cls, path: str | Path, device: str | torch.device = "cpu", seed: int = 0
     ) -> "DiffusionPolicy":
-        """Load a policy folder, or one that ships with the package (``released/pusht``).
+        """Load a policy.
+
+        Args:
+            path: a folder, one that ships with the package (``released/pusht``), or ``OWNER/NAME``
+                on the Hugging Face hub, with ``@REVISION`` if wanted.
+            device: where it goes.
+            seed: of the policy's own generator.
 
         Raises:
             PcmError: the folder, one of its files or one of their entries is missing or damaged.
@@ -215,6 +221,24 @@ class DiffusionPolicy(nn.Module):
         from pcm_policy.checkpoint import save_policy
 
         save_policy(self, path)
+
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, token: str | None = None, card: str | None = None
+    ) -> str:
+        """Commit the policy to ``OWNER/NAME`` on the Hugging Face hub; returns the address.
+
+        Args:
+            repo: the model; it is created if there is none.
+            private: whether a new one is private.
+            token: None for the one that ``hf auth login`` stored.
+            card: text of ``README.md``; None leaves the hub's as it is.
+
+        Raises:
+            PcmError: huggingface_hub is missing, or the hub refuses or cannot be reached.
+        """
+        from pcm_policy.checkpoint import push_policy
+
+        return push_policy(self, repo, private=private, token=token, card=card)
 
     @property
     def device(self) -> torch.device:

@@ -6,6 +6,7 @@
 from pathlib import Path
 
 from pcm_policy.errors import PcmError
+from pcm_policy.hub import download, hub_id
 from pcm_policy.imports import diffusion_policy, lerobot, robomimic
 from pcm_policy.imports.build import Imported
 from pcm_policy.imports.torchzip import open_archive
@@ -19,12 +20,15 @@ def read(source: str | Path) -> Imported:
     """Translate a checkpoint of LeRobot, diffusion_policy or robomimic.
 
     Args:
-        source: a LeRobot policy folder, or a file of one of the others.
+        source: a LeRobot policy folder or its ``OWNER/NAME`` on the hub, or a file of one of the
+            others.
 
     Raises:
         PcmError: nothing there that can be imported, naming file, entry and what to do.
     """
     path = Path(source)
+    if not path.exists() and (named := hub_id(source)) is not None:
+        path = download(*named, lerobot.FILES)
     if not path.exists():
         raise PcmError(f"{path} does not exist: name {_KINDS}")
     if path.is_dir():

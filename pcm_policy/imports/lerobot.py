@@ -29,6 +29,8 @@ from pcm_policy.imports.scheduler import scheduling
 from pcm_policy.policy import PolicyConfig
 
 STATE, ENV, ACTION = "observation.state", "observation.environment_state", "action"
+FILES = ("config.json", "model.safetensors", "policy_*processor*")
+"""What an import fetches from the hub."""
 _SCHEDULER = {
     "num_train_timesteps",
     "beta_schedule",

@@ -1,0 +1,81 @@
+"""Write the golden policies: ``python tests/golden/make.py`` from the repository root.
+
+They guard the format and the numbers: a change of either shows in ``tests/test_golden.py``. Make
+new ones only for an intended change, which then raises ``FORMAT_VERSION`` (with a migration, or
+with a refusal in the changelog), and keep the old folder as the test of that.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from pcm_policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.checkpoint import fingerprint, save_policy
+from pcm_policy.noise import Noise
+from pcm_policy.policy import HeadConfig
+from pcm_policy.samplers import SamplerConfig
+from pcm_policy.schedules import NoiseSchedule
+from pcm_policy.solve import SolverConfig
+
+HERE = Path(__file__).parent
+DDIM = SamplerConfig("ddim", 8)
+POLICIES: dict[str, dict[str, Any]] = {
+    "mlp_window": {
+        "network": "mlp",
+        "network_options": {"width": 16, "depth": 1, "step_embed_dim": 8},
+        "head": HeadConfig("window", {"width": 16, "depth": 1, "cond_width": 8}, DDIM, "", 2),
+    },
+    "unet1d": {
+        "network": "unet1d",
+        "network_options": {"down_dims": [8, 16], "kernel_size": 3, "step_embed_dim": 8},
+        "schedule": NoiseSchedule("linear", 50, 1e-4, 0.02),
+        "prediction": "sample",
+        "clip": 1.5,
+        "sampler": SamplerConfig("ddpm", 10, "leading"),
+    },
+}
+
+
+def solvers(policy: DiffusionPolicy) -> dict[str, SolverConfig]:
+    """The solvers whose chunks are kept."""
+    own = policy.config.sampler
+    found = {"sequential": SolverConfig("sequential", own)}
+    found["picard"] = SolverConfig("picard", own, rounds=3)
+    if policy.config.head is not None:
+        found["sequential"] = SolverConfig("sequential", DDIM)
+        found["pcm"] = SolverConfig("pcm", DDIM, rounds=2)
+    return found
+
+
+def main() -> None:
+    """Write every policy of ``POLICIES`` and what it computes."""
+    for name, settings in POLICIES.items():
+        torch.manual_seed(0)
+        config = PolicyConfig(obs_dim=3, action_dim=2, horizon=8, action_steps=4, **settings)
+        policy = DiffusionPolicy(config)
+        for value in policy.parameters():  # new layers start at zero
+            value.data += 0.1 * torch.randn_like(value)
+        for normalizer in (policy.obs_normalizer, policy.action_normalizer):
+            normalizer.scale.uniform_(0.5, 2.0)
+            normalizer.shift.uniform_(-1.0, 1.0)
+            normalizer.low.fill_(-2.0)
+            normalizer.high.fill_(2.0)
+        if config.head is not None:
+            head = replace(config.head, base=fingerprint(policy.network))
+            policy.config = replace(config, head=head)
+        save_policy(policy, HERE / name)
+        inputs = {"obs": 4 * torch.rand(3, 2, 3) - 2, "initial": torch.randn(3, 8, 2)}
+        inputs["steps"] = torch.randn(10, 3, 8, 2)
+        chunks = {}
+        for label, solver in solvers(policy).items():
+            stochastic = policy.sampler(solver.sampler).stochastic
+            noise = Noise(inputs["initial"], inputs["steps"] if stochastic else None)
+            chunks[label] = policy.solve(inputs["obs"], solver, noise).chunk
+        save_file(inputs | chunks, HERE / name / "expected.safetensors")
+
+
+if __name__ == "__main__":
+    main()

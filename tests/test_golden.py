@@ -1,0 +1,69 @@
+"""Policies of format version 1, as they were written, still load and still compute the same.
+
+How golden policies are made and when they may change: ``tests/golden/make.py``.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pcm_policy import DiffusionPolicy
+from pcm_policy.checkpoint import FORMAT_VERSION
+from pcm_policy.errors import PcmError
+from pcm_policy.noise import Noise
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+from make import POLICIES, solvers  # noqa: E402
+
+TOLERANCE = 2e-5  # float32 kernels differ between machines
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_same_chunks(name: str) -> None:
+    policy = DiffusionPolicy.from_pretrained(GOLDEN / name)
+    expected = load_file(GOLDEN / name / "expected.safetensors")
+    for label, solver in solvers(policy).items():
+        stochastic = policy.sampler(solver.sampler).stochastic
+        noise = Noise(expected["initial"], expected["steps"] if stochastic else None)
+        chunk = policy.solve(expected["obs"], solver, noise).chunk
+        torch.testing.assert_close(chunk, expected[label], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_saved_again_it_is_the_same_file(name: str, tmp_path: Path) -> None:
+    policy = DiffusionPolicy.from_pretrained(GOLDEN / name)
+    policy.save_pretrained(tmp_path / "again")
+    folders = GOLDEN / name, tmp_path / "again"
+    before, after = (load_file(folder / "model.safetensors") for folder in folders)
+    assert list(before) == list(after)
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    old = json.loads((GOLDEN / name / "config.json").read_text())["policy"]
+    new = json.loads((tmp_path / "again/config.json").read_text())["policy"]
+    assert {k: new[k] for k in old} == old  # newer versions may add settings, not change these
+
+
+@pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, "1", None])
+def test_other_versions_are_refused(version: object, tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "unet1d", tmp_path / "p")
+    file = tmp_path / "p/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": version}))
+    with pytest.raises(PcmError, match=f"has format version {version}, this package reads") as e:
+        DiffusionPolicy.from_pretrained(tmp_path / "p")
+    assert str(file) in str(e.value)
+
+
+def test_a_config_of_any_size_takes_no_memory(tmp_path: Path) -> None:
+    """A config from the hub may name a network of terabytes: its weights tell."""
+    shutil.copytree(GOLDEN / "unet1d", tmp_path / "p")
+    file = tmp_path / "p/config.json"
+    config = json.loads(file.read_text())
+    config["policy"]["network_options"]["down_dims"] = [8, 10_000_000]
+    file.write_text(json.dumps(config))
+    with pytest.raises(PcmError, match=r"config.json says torch.float32 \(.*10000000"):
+        DiffusionPolicy.from_pretrained(tmp_path / "p")
