@@ -1,0 +1,210 @@
+"""A fixed-round solve as a package that runs without this one.
+
+Observation, noise and chunk go in and out; normalisers, every round and the head are inside. What
+depends on data stays outside: the number of rounds is fixed, observations are not checked and
+actions not limited.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, get_args
+from warnings import catch_warnings, simplefilter
+
+import torch
+from torch import Tensor, nn
+
+from pcm_policy.errors import PcmError
+from pcm_policy.noise import Noise
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.solve import SolverConfig
+
+Format = Literal["export", "aoti", "onnx"]
+FILES: dict[str, str] = {"export": "policy.pt2", "aoti": "policy_aoti.pt2", "onnx": "policy.onnx"}
+TOLERANCE = 1e-4
+"""Largest difference to the eager chunk, in normalised action units, float32."""
+Call = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+class FixedSolve(nn.Module):
+    """``forward(obs, initial[, steps])``: raw observations and noise to the raw chunk.
+
+    Args:
+        policy: the policy.
+        solver: a fixed number of rounds, see :func:`fixed`.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, solver: SolverConfig) -> None:
+        super().__init__()
+        self.policy, self.solver = policy, fixed(solver)
+
+    def forward(self, obs: Tensor, initial: Tensor, steps: Tensor | None = None) -> Tensor:
+        """Map ``(B, To, Do)``, ``(B, T, Da)`` and ``(N, B, T, Da)`` to ``(B, T, Da)``."""
+        chunk = self.policy.run(obs, self.solver, Noise(initial, steps)).chunk
+        assert chunk is not None
+        return chunk
+
+
+def fixed(solver: SolverConfig) -> SolverConfig:
+    """Return a solver whose rounds do not depend on data.
+
+    Raises:
+        PcmError: it stops at a tolerance or a deadline, or adapts.
+    """
+    if solver.deadline_ms is not None or solver.adaptive or solver.tolerance is not None:
+        raise PcmError(
+            f"solver {solver.label} stops when its data say so: a package has a fixed number of "
+            "rounds; give solver.rounds and no tolerance or deadline"
+        )
+    if solver.method == "newton":
+        raise PcmError("solver.method=newton keeps a Jacobian of its own: use picard or anderson")
+    return solver
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One package.
+
+    Attributes:
+        file: its name.
+        difference: largest difference to the eager chunk, normalised action units.
+        p50_ms: median of the calls, one after the other.
+        p95_ms: 95th percentile.
+    """
+
+    file: str
+    difference: float
+    p50_ms: float
+    p95_ms: float
+
+
+def example(
+    policy: DiffusionPolicy, solver: SolverConfig, batch: int, seed: int
+) -> dict[str, Tensor]:
+    """Return inputs: held-out observations, or some of the training range, and noise."""
+    config, generator = policy.config, torch.Generator().manual_seed(seed)
+    if policy.held_out is not None and len(policy.held_out) >= batch:
+        obs = policy.held_out[:batch].clone()
+    else:
+        shape = (batch, config.obs_steps, config.obs_dim)
+        obs = policy.obs_normalizer.unnormalize(2 * torch.rand(shape, generator=generator) - 1)
+    chunk = (batch, config.horizon, config.action_dim)
+    found = {"obs": obs, "initial": torch.randn(chunk, generator=generator)}
+    sampler = policy.sampler(solver.sampler)
+    if sampler.stochastic:
+        found["steps"] = torch.randn(sampler.steps, *chunk, generator=generator)
+    return found
+
+
+def export(
+    policy: DiffusionPolicy,
+    solver: SolverConfig,
+    folder: Path,
+    formats: list[str],
+    inputs: Mapping[str, Tensor],
+    calls: int = 50,
+) -> tuple[Tensor, dict[str, Exported]]:
+    """Write packages, load each again with its own loader and compare it with eager execution.
+
+    Args:
+        policy: on the CPU, float32.
+        solver: a fixed number of rounds.
+        folder: gets one file for each format, see ``FILES``.
+        formats: ``export`` (torch.export), ``aoti`` (AOTInductor) and ``onnx``.
+        inputs: of :func:`example`; the packages keep their shapes.
+        calls: timed calls of each.
+
+    Returns:
+        The eager chunk, and by format what was written; ``eager`` is the time without a package.
+
+    Raises:
+        PcmError: a solver without fixed rounds, an unknown format, a missing package or compiler,
+            or a difference above ``TOLERANCE``.
+    """
+    unknown = set(formats) - set(get_args(Format))
+    if unknown:
+        raise PcmError(f"formats has {sorted(unknown)[0]!r}: use {', '.join(get_args(Format))}")
+    module, values = FixedSolve(policy, solver).eval(), tuple(inputs.values())
+    scale = policy.action_normalizer.scale
+    with torch.inference_mode():
+        chunk = module(*values).clone()
+    with torch.no_grad():
+        program = torch.export.export(module, values, strict=False)
+    found = {
+        "eager": Exported("", 0.0, *_time(lambda given: module(*given.values()), inputs, calls))
+    }
+    for name in formats:
+        path = folder / FILES[name]
+        call = _WRITE[name](program, path)
+        difference = float(((call(inputs).detach() - chunk) * scale).abs().max())
+        if not difference <= TOLERANCE:
+            raise PcmError(
+                f"{path} differs from eager execution by {difference:.1e}: do not use it"
+            )
+        found[name] = Exported(path.name, difference, *_time(call, inputs, calls))
+    return chunk, found
+
+
+def _export(program: Any, path: Path) -> Call:
+    torch.export.save(program, path)
+    loaded = torch.export.load(path).module()
+    return lambda given: loaded(*given.values())
+
+
+def _aoti(program: Any, path: Path) -> Call:
+    try:
+        with catch_warnings():
+            simplefilter("ignore")
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    except Exception as error:  # whatever the compilers say
+        raise PcmError(
+            f"AOTInductor cannot build {path.name} ({str(error).splitlines()[0]}): it needs a C++ "
+            "compiler; formats=[export,onnx] leaves it out"
+        ) from error
+    loaded = torch._inductor.aoti_load_package(str(path))
+    return lambda given: loaded(*given.values())
+
+
+def _onnx(program: Any, path: Path) -> Call:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch.onnx asks for it
+    except ImportError as error:
+        raise PcmError("ONNX needs three packages: pip install 'pcm_policy[export]'") from error
+    with catch_warnings(), redirect_stdout(StringIO()):
+        simplefilter("ignore")
+        written = torch.onnx.export(program, dynamo=True, verbose=False)
+        assert written is not None
+        written.save(str(path))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options)
+
+    def call(given: Mapping[str, Tensor]) -> Tensor:
+        (chunk,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+        return torch.from_numpy(chunk)
+
+    return call
+
+
+_WRITE: dict[str, Callable[[Any, Path], Call]] = {
+    "export": _export,
+    "aoti": _aoti,
+    "onnx": _onnx,
+}
+
+
+@torch.inference_mode()
+def _time(call: Call, inputs: Mapping[str, Tensor], calls: int) -> tuple[float, float]:
+    for _ in range(5):
+        call(inputs)
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call(inputs)
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times), sorted(times)[int(0.95 * (calls - 1))]
