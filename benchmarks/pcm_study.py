@@ -85,6 +85,10 @@ class Study:
         other = self.consistency if family == "consistency" else None
         return self.policy if other is None else other
 
+    def chosen(self, family: str, rounds: int) -> bool:
+        """Whether a row is asked for."""
+        return not self.options.only or f"{family} {rounds}" in self.options.only
+
     def rows(self) -> tuple[list[Row], dict[str, Any]]:
         """Return all rows, the base first, and how the few-step schedules were chosen."""
         rows, chosen = [Row("base", self.exact.steps, self.base)], {}
@@ -94,9 +98,11 @@ class Study:
             rows.append(Row("DDPM", schedule.train_steps, slow))
         for family in parallel_families(self.policy):
             for r in self.options.rounds:
-                rows.append(Row(family, r, parallel_solver(self.policy, family, r)))
+                if self.chosen(family, r):
+                    rows.append(Row(family, r, parallel_solver(self.policy, family, r)))
         few = [f for f in FEW_STEPS if f != "consistency" or self.consistency is not None]
-        searched = [(family, r) for family in few for r in self.options.rounds]
+        every = [(family, r) for family in few for r in self.options.rounds]
+        searched = [(family, r) for family, r in every if self.chosen(family, r)]
         for family, r in tqdm(searched, desc="schedules", disable=None):
             sampler, chosen[f"{family} {r}"] = best_sampler(
                 self.model(family),
@@ -236,6 +242,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, nargs="+", default=list(ROUNDS))
+    parser.add_argument("--only", nargs="+", help='rows by name, such as "PCM 2"; else all')
     parser.add_argument("--observations", type=int, default=256)
     parser.add_argument("--tuning-episodes", type=int, default=100)
     parser.add_argument("--search-episodes", type=int, default=8)
@@ -249,6 +256,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.consistency:
         command += f" --consistency {options.consistency}"
     command += f" --episodes {options.episodes}"
+    if options.only:
+        command += " --only " + " ".join(f'"{name}"' for name in options.only)
     write_text(options.output / "study.json", to_json({"command": command, **report}))
     found = tables(report)
     text = "\n\n".join(markdown(head, rows) for head, rows in found)

@@ -28,6 +28,7 @@ from pcm_policy.statistics import (
 PARALLEL = {
     "PCM": "pcm",
     "Picard": "picard",
+    "Coarse": "coarse",
     "Anderson": "anderson",
     "Newton": "newton",
     "ParaDiGMS": "paradigms",

@@ -23,6 +23,7 @@ HEAD = [
 COLOURS = {
     "PCM": "tab:green",
     "Picard": "tab:blue",
+    "Coarse": "tab:olive",
     "Anderson": "tab:cyan",
     "Newton": "tab:purple",
     "ParaDiGMS": "tab:orange",

@@ -27,7 +27,7 @@ class WindowHead(nn.Module):
         cond_width: width of the vector that modulates the blocks.
         max_rounds: later rounds share the last round's embedding.
         nodes: states that the base is evaluated at and the head sees; predictions in between are
-            interpolated in log-SNR. None for all.
+            interpolated in log-SNR. None for all; so are more than there are.
     """
 
     on_base = True
@@ -47,9 +47,9 @@ class WindowHead(nn.Module):
         nodes: int | None = None,
     ) -> None:
         super().__init__()
-        if nodes is not None and not 2 <= nodes <= steps:
-            raise PcmError(f"head.nodes={nodes}: use 2 to {steps}, the sampler's steps")
-        self.evaluations = steps if nodes is None else nodes
+        if nodes is not None and nodes < 2:
+            raise PcmError(f"head.options.nodes={nodes}: use 2 or more, or null for all")
+        self.evaluations = steps if nodes is None else min(nodes, steps)
         self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
         window = self.evaluations * horizon * action_dim
         self.max_rounds = max_rounds
