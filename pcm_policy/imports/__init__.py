@@ -9,6 +9,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.hub import download, hub_id
 from pcm_policy.imports import diffusion_policy, lerobot, robomimic
 from pcm_policy.imports.build import Imported
+from pcm_policy.imports.settings import translating
 from pcm_policy.imports.torchzip import open_archive
 
 __all__ = ["Imported", "read"]
@@ -34,9 +35,10 @@ def read(source: str | Path) -> Imported:
     if path.is_dir():
         for folder in (path, path / "pretrained_model"):  # LeRobot's checkpoints/NNN
             if lerobot.is_lerobot(folder):
-                return lerobot.read(folder)
+                with translating(str(folder)):
+                    return lerobot.read(folder)
         raise PcmError(f"{path} is no policy that can be imported: name {_KINDS}")
-    with open_archive(path) as archive:
+    with open_archive(path) as archive, translating(str(path)):
         if diffusion_policy.is_diffusion_policy(archive.content):
             return diffusion_policy.read(archive)
         if robomimic.is_robomimic(archive.content):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
+from pcm_policy.imports.settings import translating
 from pcm_policy.networks import build_network
 from pcm_policy.normalize import Normalizer
 from pcm_policy.policy import DiffusionPolicy, PolicyConfig
@@ -96,7 +97,11 @@ class Imported:
             PcmError: a weight is missing, superfluous, or of another shape or type than the
                 config asks for; or a statistic is bad.
         """
-        check_weights(self.file, self.weights, self.config)
+        with translating(self.file):
+            check_weights(self.file, self.weights, self.config)
+            return self._build()
+
+    def _build(self) -> DiffusionPolicy:
         policy = DiffusionPolicy(self.config)
         policy.network.load_state_dict(dict(self.weights))
         policy.obs_normalizer = self.obs.normalizer(f"{self.file}: observation normaliser")

@@ -47,6 +47,7 @@ _STEPS = {  # processor steps that change no number, or are read here
     "normalizer_processor",
     "unnormalizer_processor",
 }
+_WIDEST = 100_000  # numbers in one feature: a config could name any
 _FLAT = 5e-5  # raw units by which an action that never changed in training may move
 
 
@@ -161,7 +162,7 @@ def _features(where: str, config: Mapping[str, Any]) -> tuple[dict[str, int], di
         if name not in shapes:
             raise PcmError(f"{where}: the policy has no {name}")
     for name, shape in shapes.items():
-        if len(shape) != 1:
+        if len(shape) != 1 or type(shape[0]) is not int or not 0 < shape[0] <= _WIDEST:
             raise PcmError(f"{where}: {name} has shape {shape}, expected one axis")
     return {k: int(v[0]) for k, v in shapes.items()}, {k: str(v).upper() for k, v in modes.items()}
 

@@ -1,9 +1,31 @@
 """Reading another project's settings: every wrong one is a line that names file and key."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pcm_policy.errors import PcmError
+
+_WRONG = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+
+
+@contextmanager
+def translating(file: str) -> Iterator[None]:
+    """Make one line of whatever settings of a wrong type or size lead to.
+
+    A checkpoint may hold any data in place of what its project writes. Only reading and building
+    happen inside: nothing that a defect of ours elsewhere could hide in.
+    """
+    try:
+        yield
+    except _WRONG as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, PcmError):
+            raise PcmError(text) from error
+        raise PcmError(
+            f"{file} holds something of the wrong kind or size ({type(error).__name__}: "
+            f"{text[:200]}): it is damaged, or from a version that is not known here"
+        ) from error
 
 
 class Settings:

@@ -1,22 +1,26 @@
 """Hostile checkpoints: each is refused with one line, runs nothing, and costs little memory."""
 
 import builtins
+import copy
 import io
+import json
 import os
 import pickle
+import random
 import resource
 import shutil
 import struct
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fixtures import diffusion_policy_payload, robomimic_payload
+from fixtures import diffusion_policy_payload, robomimic_payload, write_lerobot
+from omegaconf import OmegaConf
 
 from pcm_policy.errors import PcmError
 from pcm_policy.imports import read
@@ -232,3 +236,62 @@ def test_wrong_layers(tmp_path: Path, change: Any, message: str) -> None:
 
 
 NAME = "model.final_conv.1.bias"
+ODD: list[Any] = [None, -1, 10**30, float("nan"), "x", "", [], [1], ["a", {}], {}, {"a": 1}, True]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of everything inside nested dicts and lists."""
+    if path:
+        yield path
+    if not isinstance(value, dict | list):
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from places(inner, (*path, key))
+
+
+def replaced(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
+    whole = inner = copy.deepcopy(value)
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = odd
+    return whole
+
+
+def one_line_or_fine(path: Path) -> None:
+    message = ""
+    try:
+        read(path).policy()
+    except PcmError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("kind", ["diffusion_policy", "robomimic"])
+def test_settings_of_a_wrong_kind_are_one_line(tmp_path: Path, kind: str) -> None:
+    """Any setting may be anything: 150 of them are, one at a time."""
+    rng = random.Random(0)
+    maker = diffusion_policy_payload if kind == "diffusion_policy" else robomimic_payload
+    payload, _ = maker()
+    key = "cfg" if kind == "diffusion_policy" else "config"
+    config = OmegaConf.to_container(payload[key]) if key == "cfg" else json.loads(payload[key])
+    rest = {k: v for k, v in payload.items() if k not in ("model", "state_dicts", key)}
+    every = {key: config} | rest
+    for path in rng.choices(list(places(every)), k=150):
+        changed = payload | replaced(every, path, rng.choice(ODD))
+        if key == "config" and not isinstance(changed[key], str):
+            changed[key] = json.dumps(changed[key])
+        torch.save(changed, tmp_path / "model.ckpt")
+        one_line_or_fine(tmp_path / "model.ckpt")
+
+
+@pytest.mark.parametrize("layout", ["processors", "shapes"])
+def test_lerobots_files_likewise(tmp_path: Path, layout: str) -> None:
+    rng = random.Random(0)
+    write_lerobot(tmp_path / "p", layout)
+    for file in sorted((tmp_path / "p").glob("*.json")):
+        text = file.read_text()
+        value = json.loads(text)
+        for path in rng.choices(list(places(value)), k=60):
+            file.write_text(json.dumps(replaced(value, path, rng.choice(ODD))))
+            one_line_or_fine(tmp_path / "p")
+        file.write_text(text)
