@@ -47,7 +47,7 @@ class SolverConfig:
         stiffness: use the paper's ramp over ``rounds`` with this stiffness instead.
         adaptive: leave the head, row by row, when the base residual no longer shrinks, and certify
             in any round (:mod:`pcm_policy.solvers.adaptive`).
-        memory: rounds that Anderson mixing looks back, for ``anderson`` and ``newton``.
+        memory: rounds that Anderson mixing looks back, for ``coarse``, ``anderson`` and ``newton``.
         deadline_ms: end the solve when another round would take it past this many milliseconds;
             the best chunk so far is returned, certified or not.
     """
@@ -210,7 +210,7 @@ def solve(
         finish = partial(synchronize, noise.initial.device)
         limits["stop"] = Deadline(config.deadline_ms, finish)
     if config.method == "coarse":
-        return coarse(denoise, noise, **limits)
+        return coarse(denoise, noise, memory=config.memory, **limits)
     if config.method == "anderson":
         return anderson(denoise, noise, memory=config.memory, **limits)
     if config.method == "newton":

@@ -48,6 +48,7 @@ def solvers(denoise: Denoiser) -> dict[str, Any]:
     return {
         "coarse": coarse,
         "coarser": partial(coarse, shares=(0.2, 0.2, 0.3, 0.5)),
+        "coarse-0": partial(coarse, memory=0),
         "anderson": anderson,
         "anderson-3": partial(anderson, memory=3),
         "newton": partial(newton, jacobian=jacobian(denoise)),
@@ -62,7 +63,9 @@ def prefixes(denoise: Denoiser) -> list[Prefix | None]:
     return [None, Prefix(values, known), Prefix(values, known, overwrite_input=True)]
 
 
-@pytest.mark.parametrize("name", ["coarse", "coarser", "anderson", "anderson-3", "newton"])
+@pytest.mark.parametrize(
+    "name", ["coarse", "coarser", "coarse-0", "anderson", "anderson-3", "newton"]
+)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_solver_finds_the_sequential_sample(

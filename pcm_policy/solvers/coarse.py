@@ -1,15 +1,17 @@
-"""Coarse-to-fine Picard: early rounds evaluate few nodes, later ones all that have not settled.
+"""Coarse to fine: early rounds evaluate few nodes, later ones all that have not settled.
 
 Early iterates are far from the solution wherever they are evaluated, so a few nodes with the
 predictions in between interpolated in log-SNR lose nothing; late rounds change only the last
-states. Same rounds as full-window Picard for half of its network evaluations, which is what
-counts where a batch is not free: on a CPU or an embedded GPU.
+states. The full rounds are mixed as by :mod:`~pcm_policy.solvers.anderson`. Fewer rounds than
+full-window Picard for half of its network evaluations, which is what counts where a batch is not
+free: on a CPU or an embedded GPU.
 """
 
 from collections.abc import Sequence
 
 from pcm_policy.denoise import Denoiser
 from pcm_policy.noise import Noise
+from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.base import SolveResult
 from pcm_policy.solvers.iterate import iterate
 
@@ -27,6 +29,7 @@ def coarse(
     noise: Noise,
     *,
     shares: Sequence[float] = SHARES,
+    memory: int = 2,
     rounds: int | None = None,
     tolerance: float | None = None,
     **options: object,
@@ -37,6 +40,7 @@ def coarse(
         denoise: the base map ``D``, with its sampler.
         noise: all the randomness of the solve.
         shares: share of the nodes that the first rounds evaluate.
+        memory: rounds that Anderson mixing looks back; 0 leaves plain Picard rounds.
         rounds: number of rounds, or with a tolerance the largest number.
         tolerance: certified error to stop at; states that have settled are not evaluated again.
         options: as for :func:`~pcm_policy.solvers.iterate.iterate`.
@@ -45,6 +49,7 @@ def coarse(
         denoise,
         noise,
         coarse=coarse_counts(denoise.sampler.steps, shares),
+        correct=Anderson(memory) if memory else None,
         rounds=rounds,
         tolerance=tolerance,
         **options,  # type: ignore[arg-type]
