@@ -1,6 +1,6 @@
 """Rounds and network evaluations until the chunk is the sequential sampler's, for every solver.
 
-    python benchmarks/rounds.py [--policy POLICY] [--observations 256] [--output FILE.json]
+    python benchmarks/rounds.py [--policy POLICY] [--observations 256] [--output FILE.json] [--docs]
 
 Every held-out observation is solved alone, cold. Counted is the first round after which the largest
 action error stays below 1e-3 (in normalised units), and the evaluations spent until then. Solvers
@@ -21,12 +21,14 @@ from pcm_policy.bench import hardware
 from pcm_policy.checkpoint import held_out_observations, to_json, write_text
 from pcm_policy.noise import Noise, episode_noise
 from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.report import table
+from pcm_policy.report import markdown, table
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 from pcm_policy.solvers.iterate import SAFETY
 
 ERROR, MOST, RMSE_ROUNDS = 1e-3, 40, 6
+HEAD = ["solver", "sampler", "rounds until error < 1e-3", "most", "evaluations"]
+HEAD += ["error/residual <= 4 (worst)", "RMSE after 1, 2, 3 ... rounds"]
 
 
 def solvers_of(policy: DiffusionPolicy, sampler: SamplerConfig) -> dict[str, SolverConfig]:
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--policy", default="released/pusht")
     parser.add_argument("--observations", type=int, default=256)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/rounds.json"))
+    parser.add_argument("--docs", action="store_true", help="update docs/solvers.md")
     options = parser.parse_args()
     policy = DiffusionPolicy.from_pretrained(options.policy)
     obs = held_out_observations(options.policy)[: options.observations]
@@ -135,32 +138,28 @@ def main() -> None:
         "rows": rows,
     }
     write_text(options.output, to_json(report))
-    head = [
-        "solver",
-        "sampler",
-        "rounds",
-        "worst",
-        "evaluations",
-        "error/residual <= 4",
-        "RMSE 1, 2, 3 ...",
+    cells = [_cells(row) for row in rows]
+    print(table(HEAD, cells))
+    if options.docs:
+        machine = report["hardware"]["device"]
+        start = f"`{report['command']}` on {machine}, cold, actions in [-1, 1]:"
+        docs = Path(__file__).parents[1] / "docs" / "solvers.md"
+        before, rest = docs.read_text().split("<!-- rounds:begin -->\n")
+        after = rest.split("<!-- rounds:end -->")[1]
+        text = f"{start}\n\n{markdown(HEAD, cells)}\n"
+        write_text(docs, f"{before}<!-- rounds:begin -->\n{text}<!-- rounds:end -->{after}")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["solver"],
+        row["sampler"],
+        f"{row['rounds']:.2f}",
+        str(row["worst_rounds"]),
+        f"{row['evaluations']:.0f}",
+        f"{row['within_safety']:.2f} ({row['worst_ratio']:.1f})",
+        " ".join(f"{x:.3f}" for x in row["rmse_by_round"]),
     ]
-    print(
-        table(
-            head,
-            [
-                [
-                    row["solver"],
-                    row["sampler"],
-                    f"{row['rounds']:.2f}",
-                    str(row["worst_rounds"]),
-                    f"{row['evaluations']:.0f}",
-                    f"{row['within_safety']:.2f} ({row['worst_ratio']:.1f})",
-                    " ".join(f"{x:.3f}" for x in row["rmse_by_round"]),
-                ]
-                for row in rows
-            ],
-        )
-    )
 
 
 if __name__ == "__main__":
