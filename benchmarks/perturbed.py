@@ -88,6 +88,7 @@ def robustness(
             "certified_rounds": certified.rounds,
             "most_rounds": certified.worst_rounds,
             "worst_error": certified.worst_error,
+            "coverage": certified.coverage,
         }
         rows.append(row)
     return rows

@@ -159,16 +159,23 @@ class Denoiser:
         cond = self.cond.expand(n, *self.cond.shape).flatten(0, 1)
         return self.network(rows, t, cond).view_as(x)
 
-    def encode(self) -> "Denoiser":
-        """Return the same map with all nodes encoded ahead, for the rounds of one solve.
+    def encode(self, nodes: Tensor | None = None) -> "Denoiser":
+        """Return the same map with its nodes encoded ahead, for the rounds of one solve.
 
         It is this one where the network has no such stage or the rows are too many.
+
+        Args:
+            nodes: ``(n,)`` the only ones that will be evaluated; None for all.
         """
-        many = self.sampler.steps * self.cond.shape[0] > ENCODED_ROWS
+        times = self.sampler.timesteps if nodes is None else self.sampler.timesteps[nodes]
+        many = times.shape[0] * self.cond.shape[0] > ENCODED_ROWS
         if self.encoded is not None or many or not hasattr(self.network, "encode"):
             return self
-        network = cast(TwoStage, self.network)
-        return replace(self, encoded=network.encode(self.sampler.timesteps[:, None], self.cond))
+        encoded = cast(TwoStage, self.network).encode(times[:, None], self.cond)
+        if nodes is not None:
+            blank = encoded.new_zeros(self.sampler.steps, *encoded.shape[1:])
+            encoded = blank.index_copy(0, nodes, encoded)
+        return replace(self, encoded=encoded)
 
     def with_network(self, network: Network) -> "Denoiser":
         """Return the same map with other weights."""

@@ -257,5 +257,7 @@ def as_predictor(head: nn.Module) -> Predictor:
         result: Tensor = head(denoise, states, rounds, strength)
         return result
 
-    predict.evaluations = getattr(head, "evaluations", None)  # type: ignore[attr-defined]
+    for name in ("evaluations", "nodes"):
+        if hasattr(head, name):
+            setattr(predict, name, getattr(head, name))
     return predict

@@ -114,10 +114,11 @@ def iterate(
     sampler, steps = denoise.sampler, denoise.sampler.steps
     window = steps if window is None else window
     _check(steps, rounds, tolerance, window, head, strengths, coarse)
-    # Heads over few nodes, or with weights of their own, leave most of the encoding unused.
     base_rounds = rounds is None or len(strengths) < rounds or 0.0 in strengths[:rounds]
     if head is None or base_rounds or getattr(head, "evaluations", None) == steps:
         denoise = denoise.encode()
+    elif hasattr(head, "nodes"):  # a head with weights of its own has no use for the encoding
+        denoise = denoise.encode(head.nodes(denoise)[0])
     forced = forcing(sampler, noise)
     predictions = _first_predictions(guess, forced[1:])
     states = forced + combine(sampler.M, predictions)
