@@ -173,8 +173,8 @@ class Denoiser:
             return self
         encoded = cast(TwoStage, self.network).encode(times[:, None], self.cond)
         if nodes is not None:
-            blank = encoded.new_zeros(self.sampler.steps, *encoded.shape[1:])
-            encoded = blank.index_copy(0, nodes, encoded)
+            unread = encoded.new_empty(self.sampler.steps, *encoded.shape[1:])
+            encoded = unread.index_copy_(0, nodes, encoded)
         return replace(self, encoded=encoded)
 
     def with_network(self, network: Network) -> "Denoiser":

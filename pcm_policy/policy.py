@@ -475,9 +475,8 @@ class DiffusionPolicy(nn.Module):
                 f"observation has shape {np.shape(obs)}: this policy takes (To, Do) = {want}, or a "
                 f"batch (B, {want[0]}, {want[1]})"
             )
-        bad = np.argwhere(~np.isfinite(array))
-        if len(bad):
-            b, step, dim = (int(i) for i in bad[0])
+        if not np.isfinite(array).all():
+            b, step, dim = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise PcmError(
                 f"observation is not finite at batch {b}, step {step}, dimension {dim}: "
                 f"{array[b, step, dim]}"
