@@ -40,6 +40,7 @@ def picture(report: Mapping[str, Any], file: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     rows, best = report["rows"], fronts(report["rows"])
     figure, axes = plt.subplots(1, 2, figsize=(13, 5))
@@ -68,6 +69,7 @@ def picture(report: Mapping[str, Any], file: Path) -> None:
             where="post",
         )
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.set_xlabel("time per chunk, p50 [ms]")
     axes[0].set_yscale("log")
     axes[0].set_ylabel(f"mean RMSE to the {report['base']} chunk")

@@ -97,6 +97,7 @@ def bench_picture(report: Mapping[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     from pcm_policy.checkpoint import write_file
 
@@ -109,6 +110,7 @@ def bench_picture(report: Mapping[str, Any], path: Path) -> None:
     left.set_yticks(range(len(rows)), [row["solver"] for row in rows])
     left.invert_yaxis()
     left.set_xscale("log")
+    left.xaxis.set_minor_formatter(ticker.NullFormatter())
     left.set_xlabel("time per chunk [ms], p50 (bar) to p99 (line)")
     left.set_title(f"Latency, batch 1, {report['hardware']['device']}")
     styles = {"ddpm": "-", "ddim": "--"}
@@ -137,6 +139,9 @@ def bench_picture(report: Mapping[str, Any], path: Path) -> None:
 _COLOURS = {
     "sequential": "0.6",
     "picard": "tab:blue",
+    "coarse": "tab:olive",
+    "anderson": "tab:cyan",
+    "newton": "tab:purple",
     "paradigms": "tab:orange",
     "pcm": "tab:green",
 }
