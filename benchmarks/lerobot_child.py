@@ -16,28 +16,9 @@ import torch
 from compare_memory import peak_memory
 from safetensors.torch import load_file, save_file
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "pcm_policy" / "imports" / "originals"))
 
-def stub_vision_operators() -> None:
-    """Declare the operators that torchvision registers shapes for when its library cannot load.
-
-    LeRobot imports torchvision for its image encoder. Beside a CPU torch the published wheel's
-    library does not load, and torchvision stops at its own first registration. No images are used
-    here, so the declarations are enough.
-    """
-    import importlib.util
-
-    found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None:
-        return
-    try:
-        for file in Path(found.origin).parent.glob("_C*.so"):
-            torch.ops.load_library(str(file))
-        torch.ops.torchvision.nms  # noqa: B018  a missing operator raises here
-    except (OSError, AttributeError, RuntimeError):
-        global _library  # the declarations live as long as this object
-        _library = torch.library.Library("torchvision", "FRAGMENT")
-        _library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from common import stub_vision_operators
 
 
 def build(job: dict, weights: dict):

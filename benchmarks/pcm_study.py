@@ -23,6 +23,7 @@ from typing import Any
 
 import pcm_study_pareto
 import torch
+from pasted import paste
 from pcm_study_ratios import (
     WITHIN,
     Needed,
@@ -226,10 +227,7 @@ def write_readme(command: str, report: dict[str, Any]) -> None:
         f"in [-1, 1]. Schedules of few-step samplers were chosen on other seeds.\n\n"
         f"{markdown(HEAD, [cells(row) for row in chosen])}\n"
     )
-    readme = Path(__file__).parents[1] / "README.md"
-    before, rest = readme.read_text().split("<!-- measured:begin -->\n")
-    after = rest.split("<!-- measured:end -->")[1]
-    write_text(readme, f"{before}<!-- measured:begin -->\n{text}<!-- measured:end -->{after}")
+    paste("README.md", "measured", text)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 from pcm_study_ratios import HEAD as RATIO_HEAD
 from pcm_study_ratios import Needed, lines
+from pcm_study_rows import PARALLEL
 
 from pcm_policy.checkpoint import write_file
+from pcm_policy.report import SOLVER_COLOURS
 
 HEAD = [
     "solver",
@@ -20,17 +22,8 @@ HEAD = [
     "p50 ms",
     "p95 ms",
 ]
-COLOURS = {
-    "PCM": "tab:green",
-    "Picard": "tab:blue",
-    "Coarse": "tab:olive",
-    "Anderson": "tab:cyan",
-    "Newton": "tab:purple",
-    "ParaDiGMS": "tab:orange",
-    "DDIM": "0.5",
-    "DPM-Solver++": "0.2",
-    "consistency": "tab:red",
-}
+COLOURS = {family: SOLVER_COLOURS[method] for family, method in PARALLEL.items()}
+COLOURS |= {"DDIM": "0.5", "DPM-Solver++": "0.2", "consistency": "tab:red"}
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

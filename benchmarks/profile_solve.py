@@ -21,7 +21,7 @@ from compare_policies import identity, load
 from torch.profiler import ProfilerActivity, profile
 
 from pcm_policy.denoise import Denoiser
-from pcm_policy.noise import episode_noise
+from pcm_policy.exactness import paired_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
@@ -119,12 +119,10 @@ def products(solve: Solve, calls: int) -> float:
 
 def measure(policy: DiffusionPolicy, obs: torch.Tensor, calls: int) -> list[dict[str, Any]]:
     """Profile every solver of one policy."""
-    shape = (policy.config.horizon, policy.config.action_dim)
     raw, rows = obs.cpu().numpy(), solvers(policy)
 
     def predict(solver: SolverConfig, i: int) -> None:
-        steps = solver.sampler.steps if policy.sampler(solver.sampler).stochastic else 0
-        noise = episode_noise([i], [0], shape, steps)
+        noise = paired_noise(policy, solver, 1, i)
         policy.predict(raw[i % len(raw)], solver=solver, noise=noise)
 
     found: list[list[dict[str, float]]] = [[] for _ in rows]

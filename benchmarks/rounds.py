@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pasted import paste
 from torch import Tensor
 from tqdm import tqdm
 
 from pcm_policy.bench import hardware
 from pcm_policy.checkpoint import held_out_observations, to_json, write_text
-from pcm_policy.noise import Noise, episode_noise
+from pcm_policy.exactness import paired_noise
+from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import markdown, table
 from pcm_policy.samplers import SamplerConfig
@@ -88,7 +90,6 @@ def main() -> None:
     options = parser.parse_args()
     policy = DiffusionPolicy.from_pretrained(options.policy)
     obs = held_out_observations(options.policy)[: options.observations]
-    shape = (policy.config.horizon, policy.config.action_dim)
     rows: list[dict[str, Any]] = []
     own = policy.config.sampler
     for sampler in (
@@ -96,17 +97,16 @@ def main() -> None:
         replace(own, name="ddim", steps=32),
         replace(own, name="ddim", steps=16),
     ):
-        stochastic = policy.sampler(sampler).stochastic
-        noise = episode_noise(range(len(obs)), [0] * len(obs), shape, sampler.steps * stochastic)
-        exact = policy.solve(obs, SolverConfig("sequential", sampler), noise).sample
+        sequential = SolverConfig("sequential", sampler)
+        noise = paired_noise(policy, sequential, len(obs))
+        exact = policy.solve(obs, sequential, noise).sample
         policy.calibrate(obs.flip(0)[:128], sampler, seed=1_000_000)
         for name, solver in solvers_of(policy, sampler).items():
             counted = []
             label = f"{name} {sampler.name}-{sampler.steps}"
             for i in tqdm(range(len(obs)), desc=label, disable=None):
-                steps = None if noise.steps is None else noise.steps[:, i : i + 1]
-                alone = Noise(noise.initial[i : i + 1], steps)
-                counted.append(count(policy, solver, obs[i : i + 1], alone, exact[i : i + 1]))
+                alone = obs[i : i + 1], noise.row(i), exact[i : i + 1]
+                counted.append(count(policy, solver, *alone))
             rmse = []
             for r in range(1, RMSE_ROUNDS + 1):
                 head = solver.pcm_rounds
@@ -143,11 +143,7 @@ def main() -> None:
     if options.docs:
         machine = report["hardware"]["device"]
         start = f"`{report['command']}` on {machine}, cold, actions in [-1, 1]:"
-        docs = Path(__file__).parents[1] / "docs" / "solvers.md"
-        before, rest = docs.read_text().split("<!-- rounds:begin -->\n")
-        after = rest.split("<!-- rounds:end -->")[1]
-        text = f"{start}\n\n{markdown(HEAD, cells)}\n"
-        write_text(docs, f"{before}<!-- rounds:begin -->\n{text}<!-- rounds:end -->{after}")
+        paste("docs/solvers.md", "rounds", f"{start}\n\n{markdown(HEAD, cells)}\n")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pcm_policy.deadline import synchronize
 from pcm_policy.errors import PcmError
-from pcm_policy.noise import Noise, episode_noise
+from pcm_policy.exactness import paired_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import Method, SolverConfig
@@ -78,11 +78,10 @@ def time_predictions(
     if calls < 1:
         raise PcmError(f"calls={calls}: at least one timed call is needed")
     spent: list[list[float]] = [[] for _ in solvers]
-    shape = (policy.config.horizon, policy.config.action_dim)
     for call in progress(range(-WARMUP, calls), "timing"):
         obs = observations[call % len(observations)]
         for times, solver in zip(spent, solvers, strict=True):
-            noise = _noise(policy, solver.sampler, shape, [call + WARMUP])
+            noise = paired_noise(policy, solver, 1, call + WARMUP)
             synchronize(policy.device)
             start = time.perf_counter()
             policy.predict(obs, solver=solver, noise=noise)
@@ -144,19 +143,17 @@ def run_bench(
     """
     obs = observations[torch.linspace(0, len(observations) - 1, observations_used).long()]
     obs = obs.to(policy.device, policy.dtype)
-    shape = (policy.config.horizon, policy.config.action_dim)
     pairs = default_rows(policy, error)
     for sampler in {s.sampler: None for s, _ in pairs if s.method == "newton"}:
         policy.calibrate(observations[:128], sampler, seed + 1_000_000)
     rows, exact = [], {}
     for solver, reference in progress(pairs, "errors"):
-        noise = _noise(policy, reference, shape, range(seed, seed + len(obs)))
+        sequential = SolverConfig("sequential", reference)
+        noise = paired_noise(policy, sequential, len(obs), seed)
         if reference not in exact:
-            exact[reference] = policy.solve(
-                obs, SolverConfig("sequential", reference), noise
-            ).sample
+            exact[reference] = policy.solve(obs, sequential, noise).sample
         found = (
-            [policy.solve(obs[i : i + 1], solver, _row(noise, i)) for i in range(len(obs))]
+            [policy.solve(obs[i : i + 1], solver, noise.row(i)) for i in range(len(obs))]
             if solver.tolerance is not None
             else [policy.solve(obs, solver, noise)]
         )
@@ -204,12 +201,12 @@ def _count_rounds(
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Count the rounds after which the largest action error stays below ``error``."""
-    shape = (policy.config.horizon, policy.config.action_dim)
     counted = [(s, r) for s, r in pairs if s.tolerance is not None]
     result = []
     for solver, reference in progress(counted, "rounds"):
-        noise = _noise(policy, reference, shape, range(seed, seed + len(obs)))
-        exact = policy.solve(obs, SolverConfig("sequential", reference), noise).sample
+        sequential = SolverConfig("sequential", reference)
+        noise = paired_noise(policy, sequential, len(obs), seed)
+        exact = policy.solve(obs, sequential, noise).sample
         errors: list[Tensor] = []
 
         def watch(states: Tensor, exact: Tensor = exact, errors: list[Tensor] = errors) -> None:
@@ -239,15 +236,3 @@ def _counted_name(solver: SolverConfig) -> str:
     if solver.method != "pcm":
         return solver.method
     return "pcm adaptive" if solver.adaptive else f"pcm {solver.pcm_rounds} + base"
-
-
-def _noise(
-    policy: DiffusionPolicy, sampler: SamplerConfig, shape: tuple[int, int], rows: Sequence[int]
-) -> Noise:
-    steps = sampler.steps if policy.sampler(sampler).stochastic else 0
-    return episode_noise(rows, [0] * len(rows), shape, steps)
-
-
-def _row(noise: Noise, i: int) -> Noise:
-    steps = None if noise.steps is None else noise.steps[:, i : i + 1]
-    return Noise(noise.initial[i : i + 1], steps)

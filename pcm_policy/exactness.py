@@ -155,13 +155,8 @@ def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy
         plain = SolverConfig("picard", reference, tolerance=tolerance)
         for solver in (certified_solver(policy, tolerance), plain):
             found = certification(policy, solver, alone)
-            worst = f"{found.worst_error:.1e}"
-            counted = [
-                f"{found.rounds:.1f}",
-                str(found.worst_rounds),
-                worst,
-                f"{found.coverage:.0%}",
-            ]
-            rows.append([found.solver, *counted])
+            counted = f"{found.rounds:.1f}", str(found.worst_rounds)
+            checked = f"{found.worst_error:.1e}", f"{found.coverage:.0%}"
+            rows.append([found.solver, *counted, *checked])
     names = ["until certified", "rounds", "most", "largest true error, normalised", "within"]
     return f"{text}\nEach of {len(alone)} of them alone:\n\n{markdown(names, rows)}\n"

@@ -31,6 +31,11 @@ class Noise:
         steps = None if self.steps is None else self.steps.to(device, dtype)
         return Noise(self.initial.to(device, dtype), steps)
 
+    def row(self, i: int) -> "Noise":
+        """Return a copy of row ``i``, as a batch of one."""
+        steps = None if self.steps is None else self.steps[:, i : i + 1].clone()
+        return Noise(self.initial[i : i + 1].clone(), steps)
+
 
 def episode_noise(
     episodes: Sequence[int], ticks: Sequence[int], shape: tuple[int, int], steps: int = 0

@@ -353,19 +353,20 @@ class DiffusionPolicy(nn.Module):
             config: the sampler.
             seed: of the noise.
         """
-        solver, own = SolverConfig("sequential", config), self._generator
-        self._generator = torch.Generator().manual_seed(seed)
-        noise = self.draw_noise(len(obs), solver).to(self.device, self.dtype)
-        self._generator = own
+        generator = torch.Generator().manual_seed(seed)
+        noise = self.draw_noise(len(obs), SolverConfig("sequential", config), generator)
+        noise = noise.to(self.device, self.dtype)
         denoise = self.denoiser(self.condition(obs.to(self.device, self.dtype)), config)
         diagonal = mean_jacobian(denoise, noise)
         self._jacobians[config] = Jacobian.of(denoise.sampler, diagonal)
 
-    def draw_noise(self, batch: int, solver: SolverConfig) -> Noise:
-        """Draw noise from the policy's own generator."""
+    def draw_noise(
+        self, batch: int, solver: SolverConfig, generator: torch.Generator | None = None
+    ) -> Noise:
+        """Draw noise from a generator; None is the policy's own."""
         steps = solver.sampler.steps if self.sampler(solver.sampler).stochastic else 0
         shape = (self.config.horizon, self.config.action_dim)
-        return generator_noise(self._generator, batch, shape, steps)
+        return generator_noise(generator or self._generator, batch, shape, steps)
 
     @torch.inference_mode()
     def solve(

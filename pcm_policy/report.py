@@ -105,7 +105,7 @@ def bench_picture(report: Mapping[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(14, 0.28 * len(rows) + 2))
     p50 = [row["p50_ms"] for row in rows]
     spread = [[0.0] * len(rows), [row["p99_ms"] - row["p50_ms"] for row in rows]]
-    colours = [_COLOURS[_family(row["solver"])] for row in rows]
+    colours = [SOLVER_COLOURS[_family(row["solver"])] for row in rows]
     left.barh(range(len(rows)), p50, xerr=spread, color=colours, ecolor="0.4")
     left.set_yticks(range(len(rows)), [row["solver"] for row in rows])
     left.invert_yaxis()
@@ -121,7 +121,7 @@ def bench_picture(report: Mapping[str, Any], path: Path) -> None:
             range(1, len(error) + 1),
             error,
             styles[name],
-            color=_COLOURS[_family(trace["solver"])],
+            color=SOLVER_COLOURS[_family(trace["solver"])],
             alpha=0.4 if steps == "32" else 1.0,
             label=f"{trace['solver']}, {trace['reference']}",
         )
@@ -136,7 +136,7 @@ def bench_picture(report: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-_COLOURS = {
+SOLVER_COLOURS = {
     "sequential": "0.6",
     "picard": "tab:blue",
     "coarse": "tab:olive",
@@ -148,7 +148,7 @@ _COLOURS = {
 
 
 def _family(label: str) -> str:
-    return next((name for name in _COLOURS if label.startswith(name)), "sequential")
+    return next((name for name in SOLVER_COLOURS if label.startswith(name)), "sequential")
 
 
 def card(

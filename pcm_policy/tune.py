@@ -17,7 +17,7 @@ from torch import Tensor
 from pcm_policy.bench import Progress, hardware, time_predictions
 from pcm_policy.deadline import synchronize
 from pcm_policy.errors import PcmError
-from pcm_policy.noise import episode_noise
+from pcm_policy.exactness import paired_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.runtime import RuntimeConfig
 from pcm_policy.samplers import SamplerConfig
@@ -149,12 +149,8 @@ def measure(
     """Measure every candidate in every runtime; the policy's own runtime is left as it was."""
     obs = observations.to(policy.device, policy.dtype)
     frames: NDArray[np.float32] = observations.float().cpu().numpy()
-    shape = (policy.config.horizon, policy.config.action_dim)
     solvers, reference = candidate_solvers(policy), reference_sampler(policy)
-    stochastic = policy.sampler(reference).stochastic
-    noise = episode_noise(
-        range(seed, seed + len(obs)), [0] * len(obs), shape, reference.steps * stochastic
-    )
+    noise = paired_noise(policy, solvers[0], len(obs), seed)
     policy.calibrate(obs, reference, seed + 1_000_000)
     kept, found = policy.runtime, []
     try:

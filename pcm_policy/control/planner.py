@@ -139,7 +139,7 @@ class Planner:
         if fault is None and (request.couple_noise or request.warm_start != "off"):
             sample = found.sample[row : row + 1].clone()
             guess = sample[None] if predictions is None else predictions[:, row : row + 1].clone()
-            memory = Memory(_row(noise, row), guess, sample)
+            memory = Memory(noise.row(row), guess, sample)
         return Plan(
             id=request.id,
             actions=actions,
@@ -160,7 +160,7 @@ class Planner:
             return fresh
         parts = []
         for row, request in enumerate(seats):
-            part = _row(fresh, row)
+            part = fresh.row(row)
             if request.couple_noise and isinstance(request.memory, Memory):
                 part = shift_noise(request.memory.noise, part, request.executed)
             parts.append(part)
@@ -201,8 +201,3 @@ class Planner:
             values[row, begin:end] = self.policy.action_normalizer.normalize(raw)
             known[row, begin:end] = True
         return Prefix(values, known.to(device), any(r.prefix_input for r in seats))
-
-
-def _row(noise: Noise, row: int) -> Noise:
-    steps = None if noise.steps is None else noise.steps[:, row : row + 1].clone()
-    return Noise(noise.initial[row : row + 1].clone(), steps)

@@ -8,6 +8,7 @@ free: on a CPU or an embedded GPU.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from pcm_policy.denoise import Denoiser
 from pcm_policy.noise import Noise
@@ -30,9 +31,7 @@ def coarse(
     *,
     shares: Sequence[float] = SHARES,
     memory: int = 2,
-    rounds: int | None = None,
-    tolerance: float | None = None,
-    **options: object,
+    **options: Any,
 ) -> SolveResult:
     """Solve from coarse to fine.
 
@@ -41,8 +40,6 @@ def coarse(
         noise: all the randomness of the solve.
         shares: share of the nodes that the first rounds evaluate.
         memory: rounds that Anderson mixing looks back; 0 leaves plain Picard rounds.
-        rounds: number of rounds, or with a tolerance the largest number.
-        tolerance: certified error to stop at; states that have settled are not evaluated again.
         options: as for :func:`~pcm_policy.solvers.iterate.iterate`.
     """
     return iterate(
@@ -50,7 +47,5 @@ def coarse(
         noise,
         coarse=coarse_counts(denoise.sampler.steps, shares),
         correct=Anderson(memory) if memory else None,
-        rounds=rounds,
-        tolerance=tolerance,
-        **options,  # type: ignore[arg-type]
+        **options,
     )

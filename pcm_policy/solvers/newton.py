@@ -8,6 +8,7 @@ and one more matrix product. The fixed point is the same for every ``C``.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,9 +108,7 @@ def newton(
     *,
     jacobian: Jacobian,
     memory: int = 2,
-    rounds: int | None = None,
-    tolerance: float | None = None,
-    **options: object,
+    **options: Any,
 ) -> SolveResult:
     """Solve by quasi-Newton rounds.
 
@@ -118,15 +117,11 @@ def newton(
         noise: all the randomness of the solve.
         jacobian: mean Jacobian of this base and sampler, from :func:`mean_jacobian`.
         memory: see :class:`QuasiNewton`.
-        rounds: number of rounds, or with a tolerance the largest number.
-        tolerance: certified error to stop at.
         options: as for :func:`~pcm_policy.solvers.iterate.iterate`, ``coarse`` among them.
     """
     return iterate(
         denoise,
         noise,
         correct=QuasiNewton(jacobian, memory),
-        rounds=rounds,
-        tolerance=tolerance,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
