@@ -39,14 +39,17 @@ from pcm_policy.training.loop import TrainConfig, fit
 def train_main(config: DictConfig) -> Path:
     """Train a base policy; returns its folder."""
     from pcm_policy.training.cloning import Cloning
-    from pcm_policy.training.data import new_policy, policy_config
+    from pcm_policy.training.data import continued_policy, new_policy, policy_config
 
     output = writable(config.output_dir)
     training = typed(TrainConfig, config.train, "train")
     dataset = _dataset(config)
     settings = policy_config(plain(config.task), plain(config.network), plain(config.policy))
     data = load_demonstrations(dataset, settings)
-    policy = new_policy(settings, data, training.seed, config.policy.normalizer)
+    if config.init is None:
+        policy = new_policy(settings, data, training.seed, config.policy.normalizer)
+    else:
+        policy = continued_policy(settings, DiffusionPolicy.from_pretrained(config.init))
     windows, held_out = data.windows(policy)
     objective = Cloning(policy, windows, held_out, training.batch, training.seed)
     accelerator = _accelerator(config)

@@ -202,3 +202,35 @@ def new_policy(
     policy.obs_normalizer = Normalizer.fit(data.obs[rows], mode)
     policy.action_normalizer = Normalizer.fit(data.action[rows], mode)
     return policy
+
+
+FIXED_BY_WEIGHTS = (
+    *("obs_dim", "action_dim", "horizon", "obs_steps", "obs_fields", "action_field"),
+    *("network", "network_options", "schedule", "prediction", "clip", "prefix_steps"),
+)
+
+
+def continued_policy(config: PolicyConfig, start: DiffusionPolicy) -> DiffusionPolicy:
+    """Build a policy of ``config`` with the network weights and the normalisers of another.
+
+    Args:
+        config: of the new policy; what it observes, its network and what that was trained to
+            predict must be as in ``start``.
+        start: where training starts; its head, if any, is left out.
+
+    Raises:
+        PcmError: a setting differs that the weights depend on; the message names it.
+    """
+    differs = [
+        key for key in FIXED_BY_WEIGHTS if getattr(config, key) != getattr(start.config, key)
+    ]
+    if differs:
+        key = differs[0]
+        raise PcmError(
+            f"init: {key} is {getattr(start.config, key)!r} in that policy and "
+            f"{getattr(config, key)!r} here: training can only go on with the same"
+        )
+    policy = DiffusionPolicy(config)
+    policy.network.load_state_dict(start.network.state_dict())
+    policy.obs_normalizer, policy.action_normalizer = start.obs_normalizer, start.action_normalizer
+    return policy
