@@ -177,7 +177,7 @@ def test_scripts_as_a_user_runs_them(tmp_path: Path) -> None:
     )
     assert shown.returncode == 0, shown.stderr
     assert "pcm-train task=pusht dataset.path=" in shown.stdout
-    assert "network: mlp, unet1d" in shown.stdout
+    assert "network: mlp, transformer, unet1d" in shown.stdout
     missing = subprocess.run(
         [str(BIN / "pcm-data"), "validate", str(tmp_path / "no thing=.zarr")],
         capture_output=True,

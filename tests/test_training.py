@@ -18,6 +18,7 @@ from pcm_policy.checkpoint import fingerprint
 from pcm_policy.commands import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.solve import SolverConfig
 from pcm_policy.training.cloning import batch_rows, step_generator
 from pcm_policy.training.loop import Share, TrainConfig, _average, learning_rate
 
@@ -228,3 +229,23 @@ def test_trains_on_the_human_data(human_data: Path, tmp_path: Path) -> None:
     loaded = DiffusionPolicy.from_pretrained(policy)
     assert 400 < loaded.obs_normalizer.high.max() < 540
     assert (policy / "observations.safetensors").exists()
+
+
+def test_a_transformer_is_trained_and_solved_in_parallel(demos: Path, tmp_path: Path) -> None:
+    small = ["network.options.n_layer=2", "network.options.n_emb=32", "train.steps=120"]
+    words = training(demos, tmp_path / "run", "network=transformer", *small)
+    folder = cli.train_main(compose("train", [w for w in words if w not in SMALL[:2]]))
+    lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [x["loss"] for x in lines if "loss" in x]
+    assert losses[-1] < 0.7 * losses[0]
+    policy = DiffusionPolicy.from_pretrained(folder)
+    assert policy.config.network_options["obs_steps"] == policy.config.obs_steps
+    assert policy.held_out is not None
+    sampler = policy.config.sampler
+    solvers = [SolverConfig(m, sampler, tolerance=t) for m, t in METHODS]  # type: ignore[arg-type]
+    noise = policy.draw_noise(4, solvers[0])
+    exact, found = (policy.solve(policy.held_out[:4], solver, noise).sample for solver in solvers)
+    assert float((found - exact).abs().max()) < 1e-4
+
+
+METHODS = [("sequential", None), ("picard", 1e-5)]

@@ -6,9 +6,14 @@ from torch import nn
 
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.mlp import ResidualMLP
+from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
 
-NETWORKS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "unet1d": ConditionalUnet1d}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "mlp": ResidualMLP,
+    "unet1d": ConditionalUnet1d,
+    "transformer": DenoisingTransformer,
+}
 
 
 def build_network(

@@ -1,10 +1,11 @@
-"""Write the golden policies: ``python tests/golden/make.py`` from the repository root.
+"""Write golden policies: ``python tests/golden/make.py [NAME ...]`` from the repository root.
 
 They guard the format and the numbers: a change of either shows in ``tests/test_golden.py``. Make
 new ones only for an intended change, which then raises ``FORMAT_VERSION`` (with a migration, or
 with a refusal in the changelog), and keep the old folder as the test of that.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ POLICIES: dict[str, dict[str, Any]] = {
         "clip": 1.5,
         "sampler": SamplerConfig("ddpm", 10, "leading"),
     },
+    "transformer": {
+        "network": "transformer",
+        "network_options": {"n_layer": 2, "n_head": 2, "n_emb": 8, "n_cond_layers": 1},
+        "sampler": SamplerConfig("ddim", 8, "leading"),
+    },
 }
 
 
@@ -51,8 +57,10 @@ def solvers(policy: DiffusionPolicy) -> dict[str, SolverConfig]:
 
 
 def main() -> None:
-    """Write every policy of ``POLICIES`` and what it computes."""
+    """Write the named policies of ``POLICIES``, or all, and what they compute."""
     for name, settings in POLICIES.items():
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         torch.manual_seed(0)
         config = PolicyConfig(obs_dim=3, action_dim=2, horizon=8, action_steps=4, **settings)
         policy = DiffusionPolicy(config)

@@ -22,17 +22,21 @@ from problems import (
 from torch import Tensor, nn
 
 from pcm_policy import denoise as denoise_module
+from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
 from pcm_policy.runtime import LowPrecision
 from pcm_policy.solve import as_predictor
 from pcm_policy.solvers import SolveResult, coarse, paradigms, picard, sequential
 
-NETWORKS = ["mlp", "unet1d"]
+NETWORKS = ["mlp", "unet1d", "transformer"]
 
 
 def build(name: str) -> nn.Module:
     if name == "mlp":
         return mlp().double()
+    if name == "transformer":
+        small = {"obs_steps": 1, "n_layer": 2, "n_head": 2, "n_emb": 8}
+        return randomize(DenoisingTransformer(DA, T, C, **small), 2.0, 0).double()
     net = ConditionalUnet1d(DA, T, C, down_dims=(8, 16), step_embed_dim=16)
     return randomize(net, 0.8, 0).double()
 
