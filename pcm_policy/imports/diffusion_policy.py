@@ -1,9 +1,9 @@
-"""Checkpoints of real-stanford/diffusion_policy: low-dimensional observations, 1-D U-Net.
+"""Checkpoints of real-stanford/diffusion_policy: low-dimensional, 1-D U-Net or transformer.
 
 ``BaseWorkspace.save_checkpoint`` writes ``cfg`` (OmegaConf), ``state_dicts`` with ``model`` and
 ``ema_model``, and ``pickles``, which are not looked into. Evaluation uses ``ema_model`` where
-``training.use_ema`` is set. With ``oa_step_convention`` the first executed action belongs to the
-newest observation, as here.
+``training.use_ema`` is set. With the transformer, and with ``oa_step_convention`` of the U-Net, the
+first executed action belongs to the newest observation, as here.
 """
 
 from collections.abc import Mapping
@@ -12,28 +12,30 @@ from typing import Any
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
-from pcm_policy.imports.build import Affine, Imported, unet_options
+from pcm_policy.imports.build import Affine, Imported
 from pcm_policy.imports.scheduler import scheduling
 from pcm_policy.imports.settings import Settings
+from pcm_policy.imports.sizes import transformer_options, unet_options
 from pcm_policy.imports.torchzip import Archive, plain
 from pcm_policy.policy import PolicyConfig
 
-_POLICY = "DiffusionUnetLowdimPolicy"
+_UNET, _TRANSFORMER = "DiffusionUnetLowdimPolicy", "DiffusionTransformerLowdimPolicy"
 _FIELDS = {  # what the datasets of the project put together, by class
     "PushTLowdimDataset": (("keypoint", "state[0:2]"), "action"),
 }
-_ARGUMENTS = (
+_COMMON = (
     "horizon",
     "obs_dim",
     "action_dim",
     "n_action_steps",
     "n_obs_steps",
     "num_inference_steps",
-    "obs_as_local_cond",
-    "obs_as_global_cond",
     "pred_action_steps_only",
-    "oa_step_convention",
 )
+_ARGUMENTS = {
+    _UNET: (*_COMMON, "obs_as_local_cond", "obs_as_global_cond", "oa_step_convention"),
+    _TRANSFORMER: (*_COMMON, "obs_as_cond"),
+}
 _STEP = {"eta", "use_clipped_model_output"}
 
 
@@ -52,22 +54,18 @@ def read(archive: Archive) -> Imported:
     file = str(archive.path)
     config = Settings(file, plain(archive.content["cfg"]))
     target = str(config.get("policy._target_", str)).rpartition(".")[2]
-    if target != _POLICY:
-        raise PcmError(f"{file}: policy {target}: only {_POLICY} can be imported so far")
-    config.refuse("policy.obs_as_global_cond", True, "only global conditioning is here", False)
+    if target not in _ARGUMENTS:
+        raise PcmError(f"{file}: policy {target}: {', '.join(_ARGUMENTS)} can be imported")
     config.refuse(
         "policy.pred_action_steps_only", False, "chunks here start at the oldest frame", False
-    )
-    config.refuse(
-        "policy.oa_step_convention", True, "actions here start at the newest frame", False
     )
     config.refuse("n_latency_steps", 0, "train without: the controller here knows of latency", 0)
     state = _state(archive, config)
     weights = archive.tensors(state, "model.")
     normalizer = archive.tensors(state, "normalizer.params_dict.")
-    policy = config.get("policy", dict)
+    policy, arguments = config.get("policy", dict), _ARGUMENTS[target]
     step = {k: v for k, v in policy.items() if k in _STEP}
-    unknown = set(policy) - set(_ARGUMENTS) - _STEP - {"_target_", "model", "noise_scheduler"}
+    unknown = set(policy) - set(arguments) - _STEP - {"_target_", "model", "noise_scheduler"}
     if unknown:
         raise PcmError(f"{file}: config has policy.{sorted(unknown)[0]}, which is unknown here")
     name = str(config.get("policy.noise_scheduler._target_", str)).rpartition(".")[2]
@@ -81,14 +79,14 @@ def read(archive: Archive) -> Imported:
     )
     dataset = str(config.get("task.dataset._target_", str, "")).rpartition(".")[2]
     fields, action_field = _FIELDS.get(dataset, ((), "action"))
-    options = unet_options(file, weights, config.get("policy.model.n_groups", int, 8))
+    network, options, weights = _network(config, target, weights)
     ours = PolicyConfig(
         obs_dim=config.count("policy.obs_dim"),
         action_dim=config.count("policy.action_dim"),
         horizon=config.count("policy.horizon"),
         obs_steps=config.count("policy.n_obs_steps"),
         action_steps=config.count("policy.n_action_steps"),
-        network="unet1d",
+        network=network,
         network_options=options,
         schedule=found.schedule,
         prediction=found.prediction,
@@ -105,7 +103,7 @@ def read(archive: Archive) -> Imported:
     ):
         notes.append("actions hold 6-D rotations, as in training: convert them before executing")
     original = {
-        "policy": {k: policy[k] for k in _ARGUMENTS if k in policy} | step,
+        "policy": {k: policy[k] for k in arguments if k in policy} | step,
         "scheduler": name,
         "arguments": {k: v for k, v in given.items() if k != "_target_"},
     }
@@ -120,6 +118,25 @@ def read(archive: Archive) -> Imported:
         tuple(notes),
         {f"normalizer.params_dict.{k}": v for k, v in normalizer.items()},
     )
+
+
+def _network(
+    config: Settings, target: str, weights: dict[str, Tensor]
+) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Return name, options and weights of the denoising network."""
+    if target == _UNET:
+        config.refuse("policy.obs_as_global_cond", True, "only global conditioning is here", False)
+        config.refuse(
+            "policy.oa_step_convention", True, "actions here start at the newest frame", False
+        )
+        groups = config.get("policy.model.n_groups", int, 8)
+        return "unet1d", unet_options(config.file, weights, groups), weights
+    config.refuse("policy.obs_as_cond", True, "observations here are a condition", False)
+    heads = config.get("policy.model.n_head", int, 12)
+    options, weights = transformer_options(config.file, weights, heads)
+    for name in ("p_drop_emb", "p_drop_attn"):
+        options[name] = float(config.get(f"policy.model.{name}", int | float, 0.1))
+    return "transformer", options, weights
 
 
 def _state(archive: Archive, config: Settings) -> Mapping[str, Any]:

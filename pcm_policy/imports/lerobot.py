@@ -24,8 +24,9 @@ from torch import Tensor
 
 from pcm_policy.checkpoint import load_tensors
 from pcm_policy.errors import PcmError
-from pcm_policy.imports.build import Affine, Imported, unet_options
+from pcm_policy.imports.build import Affine, Imported
 from pcm_policy.imports.scheduler import scheduling
+from pcm_policy.imports.sizes import unet_options
 from pcm_policy.policy import PolicyConfig
 
 STATE, ENV, ACTION = "observation.state", "observation.environment_state", "action"

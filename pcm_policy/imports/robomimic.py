@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
-from pcm_policy.imports.build import Affine, Imported, unet_options
+from pcm_policy.imports.build import Affine, Imported
 from pcm_policy.imports.scheduler import scheduling
 from pcm_policy.imports.settings import Settings
+from pcm_policy.imports.sizes import unet_options
 from pcm_policy.imports.torchzip import Archive, plain
 from pcm_policy.policy import PolicyConfig
 

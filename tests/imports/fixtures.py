@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
 
 TO, TA, T, DA = 2, 5, 8, 2
@@ -121,6 +122,29 @@ def _write_processors(folder: Path, config: dict[str, Any], stats: dict[str, Any
         (folder / f"policy_{which}processor.json").write_text(text)
 
 
+TRANSFORMER: dict[str, Any] = {"n_layer": 2, "n_head": 2, "n_emb": 16, "p_drop_attn": 0.3}
+
+
+def transformer(obs_dim: int, seed: int = 0, **options: Any) -> DenoisingTransformer:
+    """A small network whose output depends on everything it sees."""
+    torch.manual_seed(seed)
+    network = DenoisingTransformer(DA, T, TO * obs_dim, obs_steps=TO, **TRANSFORMER | options)
+    for name, value in network.named_parameters():
+        if value.ndim > 1:
+            value.data.normal_(std=0.5 if "emb" in name else 0.3)
+    return network.eval()
+
+
+def transformer_state(network: DenoisingTransformer) -> dict[str, torch.Tensor]:
+    """The state dict of ``TransformerForDiffusion``: masks and a parameter without numbers too."""
+    state = {"_dummy_variable": torch.zeros(0)} | network.state_dict()
+    for name in ("mask", "memory_mask"):
+        mask = getattr(network, name)
+        if mask is not None:
+            state[name] = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    return state
+
+
 def diffusion_policy_config(**changes: Any) -> dict[str, Any]:
     """``cfg`` of train_diffusion_unet_lowdim_workspace.yaml, resolved, cut to what counts."""
     scheduler = {
@@ -161,9 +185,34 @@ def diffusion_policy_config(**changes: Any) -> dict[str, Any]:
     }
 
 
+def transformer_config(**changes: Any) -> dict[str, Any]:
+    """``cfg`` of train_diffusion_transformer_lowdim_workspace.yaml, likewise."""
+    config = diffusion_policy_config(scheduler=changes.pop("scheduler", {}))
+    policy = config["policy"]
+    for key in ("obs_as_local_cond", "obs_as_global_cond", "oa_step_convention"):
+        del policy[key]
+    module = "diffusion_policy.policy.diffusion_transformer_lowdim_policy"
+    ours = {"_target_": f"{module}.DiffusionTransformerLowdimPolicy", "obs_as_cond": True}
+    return config | {"policy": policy | ours | {"model": {"n_head": 2}} | changes}
+
+
 def diffusion_policy_payload(**changes: Any) -> tuple[dict[str, Any], ConditionalUnet1d]:
     """What ``BaseWorkspace.save_checkpoint`` saves, and the averaged network in it."""
     averaged, last = unet(5), unet(5, seed=1)
+    config = diffusion_policy_config(**changes)
+    return _workspace(config, averaged.state_dict(), last.state_dict()), averaged
+
+
+def transformer_payload(**changes: Any) -> tuple[dict[str, Any], DenoisingTransformer]:
+    """The same of a transformer."""
+    averaged, last = transformer(5), transformer(5, seed=1)
+    states = transformer_state(averaged), transformer_state(last)
+    return _workspace(transformer_config(**changes), *states), averaged
+
+
+def _workspace(
+    config: dict[str, Any], averaged: dict[str, torch.Tensor], last: dict[str, torch.Tensor]
+) -> dict[str, Any]:
     normal = {}
     for key, width, seed in (("obs", 5, 0), ("action", DA, 2)):
         stats = statistics(width, seed)
@@ -174,14 +223,13 @@ def diffusion_policy_payload(**changes: Any) -> tuple[dict[str, Any], Conditiona
     states = {
         name: OrderedDict(
             {"_dummy_variable": torch.zeros(0)}
-            | {f"model.{k}": v for k, v in network.state_dict().items()}
+            | {f"model.{k}": v for k, v in state.items()}
             | normal
         )
-        for name, network in (("model", last), ("ema_model", averaged))
+        for name, state in (("model", last), ("ema_model", averaged))
     }
-    config = OmegaConf.create(diffusion_policy_config(**changes))
     pickles = {"global_step": b"not looked into", "epoch": b"neither"}
-    return {"cfg": config, "state_dicts": states, "pickles": pickles}, averaged
+    return {"cfg": OmegaConf.create(config), "state_dicts": states, "pickles": pickles}
 
 
 ROBOMIMIC_SHAPES = {"object": [3], "robot0_eef_pos": [2], "unused": [4]}

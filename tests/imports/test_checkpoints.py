@@ -17,6 +17,7 @@ from fixtures import (
     robomimic_payload,
     robomimic_stats,
     statistics,
+    transformer_payload,
 )
 from reference import draw, loop, ours, scheduler
 
@@ -38,6 +39,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, unit: float = 1.0) -> Non
     torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE * unit)
 
 
+@pytest.mark.parametrize("make", [diffusion_policy_payload, transformer_payload])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -49,8 +51,8 @@ def close(found: torch.Tensor, expected: torch.Tensor, unit: float = 1.0) -> Non
     ],
     ids=["ddpm", "ddpm-sample", "ddim-offset", "ddim-eta"],
 )
-def test_diffusion_policy(tmp_path: Path, changes: dict[str, Any]) -> None:
-    payload, network = diffusion_policy_payload(**changes)
+def test_diffusion_policy(tmp_path: Path, changes: dict[str, Any], make: Any) -> None:
+    payload, network = make(**changes)
     arguments = dict(payload["cfg"].policy.noise_scheduler)
     name = arguments.pop("_target_").rpartition(".")[2].removesuffix("Scheduler")
     if name == "DDIM":
@@ -89,10 +91,7 @@ def test_without_average_the_last_weights_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"_target_": "x.DiffusionTransformerLowdimPolicy"},
-            "policy DiffusionTransformer",
-        ),
+        ({"_target_": "x.BETLowdimPolicy"}, "policy BETLowdimPolicy: DiffusionUnetLowdimPolicy, "),
         ({"obs_as_global_cond": False}, "only global conditioning"),
         ({"pred_action_steps_only": True}, "oldest frame"),
         ({"oa_step_convention": False}, "newest frame"),
@@ -108,6 +107,25 @@ def test_without_average_the_last_weights_are_taken(tmp_path: Path) -> None:
 )
 def test_what_is_not_here_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     payload, _ = diffusion_policy_payload(**changes)
+    with pytest.raises(PcmError, match=message):
+        read(saved(tmp_path / "latest.ckpt", payload)).policy()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"n_head": 3}}, "no even multiple of n_head 3"),
+        ({"model": {"n_head": "two"}}, "n_head='two'"),
+        ({"n_obs_steps": 1}, "cut into obs_steps=2"),
+        ({"horizon": 9}, "pos_emb has shape"),
+        ({"obs_as_cond": False}, "observations here are a condition"),
+        ({"oa_step_convention": True}, "oa_step_convention, which is unknown"),
+    ],
+)
+def test_transformers_that_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    payload, _ = transformer_payload(**changes)
     with pytest.raises(PcmError, match=message):
         read(saved(tmp_path / "latest.ckpt", payload)).policy()
 

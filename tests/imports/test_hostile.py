@@ -19,7 +19,12 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import diffusion_policy_payload, robomimic_payload, write_lerobot
+from fixtures import (
+    diffusion_policy_payload,
+    robomimic_payload,
+    transformer_payload,
+    write_lerobot,
+)
 from omegaconf import OmegaConf
 
 from pcm_policy.errors import PcmError
@@ -235,6 +240,29 @@ def test_wrong_layers(tmp_path: Path, change: Any, message: str) -> None:
     refused(tmp_path / "model.ckpt", message)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("model.ln_f.bias"), "lacks the layer ln_f.bias"),
+        (lambda s: s.pop("model.pos_emb"), "lacks the layer pos_emb"),
+        (lambda s: s.update({MASK: torch.zeros_like(s[MASK])}), "mask is not the causal one"),
+        (lambda s: s.update({MASK: torch.zeros(3)}), "mask is not the causal one"),
+        (lambda s: s.update({"model.more": torch.zeros(1)}), "holds more"),
+        (lambda s: [s.pop(k) for k in list(s) if "decoder" in k], "memory_mask is not the"),
+        (
+            lambda s: [s.pop(k) for k in list(s) if "layers.1.norm" in k],
+            "lacks the layer decoder.layers.1.norm1.bias",
+        ),
+    ],
+)
+def test_wrong_layers_of_a_transformer(tmp_path: Path, change: Any, message: str) -> None:
+    payload, _ = transformer_payload()
+    change(payload["state_dicts"]["ema_model"])
+    torch.save(payload, tmp_path / "model.ckpt")
+    refused(tmp_path / "model.ckpt", message)
+
+
+MASK = "model.memory_mask"
 NAME = "model.final_conv.1.bias"
 ODD: list[Any] = [None, -1, 10**30, float("nan"), "x", "", [], [1], ["a", {}], {}, {"a": 1}, True]
 
@@ -266,13 +294,18 @@ def one_line_or_fine(path: Path) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("kind", ["diffusion_policy", "robomimic"])
-def test_settings_of_a_wrong_kind_are_one_line(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("maker", "key"),
+    [
+        (diffusion_policy_payload, "cfg"),
+        (transformer_payload, "cfg"),
+        (robomimic_payload, "config"),
+    ],
+)
+def test_settings_of_a_wrong_kind_are_one_line(tmp_path: Path, maker: Any, key: str) -> None:
     """Any setting may be anything: 60 of them are, one at a time."""
     rng = random.Random(0)
-    maker = diffusion_policy_payload if kind == "diffusion_policy" else robomimic_payload
     payload, _ = maker()
-    key = "cfg" if kind == "diffusion_policy" else "config"
     config = OmegaConf.to_container(payload[key]) if key == "cfg" else json.loads(payload[key])
     rest = {k: v for k, v in payload.items() if k not in ("model", "state_dicts", key)}
     every = {key: config} | rest

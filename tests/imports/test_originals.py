@@ -80,8 +80,15 @@ def test_saved_by_robomimic(tmp_path: Path, settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"ddim": True, "num_inference_steps": 8}, {"prediction_type": "sample"}],
-    ids=["ddpm", "ddim", "sample"],
+    [
+        {},
+        {"ddim": True, "num_inference_steps": 8},
+        {"prediction_type": "sample"},
+        {"transformer": {}},
+        {"transformer": {"n_cond_layers": 2, "causal_attn": False}, "ddim": True}
+        | {"num_inference_steps": 8},
+    ],
+    ids=["ddpm", "ddim", "sample", "transformer-ddpm", "transformer-ddim"],
 )
 def test_saved_by_diffusion_policy(tmp_path: Path, settings: dict[str, Any]) -> None:
     python = original("PCM_DIFFUSION_POLICY_PYTHON")

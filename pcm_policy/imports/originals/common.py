@@ -39,7 +39,9 @@ def stub_vision_operators() -> None:
 def to_double(network: torch.nn.Module, scheduler: Any) -> None:
     """Run network and scheduler in float64; the step's embedding stays float32, as in training."""
     network.double()
-    network.diffusion_step_encoder[0].register_forward_hook(lambda m, i, out: out.double())
+    transformer = hasattr(network, "time_emb")
+    embedding = network.time_emb if transformer else network.diffusion_step_encoder[0]
+    embedding.register_forward_hook(lambda m, i, out: out.double())
     for name in ("betas", "alphas", "alphas_cumprod", "one", "final_alpha_cumprod"):
         if hasattr(scheduler, name):
             setattr(scheduler, name, getattr(scheduler, name).double())

@@ -1,4 +1,4 @@
-"""diffusion_policy's DiffusionUnetLowdimPolicy, in float64; runs in an environment that has it.
+"""diffusion_policy's low-dimensional policies, in float64; runs in an environment that has it.
 
 The policy is built from plain settings and loaded from safetensors: the checkpoint's own pickle,
 which could run anything, is not read here.
@@ -14,20 +14,11 @@ import torch
 def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Build the policy, then let it predict."""
     import diffusers
-    from diffusion_policy.model.diffusion.conditional_unet1d import ConditionalUnet1D
-    from diffusion_policy.policy.diffusion_unet_lowdim_policy import DiffusionUnetLowdimPolicy
 
-    config, original = job["config"], job["original"]
-    options = dict(config["network_options"])
-    model = ConditionalUnet1D(
-        input_dim=config["action_dim"],
-        global_cond_dim=config["obs_dim"] * config["obs_steps"],
-        diffusion_step_embed_dim=options.pop("step_embed_dim"),
-        **options,
-    )
-    model.load_state_dict(tensors["weights"])
+    original = job["original"]
     scheduler = getattr(diffusers, original["scheduler"])(**original["arguments"])
-    policy = DiffusionUnetLowdimPolicy(model, scheduler, **original["policy"])
+    build = _transformer if job["config"]["network"] == "transformer" else _unet
+    policy = build(job["config"], tensors["weights"], scheduler, original["policy"])
     prefix = "normalizer."
     policy.normalizer.load_state_dict(
         {k.removeprefix(prefix): v for k, v in tensors["extra"].items()}
@@ -41,6 +32,44 @@ def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str,
     chunk = policy.normalizer["action"].normalize(result["action_pred"])
     outputs = {"seen": seen, "chunk": chunk, "action": result["action"]}
     return f"diffusion_policy (diffusers {diffusers.__version__})", outputs
+
+
+def _unet(config: dict[str, Any], weights: Any, scheduler: Any, policy: dict[str, Any]) -> Any:
+    from diffusion_policy.model.diffusion.conditional_unet1d import ConditionalUnet1D
+    from diffusion_policy.policy.diffusion_unet_lowdim_policy import DiffusionUnetLowdimPolicy
+
+    options = dict(config["network_options"])
+    model = ConditionalUnet1D(
+        input_dim=config["action_dim"],
+        global_cond_dim=config["obs_dim"] * config["obs_steps"],
+        diffusion_step_embed_dim=options.pop("step_embed_dim"),
+        **options,
+    )
+    model.load_state_dict(weights)
+    return DiffusionUnetLowdimPolicy(model, scheduler, **policy)
+
+
+def _transformer(
+    config: dict[str, Any], weights: Any, scheduler: Any, policy: dict[str, Any]
+) -> Any:
+    from diffusion_policy.model.diffusion.transformer_for_diffusion import TransformerForDiffusion
+    from diffusion_policy.policy.diffusion_transformer_lowdim_policy import (
+        DiffusionTransformerLowdimPolicy,
+    )
+
+    options = dict(config["network_options"])
+    model = TransformerForDiffusion(
+        input_dim=config["action_dim"],
+        output_dim=config["action_dim"],
+        horizon=config["horizon"],
+        n_obs_steps=options.pop("obs_steps"),
+        cond_dim=config["obs_dim"],
+        **options,
+    )
+    masks = {k: v for k, v in model.state_dict().items() if k not in weights}
+    assert set(masks) <= {"mask", "memory_mask", "_dummy_variable"}
+    model.load_state_dict(masks | weights)
+    return DiffusionTransformerLowdimPolicy(model, scheduler, **policy)
 
 
 if __name__ == "__main__":
