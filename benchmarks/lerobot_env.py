@@ -1,4 +1,4 @@
-"""Make the environment in which LeRobot's DiffusionPolicy runs, for ``benchmarks/compare.py``.
+"""Make the environment in which LeRobot 0.4.4 runs: its policies, its commands and Push-T.
 
     python benchmarks/lerobot_env.py FOLDER
     export PCM_LEROBOT_PYTHON=FOLDER/bin/python
@@ -6,9 +6,12 @@
 LeRobot 0.4.4 is the newest that runs on Python 3.11, but it declares ``torch<2.11`` and the
 comparison needs the same torch on both sides. So its dependencies are pinned in
 ``lerobot_pins.txt``, as they were when the equality check passed, and pip's resolver is left out.
-Nothing is installed into the project's own environment. Needs 2 GB and about two minutes.
+This package and its plugin for LeRobot are linked into it, so that ``FOLDER/bin/lerobot-pcm`` and
+``FOLDER/bin/lerobot-eval`` run imported policies. Nothing is installed into the project's own
+environment. Needs 2 GB and about two minutes.
 """
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -17,6 +20,7 @@ from pathlib import Path
 TORCH = "2.13.0"
 WITH_DEPENDENCIES = (f"torch=={TORCH}", "numpy==2.4.6", "safetensors==0.8.0")
 WITHOUT = Path(__file__).with_name("lerobot_pins.txt")
+ROOT = Path(__file__).parents[1]
 
 
 def make(folder: Path) -> Path:
@@ -30,9 +34,23 @@ def make(folder: Path) -> Path:
     pip = [str(python), "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, *WITH_DEPENDENCIES], check=True)
     subprocess.run([*pip, "--no-deps", "-r", str(WITHOUT)], check=True)
+    _fit_torchvision(python)
+    linked = ["-e", str(ROOT), "-e", str(ROOT / "lerobot_policy_pcm")]
+    subprocess.run([*pip, "--no-deps", *linked], check=True)
     child = Path(__file__).with_name("lerobot_child.py")
     subprocess.run([str(python), str(child), "--version"], check=True)
     return python
+
+
+def _fit_torchvision(python: Path) -> None:
+    """Let LeRobot's commands import torchvision beside a CPU torch; see lerobot_vision.py."""
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
+    site = Path(done.stdout.strip())
+    shutil.copy(Path(__file__).with_name("lerobot_vision.py"), site / "lerobot_vision.py")
+    common = ROOT / "pcm_policy/imports/originals/common.py"
+    shutil.copy(common, site / "lerobot_vision_common.py")
+    (site / "lerobot_vision.pth").write_text("import lerobot_vision\n")
 
 
 if __name__ == "__main__":

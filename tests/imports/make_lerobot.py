@@ -25,10 +25,12 @@ def main(folder: str, settings: dict) -> None:
     if modes is not None:
         settings["normalization_mapping"] = {k: NormalizationMode(v) for k, v in modes.items()}
     state, env = "observation.state", "observation.environment_state"
+    width = settings.pop("env_width", 3)
+    low, high = settings.pop("range", (-2, 7))
     config = DiffusionConfig(
         input_features={
             state: PolicyFeature(FeatureType.STATE, (2,)),
-            env: PolicyFeature(FeatureType.ENV, (3,)),
+            env: PolicyFeature(FeatureType.ENV, (width,)),
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
         device="cpu",
@@ -37,7 +39,8 @@ def main(folder: str, settings: dict) -> None:
         **settings,
     )
     policy = DiffusionPolicy(config)
-    data = {k: torch.rand(400, n) * 9 - 2 for k, n in ((state, 2), (env, 3), ("action", 2))}
+    sizes = ((state, 2), (env, width), ("action", 2))
+    data = {k: torch.rand(400, n) * (high - low) + low for k, n in sizes}
     stats = {
         k: {"min": v.amin(0), "max": v.amax(0), "mean": v.mean(0), "std": v.std(0)}
         for k, v in data.items()

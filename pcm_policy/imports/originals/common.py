@@ -23,7 +23,7 @@ def stub_vision_operators() -> None:
     import importlib.util
 
     found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None:
+    if found is None or found.origin is None or hasattr(torch.ops.torchvision, "nms"):
         return
     try:
         for file in Path(found.origin).parent.glob("_C*.so"):

@@ -1,0 +1,75 @@
+"""``lerobot-pcm``: write a policy of pcm_policy as a LeRobot policy folder."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.utils.constants import ACTION
+
+from lerobot_policy_pcm.configuration_pcm import PCMConfig
+from lerobot_policy_pcm.modeling_pcm import PCMPolicy
+from lerobot_policy_pcm.processor_pcm import make_pcm_pre_post_processors
+from pcm_policy import DiffusionPolicy, PcmError
+from pcm_policy.checkpoint import atomic_folder
+
+
+def write_folder(
+    source: str, target: Path, obs_entries: Sequence[str] = (), solver: str | None = None
+) -> PCMPolicy:
+    """Write the folder atomically and return the policy as LeRobot will load it.
+
+    Args:
+        source: a policy folder, one that ships, or ``OWNER/NAME`` on the hub.
+        target: the folder; an existing one is replaced.
+        obs_entries: LeRobot's names of what the policy sees; none for the policy's own.
+        solver: method to note in the config; None for the policy's own.
+
+    Raises:
+        PcmError: no policy there, or it does not say which entries it sees.
+    """
+    policy = DiffusionPolicy.from_pretrained(source)
+    ours = policy.config
+    entries = list(obs_entries or ours.obs_fields)
+    if not entries or not all(name.startswith("observation.") for name in entries):
+        raise PcmError(
+            f"{source} sees {', '.join(entries) or 'unnamed numbers'}: give LeRobot's names "
+            "in that order, as --obs observation.state observation.environment_state"
+        )
+    config = PCMConfig(
+        n_obs_steps=ours.obs_steps,
+        horizon=ours.horizon,
+        n_action_steps=ours.action_steps,
+        output_features={ACTION: PolicyFeature(FeatureType.ACTION, (ours.action_dim,))},
+        obs_entries=entries,
+        network=ours.to_dict(),
+        solver=solver,
+        device="cpu",
+    )
+    result = PCMPolicy(config)
+    result.pcm.load_state_dict(policy.state_dict())
+    with atomic_folder(target) as folder:
+        result.save_pretrained(folder)
+        for processor in make_pcm_pre_post_processors(config):
+            processor.save_pretrained(folder)
+    return result
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="lerobot-pcm", description=__doc__)
+    parser.add_argument("policy", help="a policy folder of pcm_policy, or OWNER/NAME on the hub")
+    parser.add_argument("folder", type=Path, help="the LeRobot policy folder to write")
+    parser.add_argument("--obs", nargs="+", default=(), help="LeRobot's names of the observation")
+    parser.add_argument("--solver", help="such as pcm, picard, sequential; default: the policy's")
+    args = parser.parse_args(words)
+    try:
+        written = write_folder(args.policy, args.folder, args.obs, args.solver)
+    except PcmError as error:
+        sys.exit(f"lerobot-pcm: error: {error}")
+    print(f"{args.folder}: sees {', '.join(written.config.obs_entries)}; {written.solver.label}")
+
+
+if __name__ == "__main__":
+    main()

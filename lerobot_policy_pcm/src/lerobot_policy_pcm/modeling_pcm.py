@@ -1,0 +1,107 @@
+"""A policy of pcm_policy behind LeRobot's interface."""
+
+from collections import deque
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.utils import populate_queues
+from torch import Tensor
+
+from lerobot_policy_pcm.configuration_pcm import TRAINING, PCMConfig
+from pcm_policy import DiffusionPolicy, PcmError, PolicyConfig
+from pcm_policy.checkpoint import FORMAT_VERSION
+from pcm_policy.noise import Noise
+
+
+class PCMPolicy(PreTrainedPolicy):
+    """Observations in, actions out, in raw units; solved as ``config`` says.
+
+    The episode's first observation stands for those before it, as in LeRobot's own policies. Noise
+    comes from torch's default generator, which ``lerobot-eval --seed`` seeds.
+
+    Args:
+        config: read from a folder that ``lerobot-pcm`` wrote.
+        dataset: what LeRobot passes to every policy; the policy carries its own statistics.
+
+    Raises:
+        PcmError: a config without a policy or of another format, or a solver that the policy
+            cannot run.
+    """
+
+    config_class = PCMConfig
+    name = "pcm"
+
+    def __init__(self, config: PCMConfig, **dataset: Any) -> None:
+        super().__init__(config)
+        if not config.network:
+            raise PcmError("--policy.type=pcm has no policy: write a folder with lerobot-pcm")
+        if config.format_version != FORMAT_VERSION:
+            raise PcmError(
+                f"the policy has format version {config.format_version}, the pcm_policy that is "
+                f"installed reads {FORMAT_VERSION}: write the folder again with its lerobot-pcm"
+            )
+        self.pcm = DiffusionPolicy(PolicyConfig.from_dict(config.network))
+        self.solver = self.pcm.solver(config.solver_settings())
+        self.reset()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, strict: bool = True, **options: Any
+    ) -> Self:
+        """Load a folder or a model of the hub; an entry that is missing is an error."""
+        return super().from_pretrained(pretrained_name_or_path, strict=strict, **options)
+
+    def reset(self) -> None:
+        """Forget the history and the rest of the chunk."""
+        self._seen = {
+            name: deque(maxlen=self.config.n_obs_steps) for name in self.config.obs_entries
+        }
+        self._actions: deque[Tensor] = deque()
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
+        """Return ``(B, Da)``, the next action; a chunk is solved when the last one is used up.
+
+        Args:
+            batch: raw observations ``(B, D)`` by name.
+            noise: ``(B, T, Da)`` initial noise of the chunk, or None to draw it.
+
+        Raises:
+            PcmError: a missing entry, or an observation that the policy refuses.
+        """
+        self._observe(batch)
+        if not self._actions:
+            self._actions.extend(self._chunk(noise).transpose(0, 1))
+        return self._actions.popleft()
+
+    @torch.no_grad()
+    def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
+        """Take one observation and return the chunk to execute from it, ``(B, Ta, Da)``."""
+        self._observe(batch)
+        return self._chunk(noise)
+
+    def _observe(self, batch: dict[str, Tensor]) -> None:
+        for name in self._seen:
+            if name not in batch:
+                raise PcmError(f"the observation lacks {name}: it has {', '.join(batch)}")
+        populate_queues(self._seen, {name: batch[name] for name in self._seen})
+
+    def _chunk(self, initial: Tensor | None) -> Tensor:
+        seen = [torch.stack(list(steps), dim=1) for steps in self._seen.values()]
+        obs = torch.cat(seen, dim=-1)
+        noise = self.pcm.draw_noise(len(obs), self.solver, torch.default_generator)
+        if initial is not None:
+            noise = Noise(initial, noise.steps)
+        found = self.pcm.predict(obs.cpu().numpy(), solver=self.solver, noise=noise)
+        first = self.config.n_obs_steps - 1
+        return torch.from_numpy(found.chunk[:, first : first + self.config.n_action_steps])
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any] | None]:
+        """Refuse: see :data:`~lerobot_policy_pcm.configuration_pcm.TRAINING`."""
+        raise PcmError(TRAINING)
+
+    def get_optim_params(self) -> dict[str, Any]:
+        """Refuse: see :data:`~lerobot_policy_pcm.configuration_pcm.TRAINING`."""
+        raise PcmError(TRAINING)
