@@ -26,6 +26,7 @@ from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import markdown, table
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
+from pcm_policy.solvers.coarse import SHARES
 from pcm_policy.solvers.iterate import SAFETY
 
 ERROR, MOST, RMSE_ROUNDS = 1e-3, 40, 6
@@ -42,6 +43,7 @@ def solvers_of(policy: DiffusionPolicy, sampler: SamplerConfig) -> dict[str, Sol
     }
     for name in ("picard", "coarse", "anderson", "newton"):
         found[name] = SolverConfig(name, sampler, tolerance=ERROR, rounds=most)  # type: ignore[arg-type]
+    found["newton coarse"] = replace(found["newton"], shares=SHARES)
     head = policy.config.head
     if head is not None and head.sampler == sampler:
         for r in (1, 2, 3):

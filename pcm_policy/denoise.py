@@ -115,7 +115,8 @@ class Denoiser:
         prediction: what the network outputs.
         clip: clean chunks are clipped to ``[-clip, clip]``; None leaves them alone.
         prefix: actions that are known already.
-        encoded: ``(N, B, E)``, what the network makes of steps and condition, see :meth:`encode`.
+        encoded: ``(n, B, E)``, what the network makes of steps and condition, see :meth:`encode`.
+        encoded_nodes: the ``n`` nodes that ``encoded`` holds; None for all.
     """
 
     network: Network
@@ -125,6 +126,7 @@ class Denoiser:
     clip: float | None = 1.0
     prefix: Prefix | None = None
     encoded: Tensor | None = None
+    encoded_nodes: Tensor | None = None
 
     def __call__(self, x: Tensor, nodes: Nodes) -> Tensor:
         """Evaluate all states of ``x`` in one network call.
@@ -152,9 +154,10 @@ class Denoiser:
         """Return the network's output at ``(n, B, T, Da)`` states."""
         n, batch = x.shape[:2]
         rows = x.flatten(0, 1)
-        if self.encoded is not None:
-            network = cast(TwoStage, self.network)
-            return network.decode(rows, self.encoded[nodes].flatten(0, 1)).view_as(x)
+        encoded = self.encoded
+        if encoded is not None and (self.encoded_nodes is None or self.encoded_nodes is nodes):
+            encoded = encoded[nodes] if self.encoded_nodes is None else encoded
+            return cast(TwoStage, self.network).decode(rows, encoded.flatten(0, 1)).view_as(x)
         t = self.sampler.timesteps[nodes].repeat_interleave(batch, output_size=n * batch)
         cond = self.cond.expand(n, *self.cond.shape).flatten(0, 1)
         return self.network(rows, t, cond).view_as(x)
@@ -165,18 +168,16 @@ class Denoiser:
         It is this one where the network has no such stage or the rows are too many.
 
         Args:
-            nodes: ``(n,)`` the only ones that will be evaluated; None for all.
+            nodes: ``(n,)`` those that will be evaluated, all at once and named by this very
+                tensor; None for all.
         """
         times = self.sampler.timesteps if nodes is None else self.sampler.timesteps[nodes]
         many = times.shape[0] * self.cond.shape[0] > ENCODED_ROWS
         if self.encoded is not None or many or not hasattr(self.network, "encode"):
             return self
         encoded = cast(TwoStage, self.network).encode(times[:, None], self.cond)
-        if nodes is not None:
-            unread = encoded.new_empty(self.sampler.steps, *encoded.shape[1:])
-            encoded = unread.index_copy_(0, nodes, encoded)
-        return replace(self, encoded=encoded)
+        return replace(self, encoded=encoded, encoded_nodes=nodes)
 
     def with_network(self, network: Network) -> "Denoiser":
         """Return the same map with other weights."""
-        return replace(self, network=network, encoded=None)
+        return replace(self, network=network, encoded=None, encoded_nodes=None)

@@ -48,6 +48,8 @@ class SolverConfig:
         adaptive: leave the head, row by row, when the base residual no longer shrinks, and certify
             in any round (:mod:`pcm_policy.solvers.adaptive`).
         memory: rounds that Anderson mixing looks back, for ``coarse``, ``anderson`` and ``newton``.
+        shares: share of the nodes that the first rounds of ``coarse`` and ``newton`` evaluate;
+            None for the method's own: a quarter, then half; ``newton`` evaluates all.
         deadline_ms: end the solve when another round would take it past this many milliseconds;
             the best chunk so far is returned, certified or not.
     """
@@ -62,6 +64,7 @@ class SolverConfig:
     stiffness: float | None = None
     adaptive: bool = False
     memory: int = 2
+    shares: tuple[float, ...] | None = None
     deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
@@ -80,6 +83,13 @@ class SolverConfig:
                 "solver.adaptive switches a PCM head off by its residual: it needs "
                 "solver.method=pcm and solver.tolerance, and no solver.stiffness"
             )
+        if self.shares is not None:
+            object.__setattr__(self, "shares", tuple(self.shares))  # a list where read from a file
+            if self.method not in ("coarse", "newton") or any(not 0 < s <= 1 for s in self.shares):
+                raise PcmError(
+                    f"solver.shares={list(self.shares)} with solver.method={self.method}: shares "
+                    "of the nodes in (0, 1], for coarse and newton"
+                )
         if self.deadline_ms is not None and (
             self.method in ("sequential", "paradigms") or self.deadline_ms <= 0
         ):
@@ -166,6 +176,7 @@ class SolverConfig:
         stop += "" if self.pcm_rounds in (None, self.rounds) else f" head {self.pcm_rounds}"
         stop += "" if self.stiffness is None else f" ramp {self.stiffness:g}"
         stop += " adaptive" if self.adaptive else ""
+        stop += " coarse" if self.method == "newton" and self.shares else ""
         stop += "" if self.tolerance is None else f" tol {self.tolerance:g}"
         stop += "" if self.deadline_ms is None else f" {self.deadline_ms:g} ms"
         return f"{self.method}{stop} ({base})"
@@ -209,6 +220,8 @@ def solve(
     if config.deadline_ms is not None:
         finish = partial(synchronize, noise.initial.device)
         limits["stop"] = Deadline(config.deadline_ms, finish)
+    if config.shares is not None:
+        limits["shares"] = config.shares
     if config.method == "coarse":
         return coarse(denoise, noise, memory=config.memory, **limits)
     if config.method == "anderson":

@@ -13,7 +13,7 @@ from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy, HeadConfig, PolicyConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig, as_predictor, solve
-from pcm_policy.solvers import paradigms, picard, sequential
+from pcm_policy.solvers import coarse, paradigms, picard, sequential
 from pcm_policy.solvers.iterate import SAFETY
 
 OWN = SamplerConfig(
@@ -124,6 +124,8 @@ def test_default_stop(values: dict[str, Any], rounds: int | None, tolerance: flo
             {"method": "pcm", "rounds": 4, "stiffness": 1.0, "pcm_rounds": 2},
             r"pcm_rounds \(a step\) or solver.stiffness \(a ramp\)",
         ),
+        ({"method": "picard", "shares": [0.5]}, "for coarse and newton"),
+        ({"method": "coarse", "shares": [0.0]}, r"shares of the nodes in \(0, 1\]"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(values: dict[str, Any], match: str) -> None:
@@ -243,6 +245,10 @@ def test_solve_runs_the_named_solver_with_all_its_settings() -> None:
         (
             SolverConfig("pcm", HEAD, rounds=3, stiffness=1.0),
             picard(denoise, noise, rounds=3, guess=guess, head=head, strengths=ramp(3, 1.0)),
+        ),
+        (
+            SolverConfig.from_flat({"method": "coarse", "rounds": 3, "shares": [0.3]}, HEAD),
+            coarse(denoise, noise, rounds=3, guess=guess, shares=(0.3,)),
         ),
     ]:
         found = solve(config, denoise, noise, policy.head, guess)

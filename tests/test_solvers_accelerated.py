@@ -53,6 +53,7 @@ def solvers(denoise: Denoiser) -> dict[str, Any]:
         "anderson-3": partial(anderson, memory=3),
         "newton": partial(newton, jacobian=jacobian(denoise)),
         "newton-0": partial(newton, jacobian=jacobian(denoise), memory=0),
+        "newton-coarse": partial(newton, jacobian=jacobian(denoise), shares=(0.25, 0.5)),
     }
 
 
@@ -64,7 +65,7 @@ def prefixes(denoise: Denoiser) -> list[Prefix | None]:
 
 
 @pytest.mark.parametrize(
-    "name", ["coarse", "coarser", "coarse-0", "anderson", "anderson-3", "newton"]
+    "name", ["coarse", "coarser", "coarse-0", "anderson", "anderson-3", "newton", "newton-coarse"]
 )
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -84,7 +85,7 @@ def test_every_solver_finds_the_sequential_sample(
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("name", ["coarse", "anderson", "newton", "newton-0"])
+@pytest.mark.parametrize("name", ["coarse", "anderson", "newton", "newton-0", "newton-coarse"])
 def test_every_solver_in_float64_clipped_and_not(name: str, clip: float | None) -> None:
     denoise, noise = problem(F64, name="ddpm")
     denoise = replace(denoise, clip=clip)
@@ -97,7 +98,7 @@ def test_every_solver_in_float64_clipped_and_not(name: str, clip: float | None) 
 @given(
     st.tuples(st.integers(3, 12), st.integers(0, 2**31)),
     st.booleans(),
-    st.sampled_from(["coarse", "anderson", "newton"]),
+    st.sampled_from(["coarse", "anderson", "newton", "newton-coarse"]),
 )
 def test_any_strictly_triangular_system(system: tuple[int, int], one_step: bool, name: str) -> None:
     steps, seed = system

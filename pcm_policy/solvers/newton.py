@@ -7,6 +7,7 @@ with a matrix that is computed once per sampler. A round costs one batched netwo
 and one more matrix product. The fixed point is the same for every ``C``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from pcm_policy.noise import Noise
 from pcm_policy.samplers import AffineSampler
 from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.base import SolveResult, combine, forcing
+from pcm_policy.solvers.coarse import coarse_counts
 from pcm_policy.solvers.iterate import Round, iterate
 from pcm_policy.solvers.sequential import sequential
 
@@ -107,6 +109,7 @@ def newton(
     noise: Noise,
     *,
     jacobian: Jacobian,
+    shares: Sequence[float] = (),
     memory: int = 2,
     **options: Any,
 ) -> SolveResult:
@@ -116,12 +119,15 @@ def newton(
         denoise: the base map ``D``, with its sampler.
         noise: all the randomness of the solve.
         jacobian: mean Jacobian of this base and sampler, from :func:`mean_jacobian`.
+        shares: share of the nodes that the first rounds evaluate, as in
+            :mod:`~pcm_policy.solvers.coarse`; they are not corrected.
         memory: see :class:`QuasiNewton`.
-        options: as for :func:`~pcm_policy.solvers.iterate.iterate`, ``coarse`` among them.
+        options: as for :func:`~pcm_policy.solvers.iterate.iterate`.
     """
     return iterate(
         denoise,
         noise,
+        coarse=coarse_counts(denoise.sampler.steps, shares),
         correct=QuasiNewton(jacobian, memory),
         **options,
     )

@@ -95,6 +95,19 @@ def test_an_encoding_stays_with_its_network() -> None:
     assert formula.encode() is formula  # a function has no stages
 
 
+def test_some_nodes_are_encoded_for_the_tensor_that_names_them() -> None:
+    denoise, _ = problem(F64, network=build("mlp"))
+    x = torch.randn(3, B, T, DA, generator=torch.Generator().manual_seed(4), dtype=F64)
+    nodes = torch.tensor([0, 2, 5])
+    some = denoise.encode(nodes)
+    assert some.encoded is not None
+    assert len(some.encoded) == 3
+    plain: Tensor = denoise(x, nodes)
+    torch.testing.assert_close(some(x, nodes), plain, rtol=0, atol=1e-12)
+    others = torch.tensor([1, 3, 4])  # not encoded: evaluated in full
+    torch.testing.assert_close(some(x, others), denoise(x, others), rtol=0, atol=1e-12)
+
+
 def test_low_precision_encodes_in_its_own_type() -> None:
     denoise, noise = problem(network=build("mlp").float())
     low = denoise.with_network(LowPrecision(denoise.network, torch.bfloat16)).encode()  # type: ignore[arg-type]
