@@ -8,12 +8,13 @@ from typing import Any
 
 from compare_diffusers import diffusers_sides
 from compare_floor import Ceilings, copy_bandwidth, floor, network_cost
-from compare_sides import Side, common_sampler, head_sides, our_sides
+from compare_sides import Side, head_sides, our_sides
 from compare_timing import Checked, Exact, check, take_turns
-from lerobot_side import LeRobot
+from lerobot_side import lerobot_side, python
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
+from pcm_policy.imports.lerobot_peer import LeRobotPeer, common_sampler
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.runtime import Runtime, RuntimeConfig
 from pcm_policy.samplers import SamplerConfig
@@ -42,7 +43,7 @@ def sides_of(
     yield from our_sides(policy, sampler, runtimes, calibration)
     yield from diffusers_sides(policy, sampler)
     seeds = list(range(max(2, args.checked)))  # those of the untimed calls
-    yield stack.enter_context(LeRobot(policy, sampler, obs, seeds)).side()
+    yield lerobot_side(stack.enter_context(LeRobotPeer(python(), policy, sampler, obs, seeds)))
 
 
 def checked_sides(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcm_policy.noise import Noise
+from pcm_policy.imports.lerobot_peer import draw_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.runtime import Runtime
 from pcm_policy.samplers import SamplerConfig
@@ -77,31 +77,6 @@ class Side:
     mode: str = "eager"
     memory: Callable[[], float | None] | None = None
     note: str = ""
-
-
-def common_sampler(name: str, steps: int) -> SamplerConfig:
-    """Return the sampler that diffusers' defaults describe and LeRobot runs."""
-    return SamplerConfig(
-        name,  # type: ignore[arg-type]
-        steps,
-        spacing="leading",
-        previous="ratio",
-        rederive_epsilon=name == "ddpm",
-    )
-
-
-def draw_noise(policy: DiffusionPolicy, sampler: SamplerConfig, batch: int, seed: int) -> Noise:
-    """Draw one call's noise, step by step, as diffusers' loop draws it."""
-    generator = torch.Generator(policy.device).manual_seed(seed)
-    size = (batch, policy.config.horizon, policy.config.action_dim)
-
-    def draw() -> Tensor:
-        return torch.randn(size, generator=generator, device=policy.device, dtype=policy.dtype)
-
-    initial = draw()
-    if not policy.sampler(sampler).stochastic:
-        return Noise(initial)
-    return Noise(initial, torch.stack([draw() for _ in range(sampler.steps)]))
 
 
 def finest(policy: DiffusionPolicy, sampler: SamplerConfig) -> SamplerConfig:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import torch
 from compare_floor import operations
-from compare_memory import peak_memory
 from compare_sides import Side, ours
 from torch import Tensor
 
 from pcm_policy.deadline import synchronize
 from pcm_policy.errors import PcmError
+from pcm_policy.imports.originals.memory import peak_memory
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from compare_floor import Ceilings, ceilings, copy_bandwidth, floor, network_cost
-from compare_memory import peak_memory
 from compare_policies import identity
 from gpu_sides import EagerLoop, Solve, build, runtime, time_turns, worst_rounds
 
 from pcm_policy.checkpoint import to_json, write_text
+from pcm_policy.imports.originals.memory import peak_memory
 from pcm_policy.runtime import TYPES, Runtime
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig

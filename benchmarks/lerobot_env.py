@@ -37,7 +37,7 @@ def make(folder: Path) -> Path:
     _fit_torchvision(python)
     linked = ["-e", str(ROOT), "-e", str(ROOT / "lerobot_policy_pcm")]
     subprocess.run([*pip, "--no-deps", *linked], check=True)
-    child = Path(__file__).with_name("lerobot_child.py")
+    child = ROOT / "pcm_policy/imports/originals/serve_lerobot.py"
     subprocess.run([str(python), str(child), "--version"], check=True)
     return python
 

@@ -2,15 +2,17 @@
 
 Latency is one prediction at batch 1, device synchronised on both sides, after a warm-up; the
 solvers take turns call by call, so that a slow moment of the machine meets all of them. Errors are
-against the sequential chunk of the same sampler, same observation, same noise.
+against the sequential chunk of the same sampler, same observation, same noise. LeRobot's rows
+(:mod:`pcm_policy.bench_lerobot`) take their turns in the same loop.
 """
 
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,6 +29,8 @@ from pcm_policy.statistics import percentiles
 
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 """Passes on the items and shows progress, as a bar does; the second argument names the work."""
+Timed = Callable[[int], float]
+"""Makes a call by its number and returns its milliseconds."""
 
 WARMUP = 5
 FEW_STEPS = (1, 2, 3, 4, 8)
@@ -59,6 +63,7 @@ def time_predictions(
     observations: NDArray[np.float32],
     calls: int,
     progress: Progress = lambda items, _: items,
+    others: Sequence[Timed] = (),
 ) -> list[dict[str, float]]:
     """Time ``predict`` at batch 1 for several solvers that take turns.
 
@@ -68,19 +73,20 @@ def time_predictions(
         observations: ``(n, To, Do)``, used in turn.
         calls: timed calls per solver; a warm-up comes before them and is not counted.
         progress: shows how far it has come.
+        others: further sides, which take their turns after the solvers.
 
     Returns:
-        p50, p95, p99 and max in milliseconds, one dictionary a solver.
+        p50, p95, p99 and max in milliseconds, one dictionary a solver and then one a further side.
 
     Raises:
         PcmError: no call was asked for.
     """
     if calls < 1:
         raise PcmError(f"calls={calls}: at least one timed call is needed")
-    spent: list[list[float]] = [[] for _ in solvers]
+    spent: list[list[float]] = [[] for _ in (*solvers, *others)]
     for call in progress(range(-WARMUP, calls), "timing"):
         obs = observations[call % len(observations)]
-        for times, solver in zip(spent, solvers, strict=True):
+        for times, solver in zip(spent, solvers, strict=False):
             noise = paired_noise(policy, solver, 1, call + WARMUP)
             synchronize(policy.device)
             start = time.perf_counter()
@@ -88,11 +94,29 @@ def time_predictions(
             synchronize(policy.device)
             if call >= 0:
                 times.append((time.perf_counter() - start) * 1e3)
+        for times, other in zip(spent[len(solvers) :], others, strict=True):
+            ms = other(call + WARMUP)
+            if call >= 0:
+                times.append(ms)
     return [percentiles(times) for times in spent]
 
 
-def default_rows(policy: DiffusionPolicy, error: float) -> list[tuple[SolverConfig, SamplerConfig]]:
-    """Return the solvers that a benchmark compares, each with its reference sampler."""
+def default_rows(
+    policy: DiffusionPolicy, error: float, methods: Sequence[str] | None = None
+) -> list[tuple[SolverConfig, SamplerConfig]]:
+    """Return the solvers that a benchmark compares, each with its reference sampler.
+
+    Args:
+        policy: the policy.
+        error: tolerance of the adaptive rows.
+        methods: rows of these methods alone, beside the sequential ones; None for all.
+
+    Raises:
+        PcmError: a method that does not exist.
+    """
+    unknown = sorted(set(methods or ()) - set(get_args(Method)))
+    if unknown:
+        raise PcmError(f"methods: {unknown[0]!r} is none of {', '.join(get_args(Method))}")
     own = policy.config.sampler
     slow = SamplerConfig("ddpm", policy.config.schedule.train_steps)
     if policy.config.schedule.is_flow:
@@ -114,7 +138,8 @@ def default_rows(policy: DiffusionPolicy, error: float) -> list[tuple[SolverConf
         rows.append((SolverConfig("pcm", reference, adaptive=True, tolerance=error), reference))
     for steps in FEW_STEPS:
         rows.append((SolverConfig("sequential", replace(own, steps=steps)), reference))
-    return rows
+    wanted = get_args(Method) if methods is None else ("sequential", *methods)
+    return [row for row in rows if row[0].method in wanted]
 
 
 def run_bench(
@@ -126,6 +151,8 @@ def run_bench(
     error: float = 1e-3,
     seed: int = 0,
     progress: Progress = lambda items, _: items,
+    methods: Sequence[str] | None = None,
+    lerobot: str | None = None,
 ) -> dict[str, Any]:
     """Compare all solvers on one policy.
 
@@ -137,13 +164,18 @@ def run_bench(
         error: tolerance of the adaptive rows, and the error whose rounds are counted.
         seed: seed of the noise.
         progress: shows how far it has come.
+        methods: rows of these methods alone, beside the sequential ones; None for all.
+        lerobot: Python of LeRobot's environment; its own loops on the same weights are rows then.
 
     Returns:
         Plain data for JSON: ``rows`` (one a solver), ``rounds_to_error`` and ``hardware``.
+
+    Raises:
+        PcmError: an unknown method, no call, or LeRobot is not there or its chunks are not ours.
     """
     obs = observations[torch.linspace(0, len(observations) - 1, observations_used).long()]
     obs = obs.to(policy.device, policy.dtype)
-    pairs = default_rows(policy, error)
+    pairs = default_rows(policy, error, methods)
     for sampler in {s.sampler: None for s, _ in pairs if s.method == "newton"}:
         policy.calibrate(observations[:128], sampler, seed + 1_000_000)
     rows, exact = [], {}
@@ -162,6 +194,7 @@ def run_bench(
         rounds = [f.rounds for f in found]
         rows.append(
             {
+                "package": "pcm_policy",
                 "solver": solver.label,
                 "reference": f"{reference.name}-{reference.steps}",
                 "rounds": float(np.mean(rounds)),
@@ -173,14 +206,28 @@ def run_bench(
             }
         )
     solvers, frames = [s for s, _ in pairs], obs.float().cpu().numpy()
-    timed = time_predictions(policy, solvers, frames, calls, progress)
-    slowest = {row["solver"]: t["p50"] for row, t in zip(rows, timed, strict=True)}
+    slowest_first = pairs[0][0].label
+    with ExitStack() as stack:
+        left_out: list[str] = []
+        others: list[Timed] = []
+        if lerobot is not None:
+            from pcm_policy.bench_lerobot import open_peers, peer_row
+
+            samplers = list(dict.fromkeys(reference for _, reference in pairs))
+            peers, left_out = open_peers(lerobot, policy, samplers, obs, stack)
+            rows += map(peer_row, peers)
+            others = [peer.time for peer in peers]
+        timed = time_predictions(policy, solvers, frames, calls, progress, others)
+    p50 = {(row["package"], row["solver"]): t["p50"] for row, t in zip(rows, timed, strict=True)}
     for row, t in zip(rows, timed, strict=True):
         row |= {f"{k}_ms": v for k, v in t.items()}
-        row["speedup"] = slowest[row["reference"]] / t["p50"]
-        row["speedup_over_ddpm"] = slowest[pairs[0][0].label] / t["p50"]
+        row["speedup"] = p50["pcm_policy", row["reference"]] / t["p50"]
+        row["speedup_over_ddpm"] = p50["pcm_policy", slowest_first] / t["p50"]
+        if ("lerobot", row["reference"]) in p50:
+            row["speedup_over_lerobot"] = p50["lerobot", row["reference"]] / t["p50"]
     return {
-        "rows": rows,
+        "rows": _beside(rows),
+        "left_out": left_out,
         "rounds_to_error": _count_rounds(policy, obs, pairs, error, seed, progress),
         "error": error,
         "observations": len(obs),
@@ -189,6 +236,17 @@ def run_bench(
         "dtype": str(policy.dtype).removeprefix("torch."),
         "hardware": hardware(policy.device),
     }
+
+
+def _beside(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put another package's row after our sequential row of the same sampler."""
+    others = {row["reference"]: row for row in rows if row["package"] != "pcm_policy"}
+    result = []
+    for row in (row for row in rows if row["package"] == "pcm_policy"):
+        result.append(row)
+        if row["solver"] == row["reference"] and row["reference"] in others:
+            result.append(others.pop(row["reference"]))
+    return result
 
 
 @torch.inference_mode()

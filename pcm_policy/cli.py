@@ -173,6 +173,8 @@ def bench_main(config: DictConfig) -> dict[str, Any]:
         error=config.error,
         seed=config.seed,
         progress=lambda items, what: tqdm(items, desc=what, disable=None),
+        methods=config.methods,
+        lerobot=config.lerobot,
     )
     report["policy"] = str(config.policy)
     write_text(output / "bench.json", to_json(report))

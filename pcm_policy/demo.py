@@ -15,7 +15,7 @@ from typing import Any
 from pcm_policy import cli
 from pcm_policy.checkpoint import write_text
 from pcm_policy.commands import compose
-from pcm_policy.report import BENCH_HEAD, bench_rows, embed, html_table, page, rounds_rows, table
+from pcm_policy.report import bench_head, bench_rows, embed, html_table, page, rounds_rows, table
 
 RELEASED_POLICY = "released/pusht"
 DEMONSTRATIONS = "released/pusht_demos"
@@ -113,7 +113,7 @@ def _report(
             ("Latency, and distance to the sequential chunk", embed(output / "bench/bench.png")),
             (
                 "All solvers on the same weights",
-                html_table(BENCH_HEAD, bench_rows(bench))
+                html_table(bench_head(bench), bench_rows(bench))
                 + html_table(rounds_head, rounds_rows(bench)),
             ),
         ],

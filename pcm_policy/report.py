@@ -33,7 +33,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-BENCH_HEAD = [
+_BENCH_HEAD = [
     "solver",
     "rounds",
     "NFE",
@@ -48,11 +48,33 @@ BENCH_HEAD = [
 ]
 
 
+def bench_head(report: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a benchmark; LeRobot's only where it took part."""
+    return [*_BENCH_HEAD, *(["vs LeRobot"] if _beside_lerobot(report) else [])]
+
+
+def _beside_lerobot(report: Mapping[str, Any]) -> bool:
+    return any(row["package"] == "lerobot" for row in report["rows"])
+
+
+def bench_label(row: Mapping[str, Any]) -> str:
+    """Return a row's name: another package's rows begin with its name."""
+    own = row["package"] == "pcm_policy"
+    return str(row["solver"]) if own else f"{row['package']} {row['solver']}"
+
+
 def bench_rows(report: Mapping[str, Any]) -> list[list[str]]:
     """Format the rows of a benchmark; errors are in normalised action units."""
+
+    def beside(row: Mapping[str, Any]) -> list[str]:
+        if not _beside_lerobot(report):
+            return []
+        ratio = row.get("speedup_over_lerobot")
+        return ["-" if ratio is None else f"{ratio:.2f}x"]
+
     return [
         [
-            row["solver"],
+            bench_label(row),
             f"{row['rounds']:.1f}",
             f"{row['nfe']:.0f}",
             *(f"{row[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms", "max_ms")),
@@ -60,6 +82,7 @@ def bench_rows(report: Mapping[str, Any]) -> list[list[str]]:
             f"{row['speedup_over_ddpm']:.2f}x",
             f"{row['mean_abs_error']:.1e}",
             f"{row['max_abs_error']:.1e}",
+            *beside(row),
         ]
         for row in report["rows"]
     ]
@@ -77,9 +100,10 @@ def bench_table(report: Mapping[str, Any]) -> str:
     """Return the benchmark for the terminal."""
     machine = report["hardware"]
     rounds_head = ["sampler", "solver", f"rounds until error < {report['error']:g}", "worst"]
+    peers = sorted({row["version"] for row in report["rows"] if "version" in row})
     return "\n".join(
         [
-            table(BENCH_HEAD, bench_rows(report)),
+            table(bench_head(report), bench_rows(report)),
             "",
             table(rounds_head, rounds_rows(report)),
             "",
@@ -87,6 +111,13 @@ def bench_table(report: Mapping[str, Any]) -> str:
             f"{machine['mode']}, {report['calls']} calls; errors over {report['observations']} "
             "held-out observations against the sequential chunk of the same sampler (few-step "
             "rows: of the sampler they shorten), actions in [-1, 1]",
+            *report.get("left_out", ()),
+            *(
+                f"{name}: its own loop, eager, in its own process with as many threads, from "
+                "normalised observations to the normalised chunk; our rows are whole predictions, "
+                "from raw observations, checked, to raw actions"
+                for name in peers
+            ),
         ]
     )
 
@@ -107,7 +138,7 @@ def bench_picture(report: Mapping[str, Any], path: Path) -> None:
     spread = [[0.0] * len(rows), [row["p99_ms"] - row["p50_ms"] for row in rows]]
     colours = [SOLVER_COLOURS[_family(row["solver"])] for row in rows]
     left.barh(range(len(rows)), p50, xerr=spread, color=colours, ecolor="0.4")
-    left.set_yticks(range(len(rows)), [row["solver"] for row in rows])
+    left.set_yticks(range(len(rows)), [bench_label(row) for row in rows])
     left.invert_yaxis()
     left.set_xscale("log")
     left.xaxis.set_minor_formatter(ticker.NullFormatter())

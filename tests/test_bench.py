@@ -1,6 +1,7 @@
 """The benchmark and the report on a small policy."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from pcm_policy.bench import default_rows, run_bench, time_predictions
 from pcm_policy.checkpoint import to_json
 from pcm_policy.errors import PcmError
+from pcm_policy.imports.lerobot_peer import common_sampler
 from pcm_policy.policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.report import bench_picture, bench_table, embed, page
 from pcm_policy.samplers import SamplerConfig
@@ -81,3 +83,52 @@ def test_report_can_be_written(report: dict, tmp_path: Path) -> None:
 def test_timing_needs_a_call(policy: DiffusionPolicy) -> None:
     with pytest.raises(PcmError, match="calls=0"):
         time_predictions(policy, [SolverConfig()], np.zeros((1, 2, 3), np.float32), 0)
+
+
+def test_chosen_methods(policy: DiffusionPolicy) -> None:
+    rows = default_rows(policy, 1e-3, ["picard"])
+    assert {solver.method for solver, _ in rows} == {"sequential", "picard"}
+    with pytest.raises(PcmError, match="'picrd' is none of sequential, picard"):
+        default_rows(policy, 1e-3, ["picrd"])
+
+
+def test_a_policy_that_lerobot_cannot_run_has_no_row_of_it(policy: DiffusionPolicy) -> None:
+    obs = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(1))
+    report = run_bench(
+        policy, obs, observations_used=2, calls=1, methods=["pcm"], lerobot="/no/python"
+    )
+    assert {row["package"] for row in report["rows"]} == {"pcm_policy"}
+    assert "lerobot ddpm-40 is left out: LeRobot has no mlp network" in bench_table(report)
+
+
+@pytest.mark.slow
+def test_lerobot_takes_its_turns() -> None:
+    python = os.environ.get("PCM_LEROBOT_PYTHON")
+    if python is None:
+        pytest.skip("PCM_LEROBOT_PYTHON does not name a Python that has LeRobot")
+    torch.manual_seed(0)
+    options = {"down_dims": [16, 32], "step_embed_dim": 32}
+    config = PolicyConfig(
+        3, 2, network="unet1d", network_options=options, sampler=common_sampler("ddim", 16)
+    )
+    unet = DiffusionPolicy(config)
+    for normalizer in (unet.obs_normalizer, unet.action_normalizer):
+        normalizer.low.fill_(-1)
+        normalizer.high.fill_(1)
+    obs = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(1))
+    report = run_bench(unet, obs, observations_used=4, calls=3, methods=["picard"], lerobot=python)
+    names = [(row["package"], row["solver"]) for row in report["rows"]]
+    assert len(set(names)) == len(names)
+    for name in ("ddpm-100", "ddim-32", "ddim-16"):
+        place = names.index(("pcm_policy", name))
+        assert names[place + 1] == ("lerobot", name)
+        row = report["rows"][place + 1]
+        assert row["max_abs_error"] < 1e-4
+        assert row["speedup_over_lerobot"] == 1
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+    assert all("speedup_over_lerobot" in row for row in report["rows"])
+    assert "vs LeRobot" in bench_table(report)
+    assert json.loads(to_json(report)) == report
+    wrong = "/no/python"
+    with pytest.raises(PcmError, match="no Python of LeRobot's environment"):
+        run_bench(unet, obs, observations_used=4, calls=3, methods=[], lerobot=wrong)

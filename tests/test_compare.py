@@ -11,6 +11,13 @@ import pytest
 import torch
 
 from pcm_policy.errors import PcmError
+from pcm_policy.imports.lerobot_peer import (
+    EQUAL,
+    LeRobotPeer,
+    common_sampler,
+    draw_noise,
+    unsupported,
+)
 from pcm_policy.policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
@@ -32,7 +39,7 @@ from compare_diffusers import (  # noqa: E402
 from compare_measure import checked_sides  # noqa: E402
 from compare_parallel import paradigms_diffusers  # noqa: E402
 from compare_policies import load  # noqa: E402
-from compare_sides import Solved, common_sampler, draw_noise, ours  # noqa: E402
+from compare_sides import Solved, ours  # noqa: E402
 from compare_timing import batches  # noqa: E402
 from gpu_sides import EagerLoop  # noqa: E402
 
@@ -256,14 +263,14 @@ def test_a_batch_larger_than_the_observations_is_refused() -> None:
         batches(torch.zeros(8, 2, 3), 9)
 
 
-def test_lerobot_refuses_what_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lerobot_refuses_what_it_cannot_run() -> None:
     policy, observations, _ = load("unet-tiny", torch.device("cpu"))
     mlp = DiffusionPolicy.from_pretrained("released/pusht")
-    assert "mlp" in str(lerobot_side.unsupported(mlp, common_sampler("ddim", 16)))
-    assert "spacing" in str(lerobot_side.unsupported(policy, DDIM))
-    monkeypatch.delenv("PCM_LEROBOT_PYTHON", raising=False)
-    with pytest.raises(PcmError, match=r"lerobot_env\.py"):
-        lerobot_side.LeRobot(policy, common_sampler("ddim", 16), observations[None, :2], [0])
+    assert "mlp" in str(unsupported(mlp, common_sampler("ddim", 16)))
+    assert "spacing" in str(unsupported(policy, DDIM))
+    for python in (None, "/no/python"):
+        with pytest.raises(PcmError, match=r"no Python of .*lerobot_env\.py"):
+            LeRobotPeer(python, policy, common_sampler("ddim", 16), observations[None, :2], [0])
 
 
 @pytest.mark.slow
@@ -274,10 +281,12 @@ def test_lerobot_equals_ours(name: str, steps: int) -> None:
     policy, observations, _ = load("unet-tiny", torch.device("cpu"))
     obs = batches(observations, 2)
     sampler = common_sampler(name, steps)
-    with lerobot_side.LeRobot(policy, sampler, obs, [0, 1, 2]) as peer:
-        assert 0 <= peer.difference <= lerobot_side.EQUAL
-        found = peer.side().run(obs[0], 7)
+    with LeRobotPeer(lerobot_side.python(), policy, sampler, obs, [0, 1, 2]) as peer:
+        assert 0 <= peer.difference <= EQUAL
+        assert peer.name.startswith("lerobot 0.4.4")
+        found = lerobot_side.lerobot_side(peer).run(obs[0], 7)
         assert found.ms is not None
         assert found.ms > 0
         assert found.sample.shape == (2, 16, 2)
-        assert peer.side().memory() is None or peer.side().memory() >= 0
+        memory = peer.memory()
+        assert memory is None or memory >= 0

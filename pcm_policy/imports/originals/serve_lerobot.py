@@ -1,24 +1,23 @@
-"""LeRobot's side of the comparison; runs in LeRobot's own environment, knows nothing of ours.
+"""LeRobot's side of a comparison; runs in LeRobot's own environment, knows nothing of ours.
 
-    python lerobot_child.py FOLDER
+    python serve_lerobot.py FOLDER
 
 reads ``job.json``, ``weights.safetensors`` and ``inputs.safetensors`` in the folder, writes
-``chunks.safetensors``, prints ``ready`` and then answers every line of its input until that ends:
-a seed with the milliseconds of one call, ``memory`` with the bytes that a call takes.
+``chunks.safetensors``, prints ``ready`` and LeRobot's version and then answers every line of its
+input until that ends: a seed with the milliseconds of one call, ``memory`` with the bytes that a
+call takes.
 """
 
 import json
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from compare_memory import peak_memory
-from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "pcm_policy" / "imports" / "originals"))
-
 from common import stub_vision_operators
+from memory import peak_memory
+from safetensors.torch import load_file, save_file
 
 
 def build(job: dict, weights: dict):
@@ -75,7 +74,7 @@ def main(folder: Path) -> None:
     batches = [{k: v[i] for k, v in inputs.items()} for i in range(len(initial))]
     chunks = [solve(policy, b, initial[i], job["seeds"][i]) for i, b in enumerate(batches)]
     save_file({"chunks": torch.stack(chunks).cpu()}, folder / "chunks.safetensors")
-    print("ready", flush=True)
+    print(f"ready {name_of()}", flush=True)
     for line in sys.stdin:
         if line.strip() == "memory":
             call = lambda: solve(policy, batches[0], None, 0)  # noqa: E731
@@ -89,6 +88,11 @@ def main(folder: Path) -> None:
         print((time.perf_counter() - start) * 1e3, flush=True)
 
 
+def name_of() -> str:
+    """Return what runs here."""
+    return f"lerobot {version('lerobot')}, diffusers {version('diffusers')}"
+
+
 def wait() -> None:
     """Wait until the device has done what it was given."""
     if torch.cuda.is_available():
@@ -98,10 +102,8 @@ def wait() -> None:
 if __name__ == "__main__":
     stub_vision_operators()
     if sys.argv[1] == "--version":
-        from importlib.metadata import version
-
         import lerobot.policies.diffusion.modeling_diffusion  # noqa: F401
 
-        print(f"lerobot {version('lerobot')}, diffusers {version('diffusers')}")
+        print(name_of())
     else:
         main(Path(sys.argv[1]))
