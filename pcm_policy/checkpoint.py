@@ -4,7 +4,8 @@
 
     policy/
         config.json               format version, policy config
-        model.safetensors         network.*, obs_normalizer.*, action_normalizer.*, head.*
+        model.safetensors         network.*, obs_normalizer.*, action_normalizer.*, head.*; weights
+                                  in 16 bits if they were rounded to it, read as float32
         observations.safetensors  held-out observations, for benchmarks (optional)
         README.md                 card: data, command, steps, scores (optional)
 
@@ -138,6 +139,29 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+@torch.no_grad()
+def round_to_half(module: nn.Module) -> None:
+    """Round weights to 16 bits in place; they stay float32, and are stored in half the room.
+
+    Raises:
+        PcmError: a weight is too large for 16 bits.
+    """
+    for name, value in module.state_dict().items():
+        if value.dtype == torch.float32:
+            rounded = value.half().float()
+            if not rounded.isfinite().all():
+                raise PcmError(f"{name} does not fit 16 bits: leave weights=float32")
+            value.copy_(rounded)
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors as they are stored: weights in 16 bits where none of them loses by it."""
+    wide = {k: v for k, v in tensors.items() if v.dtype == torch.float32 and "normalizer" not in k}
+    if all(torch.equal(v.half().float(), v) for v in wide.values()):
+        return {**tensors, **{k: v.half() for k, v in wide.items()}}
+    return dict(tensors)
+
+
 def save_policy(
     policy: DiffusionPolicy,
     path: str | Path,
@@ -160,7 +184,7 @@ def save_policy(
         config = {"format_version": FORMAT_VERSION, "policy": policy.config.to_dict()}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         tensors = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors")
+        save_file(_packed(tensors), folder / "model.safetensors")
         if observations is not None:
             held_out = observations.detach().cpu().contiguous()
             save_file({"observations": held_out}, folder / "observations.safetensors")
@@ -265,7 +289,8 @@ def _check_tensors(file: Path, have: Mapping[str, Tensor], want: Mapping[str, Te
     if extra:
         raise PcmError(f"{file} has an entry {extra[0]} that config.json does not account for")
     for name, tensor in want.items():
-        if have[name].shape != tensor.shape or have[name].dtype != tensor.dtype:
+        half = have[name].dtype == torch.float16 and tensor.dtype == torch.float32
+        if have[name].shape != tensor.shape or (have[name].dtype != tensor.dtype and not half):
             raise PcmError(
                 f"{file}: {name} is {have[name].dtype} {tuple(have[name].shape)}, config.json says "
                 f"{tensor.dtype} {tuple(tensor.shape)}"

@@ -19,6 +19,7 @@ from pcm_policy.checkpoint import (
     fingerprint,
     held_out_observations,
     resolve_data,
+    round_to_half,
     save_policy,
     to_json,
     write_text,
@@ -41,7 +42,7 @@ def train_main(config: DictConfig) -> Path:
     from pcm_policy.training.cloning import Cloning
     from pcm_policy.training.data import continued_policy, new_policy, policy_config
 
-    output = writable(config.output_dir)
+    output, half = writable(config.output_dir), _half(config)
     training = typed(TrainConfig, config.train, "train")
     dataset = _dataset(config)
     settings = policy_config(plain(config.task), plain(config.network), plain(config.policy))
@@ -55,13 +56,15 @@ def train_main(config: DictConfig) -> Path:
     accelerator = _accelerator(config)
     average = fit(objective, training, output, accelerator, resume=config.resume)
     policy.network.load_state_dict(average.state_dict())
+    if half:
+        round_to_half(policy.network)
     text = card(policy, data.describe(dataset), "pcm-train", training)
     return _save(policy, data, text, output, accelerator)
 
 
 def distill_main(config: DictConfig) -> Path:
     """Distil a PCM head, or a consistency model; returns the policy's folder."""
-    output = writable(config.output_dir)
+    output, half = writable(config.output_dir), _half(config)
     training = typed(TrainConfig, config.train, "train")
     dataset = _dataset(config)
     base = DiffusionPolicy.from_pretrained(config.policy)
@@ -70,6 +73,8 @@ def distill_main(config: DictConfig) -> Path:
     accelerator = _accelerator(config)
     start = time.monotonic()
     policy = objective.adopt(fit(objective, training, output, accelerator, resume=config.resume))
+    if half:
+        round_to_half(policy.head or policy.network)
     minutes = f"{(time.monotonic() - start) / 60:.1f} min on {accelerator.device}"
     made = {
         "distilled in": minutes + (", the part since it was resumed" if config.resume else ""),
@@ -362,6 +367,12 @@ def info() -> None:
 def _accelerator(config: DictConfig) -> Accelerator:
     device = pick_device(config.device)
     return Accelerator(cpu=device.type == "cpu", mixed_precision=str(config.precision))
+
+
+def _half(config: DictConfig) -> bool:
+    if config.weights not in ("float32", "float16"):
+        raise PcmError(f"weights={config.weights}: use float32 or float16")
+    return bool(config.weights == "float16")
 
 
 def _dataset(config: DictConfig) -> DatasetConfig:

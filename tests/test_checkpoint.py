@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pcm_policy.checkpoint import (
     fingerprint,
     held_out_observations,
     load_policy,
+    round_to_half,
     save_policy,
     write_text,
 )
@@ -104,6 +106,31 @@ def test_wrong_shape_and_type(folder: Path) -> None:
     refuses(folder, r"network.out.bias is torch.float32 \(7,\), config.json says .*\(32,\)")
     edit(folder, network__out__bias=torch.zeros(32, dtype=torch.float64))
     refuses(folder, r"network.out.bias is torch.float64")
+
+
+def test_weights_rounded_to_16_bits_take_half_the_room(folder: Path, tmp_path: Path) -> None:
+    policy = DiffusionPolicy.from_pretrained(folder)
+    before = (folder / "model.safetensors").stat().st_size
+    assert policy.head is not None
+    for module in (policy.network, policy.head):
+        was = {k: v.clone() for k, v in module.state_dict().items()}
+        round_to_half(module)
+        for name, value in module.state_dict().items():
+            assert value.dtype == was[name].dtype
+            torch.testing.assert_close(value, was[name], rtol=2**-11, atol=2**-24)
+    policy.config = replace(
+        policy.config, head=replace(policy.config.head, base=fingerprint(policy.network))
+    )
+    policy.save_pretrained(tmp_path / "half")
+    file = tmp_path / "half" / "model.safetensors"
+    assert file.stat().st_size < 0.7 * before
+    again = DiffusionPolicy.from_pretrained(tmp_path / "half").state_dict()
+    for name, value in policy.state_dict().items():
+        assert value.dtype == again[name].dtype
+        assert torch.equal(value, again[name]), name
+    policy.network.out.bias.data[0] = 1e5
+    with pytest.raises(PcmError, match=r"out\.bias does not fit 16 bits"):
+        round_to_half(policy.network)
 
 
 def test_head_of_another_base(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -216,9 +217,43 @@ def test_distillation(demos: Path, base: Path, tmp_path: Path, head: str) -> Non
     assert loaded.default_solver().method == "pcm"
     card = (policy / "README.md").read_text()
     assert f"| base | weights `{fingerprint(loaded.network)}` |" in card
-    assert "| distilled in | 0." in card
+    assert re.search(r"\| distilled in \| \d+\.\d min on cpu \|", card)
     assert "| pcm 3 (ddim-16) |" in card
     assert "adaptive tol 0.001" in card if head == "window" else "head 3 tol 0.001" in card
+
+
+def test_training_starts_from_another_policy_and_stores_16_bits(
+    demos: Path, base: Path, tmp_path: Path
+) -> None:
+    run = ["train.steps=1", "train.lr=1e-9", f"init={base}", "weights=float16"]
+    policy = train(demos, tmp_path / "on", *run)
+    stored, before = weights(policy), weights(base)
+    for name, value in before.items():
+        half = name.startswith("network.")
+        assert stored[name].dtype == (torch.float16 if half else torch.float32)
+        assert (stored[name].float() - value).abs().max() <= (2**-11) * value.abs().max(), name
+    loaded = DiffusionPolicy.from_pretrained(policy)
+    assert loaded.dtype == torch.float32
+    head = ["head.options.width=16", "train.steps=2", "train.batch=4", "distill.pool=8"]
+    flags = [*head, f"policy={policy}", f"dataset.path={demos}", f"output_dir={tmp_path}/head"]
+    made = cli.distill_main(compose("distill", [*flags, "weights=float16", "device=cpu"]))
+    assert {v.dtype for k, v in weights(made).items() if "head." in k} == {torch.float16}
+    assert DiffusionPolicy.from_pretrained(made).head is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["network.options.width=16"], "init: network_options is .* in that policy"),
+        (["policy.prediction=sample"], "init: prediction is 'epsilon' in that policy"),
+        (["weights=int8"], "weights=int8: use float32 or float16"),
+    ],
+)
+def test_what_training_on_refuses(
+    demos: Path, base: Path, tmp_path: Path, flags: list[str], match: str
+) -> None:
+    with pytest.raises(PcmError, match=match):
+        train(demos, tmp_path / "run", f"init={base}", *flags)
 
 
 def test_trains_on_the_human_data(human_data: Path, tmp_path: Path) -> None:

@@ -120,7 +120,16 @@ class Distillation:
         if weight not in ("row", "variance", "none"):
             raise PcmError(f"distill.weight={weight}: use row, variance or none")
         self.weight = weight
-        self.targets = Targets(policy, train, seed, pool=pool, warm=warm, prefix=prefix)
+        self.targets = Targets(
+            policy,
+            train,
+            seed,
+            pool=pool,
+            warm=warm,
+            prefix=prefix,
+            rounds=self.rounds,
+            nodes=self._nodes,
+        )
         self._variances: tuple[int, Tensor] | None = None
         policy.network.requires_grad_(False)
 
@@ -145,13 +154,13 @@ class Distillation:
         solved = solved.pick(rows.to(solved.cond.device))
         follow = share(torch.rand(self.batch, generator=generator) < self.own)
         states, bases = self._iterates(solved, follow.to(solved.exact.device))
-        stacked = torch.cat(states, dim=1)
+        stacked, base = (t.transpose(0, 1).flatten(1, 2) for t in (states, bases))
         copies = len(states)
         device = solved.exact.device
         k = torch.arange(copies, device=device).repeat_interleave(follow.shape[0])
         solved = solved.pick(torch.arange(follow.shape[0], device=device).repeat(copies))
         everything, target = denoiser_of(self.policy, solved.cond, solved.prefix), solved.exact
-        predictions = module(everything, stacked, k, 1.0, torch.cat(bases, dim=1))
+        predictions = module(everything, stacked, k, 1.0, base)
         jumped = solved.forced + combine(everything.sampler.M, predictions)
         error = (jumped - target).square().mean(dim=(2, 3))
         if self.weight == "row":
@@ -188,33 +197,34 @@ class Distillation:
         return result
 
     @torch.no_grad()
-    def _iterates(self, solved: Solved, follow: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return ``K`` iterates ``(N, b, T, Da)`` and base predictions at the head's nodes."""
-        denoise = denoiser_of(self.policy, solved.cond, solved.prefix)
-        nodes, between = self._nodes(denoise)
-        states, bases = [solved.start[:-1]], []
-        for k in range(self.rounds):
-            base = denoise(states[k][nodes], nodes)
-            bases.append(base)
-            if k + 1 == self.rounds:
-                break
-            at = torch.full(follow.shape, k, device=follow.device)
-            mixed = base if between is None else combine(between, base)
-            if self.own > 0:
-                own = self.module(denoise, states[k], at, 1.0, base)
-                mixed = torch.where(follow[:, None, None], own, mixed)
-            states.append((solved.forced + combine(denoise.sampler.M, mixed))[:-1])
-        return states, bases
+    def _iterates(self, solved: Solved, follow: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``K`` iterates ``(K, N, b, T, Da)`` and base predictions at the head's nodes.
+
+        They are the recorded ones but for the rows that follow the head's own.
+        """
+        rows = follow.nonzero()[:, 0]
+        if len(rows) == 0 or self.rounds == 1:
+            return solved.states, solved.bases
+        some = solved.pick(rows)
+        denoise = denoiser_of(self.policy, some.cond, some.prefix)
+        nodes, _ = self._nodes(denoise)
+        states, bases = [some.states[0]], [some.bases[0]]
+        for k in range(self.rounds - 1):
+            at = torch.full(rows.shape, k, device=rows.device)
+            predictions = self.module(denoise, states[k], at, 1.0, bases[k])
+            states.append((some.forced + combine(denoise.sampler.M, predictions))[:-1])
+            bases.append(denoise(states[-1][nodes], nodes))
+        return (
+            solved.states.index_copy(2, rows, torch.stack(states)),
+            solved.bases.index_copy(2, rows, torch.stack(bases)),
+        )
 
     def _variance(self, index: int) -> Tensor:
-        """Return ``(K,)``, ``Var(k)`` over some of the pool ``index``."""
+        """Return ``(K,)``, ``Var(k)`` over the pool ``index``."""
         if self._variances is None or self._variances[0] != index:
             solved = self.targets(index)
-            some = solved.pick(torch.arange(min(512, self.pool), device=solved.exact.device))
-            nobody = torch.zeros(len(some.cond), dtype=torch.bool, device=some.exact.device)
-            states, _ = self._iterates(some, nobody)
-            found = [(x - some.exact[:-1]).square().mean().clamp(min=1e-8) for x in states]
-            self._variances = index, torch.stack(found)
+            far = (solved.states - solved.exact[:-1]).square().flatten(1).mean(dim=1)
+            self._variances = index, far.clamp(min=1e-8)
         return self._variances[1]
 
     def _nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:

@@ -1,11 +1,12 @@
 """What a PCM head is trained towards: observations solved by the base, pool by pool."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pcm_policy.denoise import Denoiser, Prefix
+from pcm_policy.denoise import Denoiser, Nodes, Prefix
 from pcm_policy.noise import generator_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.solvers import sequential
@@ -21,23 +22,26 @@ class Solved:
         cond: ``(n, C)``.
         prefix: the actions that were known.
         forced: ``(N + 1, n, T, Da)``, ``F``.
-        start: ``(N + 1, n, T, Da)``, the states that the iteration begins with.
         exact: ``(N + 1, n, T, Da)``, the fixed point.
+        states: ``(K, N, n, T, Da)``, the base's own Picard iterates, the first one first.
+        bases: ``(K, m, n, T, Da)``, its predictions at the head's ``m`` nodes of each.
     """
 
     cond: Tensor
     prefix: Prefix | None
     forced: Tensor
-    start: Tensor
     exact: Tensor
+    states: Tensor
+    bases: Tensor
 
     def pick(self, rows: Tensor) -> "Solved":
         """Return some of the rows."""
         prefix = self.prefix
         if prefix is not None:
             prefix = Prefix(prefix.values[rows], prefix.known[rows])
-        fixed = (t[:, rows] for t in (self.forced, self.start, self.exact))
-        return Solved(self.cond[rows], prefix, *fixed)
+        solved = (t[:, rows] for t in (self.forced, self.exact))
+        recorded = (t[:, :, rows] for t in (self.states, self.bases))
+        return Solved(self.cond[rows], prefix, *solved, *recorded)
 
 
 def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) -> Denoiser:
@@ -46,8 +50,17 @@ def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) ->
     return policy.denoiser(cond, policy.config.head.sampler, prefix)
 
 
+NodesOf = Callable[[Denoiser], tuple[Nodes, Tensor | None]]
+"""The nodes a head evaluates and the weights that spread their values, see ``WindowHead.nodes``."""
+
+
+def spread(between: Tensor | None, predictions: Tensor) -> Tensor:
+    """Return predictions at all states, given those at the head's nodes."""
+    return predictions if between is None else combine(between, predictions)
+
+
 class Targets:
-    """Sequential solves of the base, computed for a whole pool of observations at a time.
+    """Sequential solves and Picard iterates of the base, for a pool of observations at a time.
 
     Args:
         policy: with a head, whose sampler is solved.
@@ -56,6 +69,8 @@ class Targets:
         pool: observations in a pool.
         warm: share of rows that start from a demonstrated chunk, its end held.
         prefix: share of rows that know first actions, up to ``config.prefix_steps`` or else ``Ta``.
+        rounds: ``K``, iterates that are recorded.
+        nodes: which nodes the iteration evaluates.
     """
 
     def __init__(
@@ -67,9 +82,11 @@ class Targets:
         pool: int,
         warm: float,
         prefix: float,
+        rounds: int,
+        nodes: NodesOf,
     ) -> None:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
-        self.warm, self.prefix = warm, prefix
+        self.warm, self.prefix, self.rounds, self.nodes = warm, prefix, rounds, nodes
         self._solved: tuple[int, Solved] | None = None
 
     @torch.no_grad()
@@ -98,8 +115,14 @@ class Targets:
         exact = sequential(denoise, noise).trajectory
         forced = forcing(sampler, noise)
         guess = self._guesses(chunk, generator).expand(sampler.steps, *chunk.shape)
-        start = forced + combine(sampler.M, guess)
-        return Solved(cond, prefix, forced, start, exact)
+        nodes, between = self.nodes(denoise)
+        states, bases = [], []
+        x = forced + combine(sampler.M, guess)
+        for _ in range(self.rounds):
+            states.append(x[:-1])
+            bases.append(denoise(x[:-1][nodes], nodes))
+            x = forced + combine(sampler.M, spread(between, bases[-1]))
+        return Solved(cond, prefix, forced, exact, torch.stack(states), torch.stack(bases))
 
     def _guesses(self, chunk: Tensor, generator: torch.Generator) -> Tensor:
         """Return first guesses ``(n, T, Da)``: zeros, or the demonstration with its end held."""
