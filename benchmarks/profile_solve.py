@@ -77,7 +77,7 @@ def watched(policy: DiffusionPolicy, watch: Stopwatch) -> Iterator[None]:
         ("clean", Denoiser, "__call__"),
         ("correct", QuasiNewton, "__call__"),
         ("correct", Anderson, "mix"),
-        ("ends", policy, "_checked"),
+        ("ends", policy, "observe"),
         ("ends", policy, "condition"),
         ("ends", policy, "raw_chunk"),
     ]

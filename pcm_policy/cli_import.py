@@ -69,6 +69,7 @@ def _lines(imported: Imported, checked: SelfCheck | str) -> list[str]:
         f"{c.obs_steps - 2 + c.action_steps}",
         f"{c.sampler.name}-{c.sampler.steps} of {c.schedule.train_steps} steps, "
         f"{c.schedule.name}, predicts {c.prediction}, clip {c.clip}",
+        *([] if c.vision is None else [f"cameras {c.vision.describe()}"]),
         *imported.notes,
     ]
     if isinstance(checked, SelfCheck):

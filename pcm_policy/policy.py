@@ -33,6 +33,7 @@ from pcm_policy.solve import SolverConfig, solve
 from pcm_policy.solvers import SolveResult
 from pcm_policy.solvers.base import Watch
 from pcm_policy.solvers.newton import Jacobian, mean_jacobian
+from pcm_policy.vision import Vision, VisionConfig
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PolicyConfig:
     """Everything about a policy but its weights.
 
     Attributes:
-        obs_dim: ``Do``, numbers in one observation.
+        obs_dim: ``Do``, numbers in one observation, features of its images among them.
         action_dim: ``Da``.
         horizon: ``T``, predicted steps.
         obs_steps: ``To``, observed steps.
@@ -72,13 +73,14 @@ class PolicyConfig:
         sampler: the sampler used when none is named.
         task: name of the task, for messages and cards.
         control_hz: rate at which actions are meant to be executed.
-        obs_fields: dataset fields that make up an observation, in order.
+        obs_fields: dataset fields that make up an observation less its images, in order.
         action_field: dataset field of the action.
         prefix_steps: the condition shows the network the known actions among this many first
             steps; it was trained with such prefixes. 0: it knows of none.
         max_excess: observations further outside the training range than this many times that
             range are refused.
         head: the PCM head, if there is one.
+        vision: how images become part of the observation; None for a policy without cameras.
     """
 
     obs_dim: int
@@ -99,6 +101,7 @@ class PolicyConfig:
     prefix_steps: int = 0
     max_excess: float = 1.0
     head: HeadConfig | None = None
+    vision: VisionConfig | None = None
 
     def __post_init__(self) -> None:
         if min(self.obs_dim, self.action_dim, self.obs_steps, self.action_steps) < 1:
@@ -121,6 +124,12 @@ class PolicyConfig:
                 "flow_2m; the other schedules take epsilon, sample or v_prediction"
             )
 
+        if self.vision is not None and self.obs_dim != self.vision.obs_dim:
+            raise PcmError(
+                f"obs_dim={self.obs_dim}: state and features of vision.layout make "
+                f"{self.vision.obs_dim} numbers"
+            )
+
     @property
     def cond_dim(self) -> int:
         """``C``, width of the condition."""
@@ -136,6 +145,8 @@ class PolicyConfig:
         if data.get("head") is not None:
             head = dict(data["head"])
             data["head"] = HeadConfig(**head | {"sampler": SamplerConfig(**head["sampler"])})
+        if data.get("vision") is not None:
+            data["vision"] = VisionConfig.from_dict(data["vision"])
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,6 +190,7 @@ class DiffusionPolicy(nn.Module):
             config.cond_dim,
             config.network_options,
         )
+        self.vision = None if config.vision is None else Vision(config.vision)
         self.obs_normalizer = Normalizer(config.obs_dim)
         self.action_normalizer = Normalizer(config.action_dim)
         self.head: nn.Module | None = None
@@ -381,7 +393,7 @@ class DiffusionPolicy(nn.Module):
         """Solve for normalised chunks, tensors in and out, without checks.
 
         Args:
-            obs: ``(B, To, Do)`` raw observations on the policy's device.
+            obs: ``(B, To, Do)`` raw observations on the policy's device; see :meth:`observe`.
             solver: how to solve; None for :meth:`default_solver`.
             noise: all the randomness; None draws it from the policy's own generator.
             guess: ``(B, T, Da)`` normalised guess of the clean chunk.
@@ -426,7 +438,7 @@ class DiffusionPolicy(nn.Module):
 
     def predict(
         self,
-        obs: ArrayLike,
+        obs: ArrayLike | Mapping[str, ArrayLike],
         *,
         solver: SolverConfig | None = None,
         noise: Noise | None = None,
@@ -437,7 +449,7 @@ class DiffusionPolicy(nn.Module):
         """Predict the actions to execute next.
 
         Args:
-            obs: ``(To, Do)`` or ``(B, To, Do)`` raw observations, oldest first.
+            obs: raw observations, oldest first, see :meth:`observe`.
             solver: how to solve; None for :meth:`default_solver`.
             noise: all the randomness; None draws it from the policy's own generator.
             guess: ``(B, T, Da)`` normalised guess of the clean chunk.
@@ -445,13 +457,13 @@ class DiffusionPolicy(nn.Module):
             previous: ``(B, Da)`` action executed last, for the rate limit.
 
         Returns:
-            The prediction; for ``(To, Do)`` observations ``B`` is 1.
+            The prediction; for observations without a batch axis ``B`` is 1.
 
         Raises:
             PcmError: an observation of the wrong shape, not finite, or far outside the training
                 range; or an action that is not finite.
         """
-        raw = self._checked(obs)
+        raw = self.observe(obs)
         found = self.solve(raw, solver, noise, guess, prefix)
         assert found.chunk is not None
         chunk = found.chunk.cpu().numpy()
@@ -466,16 +478,27 @@ class DiffusionPolicy(nn.Module):
             action = self.limits.apply(action, previous)
         return Prediction(action, chunk, found)
 
-    def _checked(self, obs: ArrayLike) -> Tensor:
+    @torch.no_grad()
+    def observe(self, obs: ArrayLike | Mapping[str, ArrayLike]) -> Tensor:
+        """Check raw observations and bring them to what :meth:`solve` takes.
+
+        Args:
+            obs: ``(To, Do)`` or ``(B, To, Do)``; of a policy with cameras the dictionary that
+                :meth:`pcm_policy.vision.Vision.observation` describes.
+
+        Returns:
+            ``(B, To, Do)`` on the policy's device, features in place of images.
+
+        Raises:
+            PcmError: a wrong shape or type, a value that is not finite or far outside the training
+                range.
+        """
         config = self.config
-        array = np.asarray(obs, dtype=np.float32)
-        array = array[None] if array.ndim == 2 else array
-        want = (config.obs_steps, config.obs_dim)
-        if array.ndim != 3 or array.shape[1:] != want or array.shape[0] == 0:
-            raise PcmError(
-                f"observation has shape {np.shape(obs)}: this policy takes (To, Do) = {want}, or a "
-                f"batch (B, {want[0]}, {want[1]})"
-            )
+        images: Mapping[str, NDArray[np.uint8]] = {}
+        if self.vision is not None:
+            array, images = self.vision.observation(obs, config.obs_steps)
+        else:
+            array = self._batched(obs)
         if not np.isfinite(array).all():
             b, step, dim = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise PcmError(
@@ -483,16 +506,32 @@ class DiffusionPolicy(nn.Module):
                 f"{array[b, step, dim]}"
             )
         raw = torch.from_numpy(array).to(self.device, self.dtype)
+        if self.vision is not None:
+            shown = {name: torch.from_numpy(v).to(self.device) for name, v in images.items()}
+            raw = self.vision(raw, shown)
         excess = self.obs_normalizer.excess(raw)
         if bool((excess > config.max_excess).any()):
-            flat = int(excess.argmax())
-            b, step, dim = (int(i) for i in np.unravel_index(flat, array.shape))
+            b, step, dim = (int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
             low, high = self.obs_normalizer.low[dim], self.obs_normalizer.high[dim]
             raise PcmError(
                 f"observation is out of range at batch {b}, step {step}, dimension {dim}: "
-                f"{array[b, step, dim]:g} against {low:g} to {high:g} in training"
+                f"{raw[b, step, dim]:g} against {low:g} to {high:g} in training"
             )
         return raw
+
+    def _batched(self, obs: ArrayLike | Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+        """Return an observation without images as ``(B, To, Do)``."""
+        if isinstance(obs, Mapping):
+            raise PcmError("this policy has no cameras: give an array (To, Do), not a dictionary")
+        array = np.asarray(obs, dtype=np.float32)
+        array = array[None] if array.ndim == 2 else array
+        want = (self.config.obs_steps, self.config.obs_dim)
+        if array.ndim != 3 or array.shape[1:] != want or array.shape[0] == 0:
+            raise PcmError(
+                f"observation has shape {np.shape(obs)}: this policy takes (To, Do) = {want}, or a "
+                f"batch (B, {want[0]}, {want[1]})"
+            )
+        return array
 
     def _check_head(self, solver: SolverConfig) -> None:
         if solver.method != "pcm":

@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pcm_policy import DiffusionPolicy
+from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.checkpoint import FORMAT_VERSION
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
+import cameras  # noqa: E402
 from make import POLICIES, solvers  # noqa: E402
 
 TOLERANCE = 2e-5  # float32 kernels differ between machines
@@ -67,3 +68,18 @@ def test_a_config_of_any_size_takes_no_memory(tmp_path: Path) -> None:
     file.write_text(json.dumps(config))
     with pytest.raises(PcmError, match=r"config.json says torch.float32 \(.*10000000"):
         DiffusionPolicy.from_pretrained(tmp_path / "p")
+
+
+def test_a_policy_with_a_camera(tmp_path: Path) -> None:
+    config = json.loads((cameras.FOLDER / "config.json").read_text())
+    built = cameras.policy(PolicyConfig.from_dict(config["policy"]))
+    shapes = {k: [str(v.dtype), *v.shape] for k, v in built.state_dict().items()}
+    assert shapes == json.loads((cameras.FOLDER / "layout.json").read_text())
+    built.save_pretrained(tmp_path / "p")
+    written = json.loads((tmp_path / "p/config.json").read_text())
+    assert config["format_version"] == written["format_version"]
+    assert {k: written["policy"][k] for k in config["policy"]} == config["policy"]
+    expected = load_file(cameras.FOLDER / "expected.safetensors")["chunk"]
+    assert expected.std() > 0.1
+    found = cameras.chunk(DiffusionPolicy.from_pretrained(tmp_path / "p"))
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE)

@@ -11,6 +11,7 @@ from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.safety import chunk_fault
 from pcm_policy.control.settings import PolicySpec
 from pcm_policy.denoise import Prefix
+from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise, episode_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import AffineSampler
@@ -35,7 +36,13 @@ class Memory:
 
 
 def describe(policy: DiffusionPolicy) -> PolicySpec:
-    """Return what a controller must know of a policy."""
+    """Return what a controller must know of a policy.
+
+    Raises:
+        PcmError: the policy has cameras.
+    """
+    if policy.vision is not None:
+        raise PcmError("controllers take no images yet: call predict of a policy with cameras")
     config, obs, action = policy.config, policy.obs_normalizer, policy.action_normalizer
     return PolicySpec(
         obs_dim=config.obs_dim,

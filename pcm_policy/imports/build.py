@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pcm_policy.errors import PcmError
 from pcm_policy.imports.settings import translating
-from pcm_policy.networks import build_network
 from pcm_policy.normalize import Normalizer
 from pcm_policy.policy import DiffusionPolicy, PolicyConfig
 
@@ -78,6 +77,7 @@ class Imported:
         original: what the self-check hands to the original implementation, as JSON holds it.
         notes: one line each about what a user should know.
         extra: further tensors for the original.
+        vision: of the encoders and image normalisers, under our names; empty without cameras.
     """
 
     kind: str
@@ -89,6 +89,7 @@ class Imported:
     original: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    vision: Mapping[str, Tensor] = field(default_factory=dict)
 
     def policy(self) -> DiffusionPolicy:
         """Build the policy.
@@ -98,12 +99,14 @@ class Imported:
                 config asks for; or a statistic is bad.
         """
         with translating(self.file):
-            check_weights(self.file, self.weights, self.config)
+            check_weights(self.file, self.weights, self.vision, self.config)
             return self._build()
 
     def _build(self) -> DiffusionPolicy:
         policy = DiffusionPolicy(self.config)
         policy.network.load_state_dict(dict(self.weights))
+        if policy.vision is not None:
+            policy.vision.load_state_dict(dict(self.vision))
         policy.obs_normalizer = self.obs.normalizer(f"{self.file}: observation normaliser")
         policy.action_normalizer = self.action.normalizer(f"{self.file}: action normaliser")
         for name, have, want in (
@@ -117,8 +120,10 @@ class Imported:
         return policy.eval()
 
 
-def check_weights(file: str, have: Mapping[str, Tensor], config: PolicyConfig) -> None:
-    """Compare weights with the network that a config names, before any of it is allocated.
+def check_weights(
+    file: str, network: Mapping[str, Tensor], vision: Mapping[str, Tensor], config: PolicyConfig
+) -> None:
+    """Compare weights with the modules that a config names, before any of it is allocated.
 
     Raises:
         PcmError: naming the first entry that is missing, superfluous, misshapen or not finite.
@@ -126,14 +131,12 @@ def check_weights(file: str, have: Mapping[str, Tensor], config: PolicyConfig) -
     if config.horizon > _HORIZON:
         raise PcmError(f"{file}: horizon={config.horizon} is no chunk: the config is damaged")
     with torch.device("meta"):
-        network = build_network(
-            config.network,
-            config.action_dim,
-            config.horizon,
-            config.cond_dim,
-            config.network_options,
-        )
-    want = network.state_dict()
+        policy = DiffusionPolicy(config)
+    _compare(file, network, policy.network.state_dict())
+    _compare(file, vision, {} if policy.vision is None else policy.vision.state_dict())
+
+
+def _compare(file: str, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
     lacking, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
     if lacking:
         raise PcmError(
@@ -147,8 +150,8 @@ def check_weights(file: str, have: Mapping[str, Tensor], config: PolicyConfig) -
         )
     for name, value in want.items():
         found = have[name]
-        if found.dtype != torch.float32:
-            raise PcmError(f"{file}: {name} is {found.dtype}, expected torch.float32: convert it")
+        if found.dtype != value.dtype:
+            raise PcmError(f"{file}: {name} is {found.dtype}, expected {value.dtype}: convert it")
         if found.shape != value.shape:
             raise PcmError(
                 f"{file}: {name} has shape {tuple(found.shape)}, the config asks for "

@@ -8,6 +8,9 @@ Three layouts exist (read from LeRobot 0.4.4 and its own migration script):
   dots of the feature's name written as underscores, ``normalization_mapping`` in the config;
 - buffers with ``input_shapes`` and ``input_normalization_modes`` in the config (before 0.1).
 
+The features of the cameras, in the order of the config, stand between state and environment state
+(``DiffusionModel._prepare_global_conditioning``).
+
 The chunk starts at the first observed frame and the first executed action belongs to the newest
 one, as here (``DiffusionModel.generate_actions``).
 """
@@ -25,9 +28,11 @@ from torch import Tensor
 from pcm_policy.checkpoint import load_tensors
 from pcm_policy.errors import PcmError
 from pcm_policy.imports.build import Affine, Imported
+from pcm_policy.imports.cameras import Places, encoder, encoder_options, vision_weights
 from pcm_policy.imports.scheduler import scheduling
 from pcm_policy.imports.sizes import unet_options
 from pcm_policy.policy import PolicyConfig
+from pcm_policy.vision import VisionConfig
 
 STATE, ENV, ACTION = "observation.state", "observation.environment_state", "action"
 FILES = ("config.json", "model.safetensors", "policy_*processor*")
@@ -61,11 +66,11 @@ def is_lerobot(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Imported:
-    """Translate a LeRobot ``diffusion`` policy with low-dimensional observations.
+    """Translate a LeRobot ``diffusion`` policy.
 
     Raises:
-        PcmError: another policy, images among its inputs, or a file or entry that is missing,
-            damaged or of a kind that this package does not have.
+        PcmError: another policy, or a file or entry that is missing, damaged or of a kind that this
+            package does not have.
     """
     config = _json(folder / "config.json")
     where = str(folder / "config.json")
@@ -73,6 +78,8 @@ def read(folder: Path) -> Imported:
     if kind != "diffusion":
         raise PcmError(f"{where}: policy type {kind!r}: only LeRobot's diffusion can be imported")
     shapes, modes = _features(where, config)
+    cameras = {k: (v[1], v[2]) for k, v in shapes.items() if len(v) == 3}
+    widths = {k: v[0] for k, v in shapes.items()}  # of a camera: its channels
     names = [STATE, *([ENV] if ENV in shapes else [])]
     file = folder / "model.safetensors"
     tensors = {k.replace("_orig_mod.", ""): v for k, v in load_tensors(file).items()}
@@ -85,9 +92,13 @@ def read(folder: Path) -> Imported:
         raise PcmError(f"{file} holds no diffusion.unet.*: it is no LeRobot diffusion policy")
     renamed: dict[str, str] = {}
     if (folder / "policy_preprocessor.json").is_file():
-        affine, renamed = _from_processors(folder, shapes, modes)
+        affine, renamed = _from_processors(folder, widths, modes)
     else:
-        affine = _from_buffers(str(file), tensors, shapes, modes)
+        affine = _from_buffers(str(file), tensors, widths, modes)
+    vision: VisionConfig | None = None
+    encoders: list[dict[str, Tensor]] = []
+    if cameras:
+        vision, encoders = _vision(str(file), config, tensors, cameras, widths)
     try:
         found = scheduling(
             where,
@@ -96,8 +107,8 @@ def read(folder: Path) -> Imported:
             config.get("num_inference_steps"),
         )
         ours = PolicyConfig(
-            obs_dim=sum(shapes[n] for n in names),
-            action_dim=shapes[ACTION],
+            obs_dim=vision.obs_dim if vision is not None else sum(widths[n] for n in names),
+            action_dim=widths[ACTION],
             horizon=config["horizon"],
             obs_steps=config["n_obs_steps"],
             action_steps=config["n_action_steps"],
@@ -110,6 +121,7 @@ def read(folder: Path) -> Imported:
             task=str(config.get("repo_id") or folder.name),
             obs_fields=tuple(renamed.get(n, n) for n in names),
             action_field=ACTION,
+            vision=vision,
         )
     except (KeyError, TypeError) as error:
         raise PcmError(f"{where}: missing or bad entry ({error})") from error
@@ -117,16 +129,55 @@ def read(folder: Path) -> Imported:
     for name in names:
         if bool(affine[name].low.isinf().any()):
             notes.append(f"{name} has no recorded range: nothing is refused as out of range")
+    parts, seen = [affine[STATE]], {}
+    if vision is not None:
+        parts.append(Affine.identity(len(cameras) * vision.feature_dim))
+        channels = {k: (affine[k].scale, affine[k].shift) for k in cameras}
+        seen = vision_weights(vision, encoders, channels)
+    parts += [affine[name] for name in names[1:]]
     return Imported(
         "lerobot",
         str(file),
         ours,
         weights,
-        Affine.join([affine[name] for name in names]),
+        Affine.join(parts),
         affine[ACTION],
-        {"folder": str(folder.resolve()), "widths": {n: shapes[n] for n in names}},
+        {"folder": str(folder.resolve()), "widths": {n: widths[n] for n in names}},
         tuple(notes),
+        vision=seen,
     )
+
+
+def _vision(
+    file: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    cameras: Mapping[str, tuple[int, int]],
+    widths: Mapping[str, int],
+) -> tuple[VisionConfig, list[dict[str, Tensor]]]:
+    """Return how the cameras are encoded, and the encoders' weights."""
+    prefix = "diffusion.rgb_encoder."
+    separate = config.get("use_separate_rgb_encoder_per_camera", False)
+    starts = [f"{prefix}{i}." for i in range(len(cameras))] if separate else [prefix]
+    encoders = []
+    for start in starts:
+        places = Places(f"{start}backbone.", pool=f"{start}pool.nets.", out=f"{start}out.")
+        encoders.append(encoder(tensors, places))
+    resize, crop = config.get("resize_shape"), config.get("crop_shape")
+    if resize is not None:  # LeRobot then derives the crop from a ratio
+        ratio = config.get("crop_ratio", 1.0)
+        crop = [int(n * ratio) for n in resize] if ratio < 1 else None
+    vision = VisionConfig.from_dict(
+        {
+            "layout": [widths[STATE], *cameras, *([widths[ENV]] if ENV in widths else [])],
+            "cameras": cameras,
+            "shared": not separate,
+            "resize": resize,
+            "crop": crop,
+        }
+        | encoder_options(file, encoders[0])
+    )
+    return vision, encoders
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -139,8 +190,8 @@ def _json(file: Path) -> dict[str, Any]:
     return data
 
 
-def _features(where: str, config: Mapping[str, Any]) -> tuple[dict[str, int], dict[str, str]]:
-    """Return the width and the normalisation of every low-dimensional feature."""
+def _features(where: str, config: Mapping[str, Any]) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Return shape and normalisation of every feature; of a camera channels, height and width."""
     try:
         if "input_shapes" in config:
             both = config["input_shapes"] | config["output_shapes"]
@@ -154,18 +205,16 @@ def _features(where: str, config: Mapping[str, Any]) -> tuple[dict[str, int], di
             modes = {k: mapping.get(v["type"], "IDENTITY") for k, v in features.items()}
     except (KeyError, TypeError, AttributeError) as error:
         raise PcmError(f"{where}: no features with shapes and normalisation ({error!r})") from error
-    images = [k for k in shapes if k not in (STATE, ENV, ACTION)]
-    if images:
-        raise PcmError(
-            f"{where}: the policy sees {images[0]}; only {STATE} and {ENV} can be imported so far"
-        )
     for name in (STATE, ACTION):
         if name not in shapes:
             raise PcmError(f"{where}: the policy has no {name}")
     for name, shape in shapes.items():
-        if len(shape) != 1 or type(shape[0]) is not int or not 0 < shape[0] <= _WIDEST:
-            raise PcmError(f"{where}: {name} has shape {shape}, expected one axis")
-    return {k: int(v[0]) for k, v in shapes.items()}, {k: str(v).upper() for k, v in modes.items()}
+        camera = name not in (STATE, ENV, ACTION)
+        whole = all(type(n) is int and 0 < n <= _WIDEST for n in shape)
+        if not whole or len(shape) != (3 if camera else 1) or (camera and shape[0] != 3):
+            kind = "an image (3, H, W)" if camera else "one axis"
+            raise PcmError(f"{where}: {name} has shape {shape}, expected {kind}")
+    return shapes, {k: str(v).upper() for k, v in modes.items()}
 
 
 def _ours(name: str) -> str:
@@ -188,6 +237,7 @@ def _from_buffers(
         module = "unnormalize_outputs" if name == ACTION else "normalize_inputs"
         prefix = f"{module}.buffer_{name.replace('.', '_')}."
         stats = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        stats = _flat(stats)
         found[name] = _affine(file, name, modes[name], stats, width, eps=1e-8, always_eps=True)
     return found
 
@@ -220,11 +270,17 @@ def _from_processors(
                     for k, v in tensors.items()
                     if k.rpartition(".")[0] == name
                 }
+                stats = _flat(stats)
                 eps = float(config.get("eps", 1e-8))
                 found[name] = _affine(str(file), name, mode, stats, shapes[name], eps=eps)
         if not seen:
             raise PcmError(f"{file} has no {kind}: a policy never runs without its normaliser")
     return found, renamed
+
+
+def _flat(stats: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the axes of height and width from the statistics of a camera."""
+    return {k: v.flatten() if v.shape[1:] == (1, 1) else v for k, v in stats.items()}
 
 
 def _mode(config: Mapping[str, Any], name: str, default: str) -> str:

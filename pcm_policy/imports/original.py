@@ -23,7 +23,9 @@ from pcm_policy.imports.build import Imported
 from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.solve import SolverConfig
+from pcm_policy.vision import VisionConfig
 
+_PATCH = 5  # pixels
 CHUNK = 1e-6
 """Largest difference of the normalised chunk, given the same normalised observation, float64."""
 ENDS = 1e-4
@@ -83,6 +85,9 @@ def self_check(
     shape = (batch, config.obs_steps, config.obs_dim)
     uniform = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
     raw = policy.obs_normalizer.unnormalize(uniform)
+    images = {}
+    if config.vision is not None:
+        images = _images(config.vision, shape[:2], generator)
     sampler = policy.sampler(config.sampler)
     chunk = (batch, config.horizon, config.action_dim)
     steps = (sampler.steps, *chunk) if sampler.stochastic else (0, *chunk)
@@ -91,6 +96,11 @@ def self_check(
         torch.randn(steps, generator=generator, dtype=torch.float64) if steps[0] else None,
     )
     inputs = {"raw": raw, "initial": noise.initial}
+    if policy.vision is not None:
+        state = raw[..., policy.vision.config.state_columns]
+        raw = policy.vision(state, images)
+        inputs["raw"] = state
+        inputs |= {f"image.{i}": image for i, image in enumerate(images.values())}
     if noise.steps is not None:
         inputs["steps"] = noise.steps
     answer = _ask(imported, inputs, python)
@@ -100,6 +110,19 @@ def self_check(
     found = _compare(policy, raw, noise, name, outputs)
     if not found.passed:
         raise PcmError(f"{imported.file}: {found.describe()}: too far apart, nothing was written")
+    return found
+
+
+def _images(
+    vision: VisionConfig, lead: tuple[int, int], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Draw ``(B, To, H, W, 3)`` for every camera: patches, so that crops and resizing show."""
+    found = {}
+    for name, (height, width) in vision.cameras.items():
+        rows, columns = (-(-n // _PATCH) for n in (height, width))
+        coarse = torch.randint(256, (*lead, rows, columns, 3), generator=generator)
+        fine = coarse.repeat_interleave(_PATCH, 2).repeat_interleave(_PATCH, 3)
+        found[name] = fine[:, :, :height, :width].to(torch.uint8)
     return found
 
 

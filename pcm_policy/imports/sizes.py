@@ -11,13 +11,14 @@ from pcm_policy.errors import PcmError
 _LAYERS = 1000
 
 
-class _Shapes:
+class Shapes:
     """Shapes of weights that must be there."""
 
     def __init__(self, file: str, weights: Mapping[str, Tensor], network: str) -> None:
         self.file, self.weights, self.network = file, weights, network
 
     def __call__(self, name: str, rank: int) -> torch.Size:
+        """Return the shape of the weight ``name``, or raise PcmError."""
         if name not in self.weights or self.weights[name].ndim != rank:
             raise PcmError(
                 f"{self.file} lacks the layer {name} of a {self.network}: it is cut short or of "
@@ -44,7 +45,7 @@ def unet_options(file: str, weights: Mapping[str, Tensor], n_groups: int = 8) ->
     Raises:
         PcmError: a weight that shows a size is missing or misshapen.
     """
-    shape = _Shapes(file, weights, "conditional 1-D U-Net")
+    shape = Shapes(file, weights, "conditional 1-D U-Net")
     first = "down_modules.{}.0.blocks.0.block.0.weight"
     levels = max(shape.count(first), 1)
     down_dims = [shape(first.format(i), 3)[0] for i in range(levels)]
@@ -75,7 +76,7 @@ def transformer_options(
     Raises:
         PcmError: a weight that shows a size is missing or misshapen, or a mask is another one.
     """
-    shape = _Shapes(file, weights, "denoising transformer")
+    shape = Shapes(file, weights, "denoising transformer")
     decoder = shape.count("decoder.layers.{}.linear1.weight")
     encoder = shape.count("encoder.layers.{}.linear1.weight")
     seen = shape("cond_pos_emb", 3)[1] - 1 if decoder else 0

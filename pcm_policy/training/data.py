@@ -108,6 +108,8 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
 
 
 def _read(path: str, config: PolicyConfig, val_fraction: float, val_seed: int) -> Demonstrations:
+    if config.vision is not None:
+        raise PcmError(f"{path}: images of demonstrations are not read yet: the policy has cameras")
     fields = [*config.obs_fields, config.action_field]
     buffer = open_replay(path, field_keys(fields))
     obs = torch.from_numpy(gather_fields(buffer, config.obs_fields))

@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from pcm_policy.networks.camera import CameraEncoder
 from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
 
@@ -72,18 +73,80 @@ def lerobot_config(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def write_lerobot(folder: Path, layout: str = "processors", **changes: Any) -> ConditionalUnet1d:
+CAMERAS: dict[str, tuple[int, int]] = {"observation.images.b": (45, 40)}
+CAMERAS["observation.images.a"] = (45, 40)
+CROP = (32, 36)
+FEATURES = 2 * 4
+_CHILDREN = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+
+
+def camera_weights(seed: int, features: int = FEATURES) -> dict[str, torch.Tensor]:
+    """Of one encoder with four keypoints, under our names; keypoints that differ with the image."""
+    torch.manual_seed(seed)
+    encoder = CameraEncoder((45, 40), None, CROP, "resnet18", "group", 4, features)
+    state = encoder.state_dict()
+    state["pool.nets.weight"] *= 10
+    return dict(state)
+
+
+def counted(name: str) -> str:
+    """The name of a weight in a ResNet made of a sequence of torchvision's children."""
+    head, _, inner = name.partition(".")
+    child, _, rest = inner.partition(".")
+    return f"backbone.{_CHILDREN[child]}.{rest}" if head == "backbone" else name
+
+
+def camera_statistics(seed: int) -> dict[str, torch.Tensor]:
+    """Of three channels with values in [0, 1], with axes for height and width."""
+    rows = np.random.default_rng(seed).uniform(0, 1, (50, 3)).astype(np.float32)
+    found = {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0)}
+    return {k: torch.from_numpy(v)[:, None, None] for k, v in found.items()}
+
+
+def write_lerobot_cameras(
+    folder: Path, layout: str = "processors", separate: bool = False, **changes: Any
+) -> ConditionalUnet1d:
+    """The same of a policy with ``CAMERAS``, each encoder from its place as the seed."""
+    weights = {}
+    for i in range(len(CAMERAS) if separate else 1):
+        start = f"diffusion.rgb_encoder.{i}." if separate else "diffusion.rgb_encoder."
+        weights |= {start + counted(k): v for k, v in camera_weights(i).items()}
+        weights[f"{start}pool.pos_grid"] = torch.zeros(4, 2)
+    settings = {
+        "vision_backbone": "resnet18",
+        "crop_shape": list(CROP),
+        "use_group_norm": True,
+        "spatial_softmax_num_keypoints": 4,
+        "use_separate_rgb_encoder_per_camera": separate,
+    }
+    network = unet(5 + len(CAMERAS) * FEATURES)
+    return write_lerobot(folder, layout, weights, network, **settings | changes)
+
+
+def write_lerobot(
+    folder: Path,
+    layout: str = "processors",
+    cameras: dict[str, torch.Tensor] | None = None,
+    network: ConditionalUnet1d | None = None,
+    **changes: Any,
+) -> ConditionalUnet1d:
     """Write a policy folder in one of the three layouts; returns the network in it."""
-    network = unet(5)
+    network = unet(5) if network is None else network
     folder.mkdir(parents=True)
     weights = {lerobot_name(k): v.contiguous() for k, v in network.state_dict().items()}
     stats = {name: statistics(width, i) for i, (name, width) in enumerate(WIDTHS.items())}
     config = lerobot_config(**changes)
+    if cameras is not None:
+        weights |= {k: v.clone() for k, v in cameras.items()}
+        stats |= {name: camera_statistics(i) for i, name in enumerate(CAMERAS)}
+        images = {k: {"type": "VISUAL", "shape": [3, *size]} for k, size in CAMERAS.items()}
+        config["input_features"] = images | config["input_features"]
     if layout == "processors":
         _write_processors(folder, config, stats)
     else:
-        modes = ("mean", "std"), ("min", "max"), ("min", "max")
-        for (name, values), keys in zip(stats.items(), modes, strict=True):
+        for name, values in stats.items():
+            gaussian = name == "observation.state" or name in CAMERAS
+            keys = ("mean", "std") if gaussian else ("min", "max")
             modules = ["unnormalize_outputs", "normalize_targets"]
             for module in modules if name == "action" else ["normalize_inputs"]:
                 for key in keys:
@@ -94,7 +157,8 @@ def write_lerobot(folder: Path, layout: str = "processors", **changes: Any) -> C
         inputs, outputs = config.pop("input_features"), config.pop("output_features")
         config["input_shapes"] = {k: v["shape"] for k, v in inputs.items()}
         config["output_shapes"] = {k: v["shape"] for k, v in outputs.items()}
-        modes = dict(zip(inputs, ("mean_std", "min_max"), strict=True))
+        ranged = "observation.environment_state"
+        modes = {name: "min_max" if name == ranged else "mean_std" for name in inputs}
         config["input_normalization_modes"] = modes
         config["output_normalization_modes"] = {"action": "min_max"}
     (folder / "config.json").write_text(json.dumps(config))

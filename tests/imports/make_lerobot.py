@@ -1,6 +1,6 @@
 """Train LeRobot's own DiffusionPolicy for a few steps and save it; runs in LeRobot's environment.
 
-python make_lerobot.py FOLDER '{"noise_scheduler_type": "DDIM", ...}'
+python make_lerobot.py FOLDER '{"noise_scheduler_type": "DDIM", "cameras": {NAME: [H, W]}, ...}'
 """
 
 import json
@@ -27,11 +27,13 @@ def main(folder: str, settings: dict) -> None:
     state, env = "observation.state", "observation.environment_state"
     width = settings.pop("env_width", 3)
     low, high = settings.pop("range", (-2, 7))
+    cameras = settings.pop("cameras", {})
     config = DiffusionConfig(
         input_features={
             state: PolicyFeature(FeatureType.STATE, (2,)),
             env: PolicyFeature(FeatureType.ENV, (width,)),
-        },
+        }
+        | {k: PolicyFeature(FeatureType.VISUAL, (3, *size)) for k, size in cameras.items()},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
         device="cpu",
         down_dims=(16, 32),
@@ -39,19 +41,23 @@ def main(folder: str, settings: dict) -> None:
         **settings,
     )
     policy = DiffusionPolicy(config)
+    rows, drawn = (40, 4) if cameras else (400, 16)
     sizes = ((state, 2), (env, width), ("action", 2))
-    data = {k: torch.rand(400, n) * (high - low) + low for k, n in sizes}
-    stats = {
-        k: {"min": v.amin(0), "max": v.amax(0), "mean": v.mean(0), "std": v.std(0)}
-        for k, v in data.items()
-    }
+    data = {k: torch.rand(rows, n) * (high - low) + low for k, n in sizes}
+    data |= {k: torch.rand(rows, 3, *size) ** 2 for k, size in cameras.items()}
+    stats = {}
+    for k, v in data.items():
+        keep = {"dim": (0, 2, 3) if k in cameras else (0,), "keepdim": True}
+        found = {"min": v.amin(**keep), "max": v.amax(**keep)}
+        found |= {"mean": v.mean(**keep), "std": v.std(**keep)}
+        stats[k] = {name: value[0] for name, value in found.items()}
     before, after = make_diffusion_pre_post_processors(config, stats)
     optimizer = torch.optim.Adam(policy.parameters(), 1e-3)
     for _ in range(5):
-        rows = torch.randint(0, 380, (16, 1))
-        steps = {state: config.n_obs_steps, env: config.n_obs_steps, "action": config.horizon}
-        batch = before({k: v[rows + torch.arange(steps[k])] for k, v in data.items()})
-        batch["action_is_pad"] = torch.zeros(16, config.horizon, dtype=torch.bool)
+        first = torch.randint(0, rows - 20, (drawn, 1))
+        steps = dict.fromkeys(data, config.n_obs_steps) | {"action": config.horizon}
+        batch = before({k: v[first + torch.arange(steps[k])] for k, v in data.items()})
+        batch["action_is_pad"] = torch.zeros(drawn, config.horizon, dtype=torch.bool)
         loss, _ = policy(batch)
         optimizer.zero_grad()
         loss.backward()

@@ -6,8 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import DA, TA, TO, WIDTHS, T, statistics, write_lerobot
+from fixtures import (
+    CAMERAS,
+    CROP,
+    DA,
+    TA,
+    TO,
+    WIDTHS,
+    T,
+    camera_statistics,
+    camera_weights,
+    lerobot_config,
+    statistics,
+    write_lerobot,
+    write_lerobot_cameras,
+)
 from reference import draw, loop, ours, scheduler
+from reference_vision import encode
 from safetensors.torch import load_file, save_file
 
 from pcm_policy.cli_import import import_main
@@ -31,11 +46,14 @@ def raw_observations() -> torch.Tensor:
     return torch.cat(parts, dim=-1)
 
 
-def expected(network: Any, config: dict[str, Any], noise: Noise) -> tuple[torch.Tensor, Any]:
+def expected(
+    network: Any, config: dict[str, Any], noise: Noise, features: torch.Tensor | None = None
+) -> tuple[torch.Tensor, Any]:
     """LeRobot's formulas: mean and deviation for the state, range for the rest."""
     state, env = raw_observations().split([2, 3], dim=-1)
     s, e, a = (statistics(width, i) for i, width in enumerate(WIDTHS.values()))
     seen = [(state - s["mean"]) / (s["std"] + 1e-8)]
+    seen += [] if features is None else [features]
     seen.append(2 * (env - e["min"]) / (e["max"] - e["min"]) - 1)
     keys = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end")
     keys += ("clip_sample", "clip_sample_range", "prediction_type")
@@ -70,6 +88,97 @@ def test_chunk_and_actions(tmp_path: Path, layout: str, changes: dict[str, Any])
     torch.testing.assert_close(found, chunk, rtol=0, atol=TOLERANCE * max(1, chunk.abs().max()))
     torch.testing.assert_close(executed, action, rtol=TOLERANCE, atol=20 * TOLERANCE)
     assert imported.config.obs_fields == ("observation.state", "observation.environment_state")
+
+
+def images() -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(4)
+    return {
+        name: torch.randint(256, (BATCH, TO, h // 5, w // 5, 3), generator=g, dtype=torch.uint8)
+        .repeat_interleave(5, 2)
+        .repeat_interleave(5, 3)
+        for name, (h, w) in CAMERAS.items()
+    }
+
+
+def camera_features(separate: bool) -> torch.Tensor:
+    """What LeRobot's encoders make of the images: normalised, cut out of the middle, encoded."""
+    found = []
+    for i, image in enumerate(images().values()):
+        s = camera_statistics(i)
+        x = image.flatten(0, 1).movedim(-1, 1) / 255
+        x = (x - s["mean"]) / (s["std"] + 1e-8)
+        x = x[:, :, 6 : 6 + CROP[0], 2 : 2 + CROP[1]]
+        found.append(encode(camera_weights(i if separate else 0), x).view(BATCH, TO, -1))
+    return torch.cat(found, dim=-1)
+
+
+@pytest.mark.parametrize("layout", ["processors", "buffers", "shapes"])
+@pytest.mark.parametrize("separate", [True, False])
+@pytest.mark.parametrize("name", ["DDIM", "DDPM"])
+@torch.no_grad()
+def test_cameras(tmp_path: Path, layout: str, separate: bool, name: str) -> None:
+    changes = {"noise_scheduler_type": name, "num_inference_steps": 5, "prediction_type": "sample"}
+    network = write_lerobot_cameras(tmp_path / "p", layout, separate, **changes)
+    imported = read(tmp_path / "p")
+    policy = imported.policy()
+    assert list(policy.config.vision.cameras) == list(CAMERAS)  # type: ignore[union-attr]
+    features = camera_features(separate)
+    assert features.std((0, 1)).mean() > 1e-2
+    state, env = raw_observations().split([2, 3], dim=-1)
+    obs = {"state": torch.cat([state, env], dim=-1)} | images()
+    vector = policy.observe({k: v.numpy() for k, v in obs.items()})
+    torch.testing.assert_close(vector[..., 2:-3], features, rtol=0, atol=TOLERANCE)
+    noise = draw(BATCH, T, DA, 5)
+    noise = noise if name == "DDPM" else Noise(noise.initial)
+    config = lerobot_config(**changes)
+    chunk, action = expected(network, config, noise, features)
+    found = policy.predict({k: v.numpy() for k, v in obs.items()}, noise=noise)
+    torch.testing.assert_close(found.solve.sample, chunk, rtol=0, atol=TOLERANCE)
+    executed = torch.from_numpy(found.action)
+    torch.testing.assert_close(executed, action, rtol=TOLERANCE, atol=20 * TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("config", "edit", "message"),
+    [
+        (
+            {},
+            lambda t: t.pop(f"{ENCODER}backbone.7.1.conv2.weight"),
+            "lacks the layer .*layer4.1.conv2",
+        ),
+        (
+            {},
+            lambda t: t.pop(f"{ENCODER}backbone.0.weight"),
+            "lacks the layer backbone.conv1.weight",
+        ),
+        ({}, lambda t: t.pop(f"{ENCODER}out.bias"), "lacks the layer encoders.0.out.bias"),
+        ({}, lambda t: t.pop(f"{ENCODER}backbone.5.1.conv1.weight"), "backbone is neither of"),
+        (
+            {},
+            lambda t: t.update({f"{ENCODER}backbone.4.9.x": torch.ones(1)}),
+            "holds encoders.0.*9.x",
+        ),
+        ({}, lambda t: t.update({f"{ENCODER}out.bias": torch.ones(3)}), "out.bias has shape"),
+        ({}, lambda t: t.update({f"{ENCODER}out.bias": torch.ones(8).half()}), "is torch.float16"),
+        ({}, lambda t: t[f"{ENCODER}out.bias"].fill_(torch.nan), "holds NaN or inf"),
+        ({"crop_shape": [99, 99]}, None, r"crop=\(99, 99\) is larger than observation.images.b"),
+        ({"crop_shape": "all"}, None, "crop|sizes"),
+        ({"resize_shape": [10**9, 8]}, None, "not heights and widths|is larger"),
+        ({"use_separate_rgb_encoder_per_camera": True}, None, "lacks the layer backbone.conv1"),
+    ],
+)
+def test_cameras_that_are_refused(
+    tmp_path: Path, config: dict[str, Any], edit: Any, message: str
+) -> None:
+    write_lerobot_cameras(tmp_path / "p", **config)
+    if edit is not None:
+        edit_weights(tmp_path / "p", edit)
+    with pytest.raises(PcmError, match=message) as caught:
+        read(tmp_path / "p").policy()
+    assert "\n" not in str(caught.value)
+
+
+ENCODER = "diffusion.rgb_encoder."
 
 
 def test_command_writes_a_policy_that_loads_and_says_what_it_is(tmp_path: Path) -> None:

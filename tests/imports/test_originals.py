@@ -54,8 +54,16 @@ MEAN_STD = {"STATE": "MEAN_STD", "ENV": "MIN_MAX", "ACTION": "MEAN_STD"}
         {"noise_scheduler_type": "DDIM", "num_inference_steps": 7, "prediction_type": "sample"},
         {"num_inference_steps": 10, "clip_sample_range": 1.5, "normalization_mapping": MEAN_STD}
         | {"use_film_scale_modulation": False, "kernel_size": 3, "n_action_steps": 5},
+        {"cameras": {"observation.image": [96, 96]}, "crop_shape": [84, 84]}
+        | {"noise_scheduler_type": "DDPM", "num_train_timesteps": 20},
+        {"cameras": {"observation.images.top": [60, 81], "observation.images.wrist": [60, 81]}}
+        | {"use_separate_rgb_encoder_per_camera": True, "resize_shape": [48, 64]}
+        | {"crop_ratio": 0.9, "noise_scheduler_type": "DDIM", "num_inference_steps": 7},
+        {"cameras": {"observation.image_a": [64, 50], "observation.image_b": [64, 50]}}
+        | {"use_group_norm": False, "vision_backbone": "resnet34", "num_inference_steps": 3}
+        | {"normalization_mapping": MEAN_STD | {"VISUAL": "MIN_MAX"}},
     ],
-    ids=["ddpm", "ddim-sample", "ddpm-10"],
+    ids=["ddpm", "ddim-sample", "ddpm-10", "camera", "two-cameras", "shared-encoder"],
 )
 def test_trained_by_lerobot(tmp_path: Path, settings: dict[str, Any]) -> None:
     python = original("PCM_LEROBOT_PYTHON")

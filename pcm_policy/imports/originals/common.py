@@ -47,6 +47,11 @@ def to_double(network: torch.nn.Module, scheduler: Any) -> None:
             setattr(scheduler, name, getattr(scheduler, name).double())
 
 
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    """Map ``(..., H, W, 3)`` uint8 to ``(..., 3, H, W)`` in [0, 1], float64."""
+    return images.movedim(-1, -3).double() / 255
+
+
 def feed_noise(steps: torch.Tensor | None) -> None:
     """Let diffusers draw the noise of its steps from ``(N, B, T, Da)`` instead of a generator."""
     import diffusers.schedulers.scheduling_ddim as ddim

@@ -32,11 +32,17 @@ def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str,
     policy = DiffusionPolicy.from_pretrained(folder, config=config, strict=has_processors)
     model = policy.diffusion
     common.to_double(model.unet, model.noise_scheduler)
+    cameras = list(config.image_features)
+    if cameras:
+        model.rgb_encoder.double()
     common.feed_noise(tensors.get("steps"))
     before, after = _saved(folder) if has_processors else _migrated(folder, config)
     widths = job["original"]["widths"]
     parts = tensors["raw"].split(list(widths.values()), dim=-1)
-    batch = before(dict(zip(widths, parts, strict=True)))
+    images = {name: common.pixels(tensors[f"image.{i}"]) for i, name in enumerate(cameras)}
+    batch = before(dict(zip(widths, parts, strict=True)) | images)
+    if cameras:  # as in DiffusionPolicy.select_action
+        batch["observation.images"] = torch.stack([batch[name] for name in cameras], dim=-4)
     seen = model._prepare_global_conditioning(batch)
     chunk = model.conditional_sample(len(seen), seen, noise=tensors["initial"])
     start = config.n_obs_steps - 1

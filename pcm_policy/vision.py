@@ -1,0 +1,232 @@
+"""Observations with cameras: images become features, which stand in the observation vector.
+
+What the denoiser, its heads, solvers and training see of an observation is a vector of ``Do``
+numbers whether there are cameras or not. With cameras a part of it is made of their images, once a
+solve; ``layout`` says where what stands::
+
+    layout  (2, "observation.image", 3)
+    vector  | 2 of the state | features of the camera | 3 more of the state |
+
+An observation is given as a dictionary: ``state`` and one entry for each camera.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from pcm_policy.errors import PcmError
+from pcm_policy.networks.camera import CameraEncoder, Size
+from pcm_policy.networks.resnet import CHANNELS
+
+STATE = "state"
+_PIXELS = 10_000  # a config could name any size
+_MOST = 100_000
+_CAMERAS = 32
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """How images become features.
+
+    Attributes:
+        layout: the observation vector from left to right: how many numbers of the state follow, or
+            the name of a camera, whose features follow.
+        cameras: height and width of every camera's images, in pixels.
+        shared: whether one encoder serves all cameras.
+        resize: see :class:`~pcm_policy.networks.camera.CameraEncoder`, as all that follow.
+        crop: cut out of the middle, in training at random places.
+        backbone: ``resnet18`` or ``resnet34``.
+        norm: ``group`` or ``batch``.
+        keypoints: of the spatial softmax; 0 for means.
+        features: of the layer after the keypoints; 0 for none.
+    """
+
+    layout: tuple[int | str, ...]
+    cameras: Mapping[str, Size]
+    shared: bool = False
+    resize: Size | None = None
+    crop: Size | None = None
+    backbone: str = "resnet18"
+    norm: str = "group"
+    keypoints: int = 32
+    features: int = 64
+
+    def __post_init__(self) -> None:
+        named = [part for part in self.layout if isinstance(part, str)]
+        widths = [part for part in self.layout if not isinstance(part, str)]
+        if (
+            sorted(named) != sorted(self.cameras)
+            or not 0 < len(named) <= _CAMERAS
+            or STATE in named
+        ):
+            raise PcmError(
+                f"vision.layout={list(self.layout)} must name every camera of vision.cameras once: "
+                f"{list(self.cameras)}, at most {_CAMERAS}; no camera is called {STATE!r}"
+            )
+        sizes = [self.resize, self.crop, *self.cameras.values()]
+        numbers = [n for size in sizes if size is not None for n in size]
+        if not all(type(n) is int and 1 <= n <= _PIXELS for n in numbers):
+            raise PcmError(f"vision: sizes {sizes} are not heights and widths in pixels")
+        counts = [*widths, self.keypoints, self.features]
+        if not all(type(n) is int and 0 <= n <= _MOST for n in counts):
+            raise PcmError(f"vision: {counts} are not numbers of values, keypoints and features")
+        for name, size in self.cameras.items():
+            before = self.resize or size
+            if self.crop is not None and (self.crop[0] > before[0] or self.crop[1] > before[1]):
+                raise PcmError(f"vision.crop={self.crop} is larger than {name}'s images {before}")
+
+    @property
+    def state_dim(self) -> int:
+        """Numbers of the state."""
+        return sum(part for part in self.layout if not isinstance(part, str))
+
+    @property
+    def feature_dim(self) -> int:
+        """``F``, features of one camera."""
+        return (self.features or 2 * self.keypoints) if self.keypoints else CHANNELS
+
+    @property
+    def obs_dim(self) -> int:
+        """``Do``, numbers in the observation vector."""
+        return self.state_dim + len(self.cameras) * self.feature_dim
+
+    def describe(self) -> str:
+        """Return a line about the cameras."""
+        names = ", ".join(f"{name} {h} x {w}" for name, (h, w) in self.cameras.items())
+        resized = "" if self.resize is None else f", resized to {self.resize[0]} x {self.resize[1]}"
+        cut = "" if self.crop is None else f", cropped to {self.crop[0]} x {self.crop[1]}"
+        pool = f"{self.keypoints} keypoints" if self.keypoints else "mean features"
+        shared = ", one encoder for all" if self.shared and len(self.cameras) > 1 else ""
+        return f"{names}{resized}{cut}: {self.backbone}, {self.norm} norm, {pool}{shared}"
+
+    @property
+    def state_columns(self) -> list[int]:
+        """Places of the state in the observation vector."""
+        found: list[int] = []
+        at = 0
+        for part in self.layout:
+            width = self.feature_dim if isinstance(part, str) else part
+            found += [] if isinstance(part, str) else range(at, at + width)
+            at += width
+        return found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "VisionConfig":
+        """Rebuild from ``dataclasses.asdict``, as read from JSON."""
+        data = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        if len(data) != len(values):
+            raise PcmError(f"vision: unknown setting {sorted(set(values) - set(data))[0]!r}")
+        data["layout"] = tuple(data["layout"])
+        data["cameras"] = {name: _size(size) for name, size in data["cameras"].items()}
+        for name in ("resize", "crop"):
+            data[name] = _size(data.get(name))
+        return cls(**data)
+
+
+def _size(value: Any) -> Any:
+    return value if value is None else tuple(value)
+
+
+class Vision(nn.Module):
+    """The encoders and image normalisers of a policy with cameras.
+
+    Attributes:
+        encoders: one for each camera in the order of ``config.cameras``, or a shared one.
+        scale: ``(cameras, 3)``; normalised channel = value in [0, 1] * scale + shift.
+        shift: ``(cameras, 3)``.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        sizes = list(config.cameras.values())
+        options = (config.resize, config.crop, config.backbone, config.norm)
+        width = (config.keypoints, config.features)
+        if config.shared and config.keypoints and config.crop is None and config.resize is None:
+            sizes = list(dict.fromkeys(sizes))
+            if len(sizes) > 1:
+                raise PcmError(f"vision.shared: images of sizes {sizes} need a crop or resize")
+        count = 1 if config.shared else len(sizes)
+        self.encoders = nn.ModuleList(
+            CameraEncoder(size, *options, *width) for size in sizes[:count]
+        )
+        self.register_buffer("scale", torch.full((len(config.cameras), 3), 2.0))
+        self.register_buffer("shift", torch.full((len(config.cameras), 3), -1.0))
+
+    def forward(self, state: Tensor, images: Mapping[str, Tensor]) -> Tensor:
+        """Return the observation vector.
+
+        Args:
+            state: ``(B, To, state_dim)`` raw.
+            images: ``(B, To, H, W, 3)`` uint8 for every camera.
+
+        Returns:
+            ``(B, To, Do)``: the state, raw, and the features.
+        """
+        features = {}
+        for i, name in enumerate(self.config.cameras):
+            image = images[name]
+            pixels = image.flatten(0, 1).to(state.dtype) / 255
+            x = (pixels * self.scale[i] + self.shift[i]).permute(0, 3, 1, 2)
+            encoder = self.encoders[0 if self.config.shared else i]
+            features[name] = encoder(x).view(*image.shape[:2], -1)
+        parts, at = [], 0
+        for part in self.config.layout:
+            if isinstance(part, str):
+                parts.append(features[part])
+            else:
+                parts.append(state[..., at : at + part])
+                at += part
+        return torch.cat(parts, dim=-1)
+
+    def observation(
+        self, obs: ArrayLike | Mapping[str, ArrayLike], steps: int
+    ) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+        """Check a dictionary of observations and give every entry a batch axis.
+
+        Args:
+            obs: ``state`` ``(To, state_dim)``, if the policy sees one, and for every camera
+                ``(To, H, W, 3)`` uint8; or all of them with a batch axis before.
+            steps: ``To``.
+
+        Returns:
+            ``(B, To, state_dim)`` float32 and ``(B, To, H, W, 3)`` for every camera.
+
+        Raises:
+            PcmError: an entry is missing, superfluous, of another shape or type, or not finite.
+        """
+        wanted = [*([STATE] if self.config.state_dim else []), *self.config.cameras]
+        if not isinstance(obs, Mapping) or set(obs) != set(wanted):
+            have = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
+            raise PcmError(f"this policy has cameras: give a dictionary of {wanted}, not {have}")
+        images = {name: np.asarray(obs[name]) for name in self.config.cameras}
+        rank = next(iter(images.values())).ndim
+        batch = next(iter(images.values())).shape[:1] if rank == 5 else (1,)
+        state = np.zeros((*batch, steps, 0), np.float32)
+        if self.config.state_dim:
+            state = np.asarray(obs[STATE], np.float32)
+            state = state[None] if rank == 4 else state
+        images = {k: v[None] if v.ndim == 4 and rank == 4 else v for k, v in images.items()}
+        shapes: dict[str, tuple[int, ...]] = {STATE: (self.config.state_dim,)}
+        shapes |= {name: (*size, 3) for name, size in self.config.cameras.items()}
+        for name, array in {STATE: state, **images}.items():
+            want = (*batch, steps, *shapes[name])
+            if array.shape != want or 0 in batch:
+                raise PcmError(
+                    f"observation {name} has shape {np.shape(obs[name])}: this policy takes "
+                    f"{want[1:]}, or a batch of the same size for every entry"
+                )
+            if name != STATE and array.dtype != np.uint8:
+                raise PcmError(
+                    f"observation {name} is {array.dtype}: give images as uint8, 0 to 255, height, "
+                    "width and channels last"
+                )
+        return state, images

@@ -1,0 +1,76 @@
+"""Camera encoders against torchvision's layout and a slow rewrite of their arithmetic."""
+
+import pytest
+import torch
+from reference_vision import encode, resnet, resnet_layout
+
+from pcm_policy.errors import PcmError
+from pcm_policy.networks.camera import CameraEncoder, centre_crop, random_crop
+from pcm_policy.networks.resnet import ResNet
+
+
+def filled(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Norms that are not the identity, and running statistics that are not those of no data."""
+    gen = torch.Generator().manual_seed(seed)
+    for name, value in module.state_dict().items():
+        if value.ndim == 1 and value.is_floating_point():
+            value.copy_(0.5 + torch.rand(value.shape, generator=gen) - 0.4 * ("bias" in name))
+    return module.double().eval()
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet34"])
+@torch.no_grad()
+def test_resnet(name: str, norm: str) -> None:
+    torch.manual_seed(0)
+    net = filled(ResNet(name, norm))
+    assert {k: tuple(v.shape) for k, v in net.state_dict().items()} == resnet_layout(name, norm)
+    x = torch.randn(2, 3, 45, 64, dtype=torch.float64)
+    expected = resnet(net.state_dict(), x)
+    assert expected.shape == (2, 512, 2, 2)
+    torch.testing.assert_close(net(x), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_batch_norm_keeps_its_statistics_in_training() -> None:
+    net = ResNet("resnet18", "batch").train()
+    before = {k: v.clone() for k, v in net.state_dict().items() if "running" in k}
+    net(torch.rand(2, 3, 40, 40))
+    assert all(torch.equal(net.state_dict()[k], v) for k, v in before.items())
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "features", "width"), [(8, 5, 5), (8, 0, 16), (0, 0, 512)], ids=str
+)
+@torch.no_grad()
+def test_features(keypoints: int, features: int, width: int) -> None:
+    torch.manual_seed(0)
+    size = (70, 101)
+    net = filled(CameraEncoder(size, None, (64, 96), "resnet18", "group", keypoints, features))
+    if keypoints:
+        net.pool.nets.weight *= 8  # type: ignore[union-attr, operator]
+    x = torch.randn(3, 3, *size, dtype=torch.float64)
+    expected = encode(net.state_dict(), x[:, :, 3:67, 2:98])  # half of 6; of 5, rounded to even
+    assert expected.shape == (3, width)
+    assert expected.std(0).mean() > 1e-3
+    torch.testing.assert_close(net(x), expected, rtol=1e-10, atol=1e-10)
+    resized = CameraEncoder(size, (64, 96), None, "resnet18", "group", keypoints, features)
+    resized.double().eval().load_state_dict(net.state_dict())
+    small = torch.nn.functional.interpolate(x, (64, 96), mode="bilinear", antialias=True)
+    torch.testing.assert_close(resized(x), encode(net.state_dict(), small), rtol=1e-10, atol=1e-10)
+
+
+def test_crops() -> None:
+    x = torch.arange(7 * 9.0).view(1, 1, 7, 9).expand(500, 3, 7, 9)
+    assert torch.equal(centre_crop(x, (4, 5)), x[:, :, 2:6, 2:7])  # 1.5 rounds to 2, as torchvision
+    torch.manual_seed(0)
+    cut = random_crop(x, (4, 5))
+    assert cut.shape == (500, 3, 4, 5)
+    corner = cut[:, 0, 0, 0]
+    assert torch.equal(cut - corner[:, None, None, None], (x - x[0, 0, 0, 0])[:, :, :4, :5])
+    assert set(corner.tolist()) == {9.0 * i + j for i in range(4) for j in range(5)}
+
+
+@pytest.mark.parametrize(("name", "norm"), [("resnet50", "group"), ("resnet18", "layer")])
+def test_other_backbones(name: str, norm: str) -> None:
+    with pytest.raises(PcmError, match="use resnet18 or resnet34, and group or batch"):
+        ResNet(name, norm)
