@@ -4,8 +4,8 @@
 
     policy/
         config.json               format version, policy config
-        model.safetensors         network.*, obs_normalizer.*, action_normalizer.*, head.*, vision.*;
-                                  weights in 16 bits if they were rounded to it, read as float32
+        model.safetensors         network.*, obs_normalizer.*, action_normalizer.*, head.*, vision.*
+                                  (weights in 16 bits if they were rounded to it, read as float32)
         observations.safetensors  held-out observations, for benchmarks (optional)
         README.md                 card: data, command, steps, scores (optional)
 
