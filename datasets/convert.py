@@ -12,14 +12,20 @@ from typing import Literal
 
 from pcm_policy.datasets.lerobot import read_lerobot
 from pcm_policy.datasets.lerobot_writing import write_lerobot
+from pcm_policy.datasets.minari import (
+    SCHEME,
+    is_minari,
+    minari_folder,
+    read_minari,
+)
+from pcm_policy.datasets.minari_writing import write_minari
 from pcm_policy.datasets.recording import META, Episode, Recording, read_zarr
 from pcm_policy.datasets.robomimic import read_robomimic, write_robomimic
 from pcm_policy.datasets.store import ReplayError
 from pcm_policy.datasets.writing import write_replay
 from pcm_policy.errors import PcmError
 
-Format = Literal["zarr", "robomimic", "lerobot"]
-_READ = {"zarr": read_zarr, "robomimic": read_robomimic, "lerobot": read_lerobot}
+Format = Literal["zarr", "robomimic", "lerobot", "minari"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Converted:
 
 def source_format(path: Path) -> Format:
     """Tell a source's format by what it is; PcmError when it does not exist."""
+    if is_minari(path):
+        return "minari"
     if not path.exists():
         raise ReplayError(path, "store", "does not exist", "check the path")
     if path.is_dir():
@@ -62,7 +70,13 @@ def source_format(path: Path) -> Format:
 
 
 def target_format(path: Path) -> Format:
-    """Tell a target's format by its name: ``.zarr``, ``.zip``; ``.hdf5``, ``.h5``; or none."""
+    """Tell a target's format by its name.
+
+    ``.zarr`` and ``.zip`` are replay buffers, ``.hdf5`` and ``.h5`` robomimic's, ``minari:ID``
+    Minari's, and a folder without suffix LeRobot's.
+    """
+    if str(path).startswith(SCHEME):
+        return "minari"
     if path.suffix in (".zarr", ".zip"):
         return "zarr"
     if path.suffix in (".hdf5", ".h5"):
@@ -70,8 +84,8 @@ def target_format(path: Path) -> Format:
     if path.suffix == "":
         return "lerobot"
     raise PcmError(
-        f"{path}: name the target *.zarr or *.zarr.zip (replay buffer), *.hdf5 (robomimic) or a "
-        "folder without suffix (LeRobot v3)"
+        f"{path}: name the target *.zarr or *.zarr.zip (replay buffer), *.hdf5 (robomimic), "
+        "minari:ID, or a folder without suffix (LeRobot)"
     )
 
 
@@ -83,16 +97,21 @@ def convert(
     leave_out: Sequence[str] = (),
     fps: float | None = None,
     zarr_format: Literal[2, 3] = 2,
+    lerobot_version: Literal["v3.0", "v2.1"] = "v3.0",
+    images: Sequence[str] | str = (),
 ) -> Converted:
     """Convert demonstrations; the target appears whole or not at all.
 
     Args:
-        source: replay buffer (zarr 2 or 3, folder or zip), robomimic HDF5 or LeRobot v2.x, v3.
+        source: replay buffer (zarr 2 or 3, folder or zip), robomimic HDF5, LeRobot v2.x or v3, or
+            a Minari data set, its folder or ``minari:ID``.
         target: a new path, see :func:`target_format`.
         rename: new names of arrays, by old ones.
         leave_out: arrays that are not converted.
         fps: rate of the recording, for LeRobot, where the source does not say it.
         zarr_format: of a zarr target.
+        lerobot_version: of a LeRobot target.
+        images: camera entries of a LeRobot source to decode, or ``all``; the others are left out.
 
     Raises:
         PcmError: the target exists, a name is unknown, an optional package is missing, the source
@@ -100,20 +119,23 @@ def convert(
     """
     source, target = Path(source), Path(target)
     kind, wanted = source_format(source), target_format(target)
-    if target.exists():
-        raise ReplayError(target, "store", "exists already", "remove it or choose another name")
-    recording = _READ[kind](source)
+    place = minari_folder(target) if wanted == "minari" else target
+    if place.exists():
+        raise ReplayError(place, "store", "exists already", "remove it or choose another name")
+    recording = _read(kind, source, images)
     if fps is not None:
         recording = replace(recording, meta={**recording.meta, "fps": fps})
     recording = _named(recording, dict(rename or {}), leave_out)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         if wanted == "zarr":
             notes = _write_zarr(target, recording, zarr_format)
         elif wanted == "robomimic":
             notes = write_robomimic(target, recording)
+        elif wanted == "minari":
+            notes = write_minari(target, recording)
         else:
-            notes = write_lerobot(target, recording)
+            notes = write_lerobot(target, recording, lerobot_version)
     except OSError as error:
         fix = "free some space or choose another folder"
         raise ReplayError(target, "store", f"cannot be written ({error})", fix) from error
@@ -121,6 +143,14 @@ def convert(
     return Converted(
         kind, wanted, recording.n_episodes, tuple(recording.fields), lost, tuple(notes)
     )
+
+
+def _read(kind: Format, source: Path, images: Sequence[str] | str) -> Recording:
+    if kind == "lerobot":
+        return read_lerobot(source, images)
+    if images:
+        raise PcmError(f"{source}: images=... decodes cameras of a LeRobot data set, not of {kind}")
+    return {"zarr": read_zarr, "robomimic": read_robomimic, "minari": read_minari}[kind](source)
 
 
 def _write_zarr(target: Path, recording: Recording, zarr_format: Literal[2, 3]) -> list[str]:

@@ -1,28 +1,36 @@
-"""LeRobot dataset folders, v3.0 and v2.x: the low-dimensional columns of their parquet files.
+"""LeRobot dataset folders, v3.0 and v2.x: columns of their parquet files, frames of their videos.
 
-Frames of videos and images are not read; the report names them. Needs pyarrow.
+Cameras are decoded only when asked for; the report names those that were not. Needs pyarrow, and
+PyAV for videos.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.datasets.lerobot_images import KINDS, Camera, chosen, pictures, step_kind
 from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta, require
 from pcm_policy.datasets.store import ReplayError
 
 INDEX = ("frame_index", "episode_index", "index")
 _BATCH_ROWS = 10_000
+_BATCH_PICTURES = 64  # rows, where they hold pictures
 
 
-def read_lerobot(path: Path) -> Recording:
+def read_lerobot(path: Path, images: Sequence[str] | str = ()) -> Recording:
     """Describe a folder.
 
+    Args:
+        path: the folder.
+        images: camera entries to decode, or ``all``.
+
     Raises:
-        PcmError: pyarrow is not installed; or a ReplayError: a file is missing or damaged.
+        PcmError: an optional package is not installed, or there is no such camera; or a
+            ReplayError: a file is missing or damaged.
     """
     info = _info(path)
     files = sorted((path / "data").glob("*/*.parquet"))
@@ -33,11 +41,16 @@ def read_lerobot(path: Path) -> Recording:
     shapes = meta.pop("shapes", {})
     skipped = {*INDEX, *(() if own_times else ("timestamp",))}
     skipped |= set() if tasks_used else {"task_index"}
+    decoded = chosen(path, info, images)
     fields: dict[str, np.dtype[Any]] = {}
     lost: list[str] = []
     for name, feature in info["features"].items():
-        if feature["dtype"] in ("video", "image", "string"):
-            lost.append(f"{name} ({feature['dtype']})")
+        if name in decoded:
+            fields[name] = step_kind(feature)
+        elif feature["dtype"] in KINDS:
+            lost.append(f"{name} ({feature['dtype']}): images=[{name}] decodes it")
+        elif feature["dtype"] == "string":
+            lost.append(f"{name} (string)")
         elif name in skipped:
             continue
         else:
@@ -52,8 +65,18 @@ def read_lerobot(path: Path) -> Recording:
     }
     known = {"fps": info["fps"], "lerobot": {k: v for k, v in section.items() if v}}
 
+    videos = [name for name in decoded if info["features"][name]["dtype"] == "video"]
+
     def episodes() -> Iterator[Episode]:
-        yield from _episodes(path, files, fields, lengths)
+        columns = {name: kind for name, kind in fields.items() if name not in videos}
+        cameras = {name: Camera(path, info, name, len(lengths)) for name in videos}
+        try:
+            for number, episode in enumerate(_episodes(path, files, columns, lengths)):
+                frames = {k: c.read(number, lengths[number]) for k, c in cameras.items()}
+                yield {name: (episode | frames)[name] for name in fields}
+        finally:
+            for camera in cameras.values():
+                camera.close()
 
     return Recording(path, fields, len(lengths), episodes, meta | known, tuple(lost))
 
@@ -119,8 +142,9 @@ def _episodes(
     pq = require("pyarrow.parquet", "a LeRobot dataset")
     held: list[Episode] = []
     number, rows = 0, 0
+    batch_rows = _BATCH_ROWS if all(k.ndim < 3 for k in fields.values()) else _BATCH_PICTURES
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=list(fields)):
+        for batch in pq.ParquetFile(file).iter_batches(batch_rows, columns=list(fields)):
             arrays = {
                 name: _values(path, batch.column(name), name, k) for name, k in fields.items()
             }
@@ -137,6 +161,8 @@ def _episodes(
 def _values(path: Path, column: Any, name: str, kind: np.dtype[Any]) -> NDArray[Any]:
     """Turn a column, nested or not, into ``(rows, *shape)``."""
     rows = len(column)
+    if hasattr(column.type, "get_field_index"):  # a struct: bytes and path of a picture
+        return pictures(path, column, name, kind)
     while hasattr(column, "flatten") and hasattr(column.type, "value_type"):
         column = column.flatten()
     values = column.to_numpy(zero_copy_only=False)

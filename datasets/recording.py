@@ -41,7 +41,8 @@ class Recording:
         fields: shape and type of one step of every array, by name.
         n_episodes: number of episodes.
         episodes: opens the store and yields its episodes in order, each array ``(steps, ...)``.
-        meta: JSON; sections ``zarr``, ``robomimic``, ``lerobot``, and ``fps`` where it is known.
+        meta: JSON; sections ``zarr``, ``robomimic``, ``lerobot``, ``minari``, and ``fps`` where it
+            is known.
         lost: one line for each thing in the store that is in neither ``fields`` nor ``meta``.
     """
 
@@ -58,8 +59,8 @@ def step_type(values: Any) -> np.dtype[Any]:
     return np.dtype((values.dtype, tuple(values.shape[1:])))
 
 
-def require(module: str, what: str) -> Any:
-    """Import an optional package.
+def require(module: str, what: str, extra: str = "convert") -> Any:
+    """Import an optional package, which the extra ``extra`` of this package installs.
 
     Raises:
         PcmError: it is not installed; the message holds the line that installs it.
@@ -68,7 +69,7 @@ def require(module: str, what: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise PcmError(
-            f"{what} needs {module.partition('.')[0]}: pip install 'pcm_policy[convert]'"
+            f"{what} needs {module.partition('.')[0]}: pip install 'pcm_policy[{extra}]'"
         ) from error
 
 

@@ -304,6 +304,8 @@ def data_main(config: DictConfig) -> None:
             leave_out=list(config.leave_out),
             fps=config.fps,
             zarr_format=config.zarr_format,
+            lerobot_version=config.lerobot_version,
+            images=config.images if isinstance(config.images, str) else list(config.images),
         )
         print(found.describe())
     else:
