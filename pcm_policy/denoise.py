@@ -9,6 +9,7 @@ from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcm_policy.errors import PcmError
 from pcm_policy.samplers import AffineSampler
@@ -78,7 +79,7 @@ class Prefix:
 
     Attributes:
         values: ``(B, T, Da)`` normalised actions; read only where ``known``.
-        known: ``(B, T, 1)`` or ``(1, T, 1)`` bool.
+        known: ``(B, T, 1)`` or ``(1, T, 1)`` bool; with ``Da`` in place of 1 an entry each.
         overwrite_input: show the network the clean values in place of its noisy input too, as
             diffusion_policy's inpainting does. False is the replacement sampler (Lugmayr et al.
             2022 without resampling): the state keeps its noise level, the prediction is replaced.
@@ -99,9 +100,32 @@ class Prefix:
         shown = torch.where(known, self.values[:, :steps], 0.0)
         return torch.cat([shown, known.to(shown)], dim=2).flatten(1)
 
+    def beside(self, more: int) -> "Prefix":
+        """Return the same actions for chunks with ``more`` unknown dimensions after theirs."""
+        known = self.known.expand(*self.known.shape[:2], self.values.shape[2])
+        return replace(self, values=pad(self.values, (0, more)), known=pad(known, (0, more)))
+
     def apply(self, clean: Tensor) -> Tensor:
         """Overwrite the known steps of ``(..., B, T, Da)`` chunks."""
         return torch.where(self.known, self.values, clean)
+
+
+def inpainting(seen: Tensor, horizon: int, action_dim: int) -> Prefix:
+    """Make observations known entries of the trajectory, as diffusion_policy's inpainting does.
+
+    There a chunk holds actions and observations side by side, ``(B, T, Da + Do)``, and the network
+    sees no condition: before every call the observed entries of its input are overwritten.
+
+    Args:
+        seen: ``(B, To, Do)`` normalised observations of the chunk's first steps.
+        horizon: ``T``.
+        action_dim: ``Da``.
+    """
+    steps, width = seen.shape[1:]
+    step = torch.arange(horizon, device=seen.device)[:, None]
+    entry = torch.arange(action_dim + width, device=seen.device)
+    known = ((step < steps) & (entry >= action_dim))[None]
+    return Prefix(pad(seen, (action_dim, 0, 0, horizon - steps)), known, overwrite_input=True)
 
 
 @dataclass(frozen=True)
@@ -111,12 +135,14 @@ class Denoiser:
     Attributes:
         network: the base network.
         sampler: supplies times, signal levels and the clipping rule.
-        cond: ``(B, C)`` conditioning, shared by all states.
+        cond: ``(B, C)`` conditioning, shared by all states; a head sees it in any case.
         prediction: what the network outputs.
         clip: clean chunks are clipped to ``[-clip, clip]``; None leaves them alone.
         prefix: actions that are known already.
         encoded: ``(n, B, E)``, what the network makes of steps and condition, see :meth:`encode`.
         encoded_nodes: the ``n`` nodes that ``encoded`` holds; None for all.
+        observed: observations that are entries of the trajectory, see :func:`inpainting`; the
+            network then takes a condition of width 0.
     """
 
     network: Network
@@ -127,6 +153,7 @@ class Denoiser:
     prefix: Prefix | None = None
     encoded: Tensor | None = None
     encoded_nodes: Tensor | None = None
+    observed: Prefix | None = None
 
     def __call__(self, x: Tensor, nodes: Nodes) -> Tensor:
         """Evaluate all states of ``x`` in one network call.
@@ -139,8 +166,9 @@ class Denoiser:
             ``(n, B, T, Da)`` predictions in which the sampler is affine.
         """
         levels = (x.shape[0], 1, 1, 1)
-        if self.prefix is not None and self.prefix.overwrite_input:
-            x = self.prefix.apply(x)
+        overwritten = [known for known in (self.prefix, self.observed) if known is not None]
+        for known in overwritten:
+            x = known.apply(x) if known.overwrite_input else x
         output = self._predict(x, nodes)
         alpha = self.sampler.alpha[nodes].view(levels)
         sigma = self.sampler.sigma[nodes].view(levels)
@@ -148,7 +176,14 @@ class Denoiser:
         if self.clip is not None:
             clipped = clean.clamp(-self.clip, self.clip)
             clean = torch.lerp(clean, clipped, self.sampler.clip_gain[nodes].view(levels))
-        return clean if self.prefix is None else self.prefix.apply(clean)
+        for known in overwritten:
+            clean = known.apply(clean)
+        return clean
+
+    @property
+    def _shown(self) -> Tensor:
+        """The network's condition."""
+        return self.cond if self.observed is None else self.cond[:, :0]
 
     def _predict(self, x: Tensor, nodes: Nodes) -> Tensor:
         """Return the network's output at ``(n, B, T, Da)`` states."""
@@ -159,7 +194,8 @@ class Denoiser:
             encoded = encoded[nodes] if self.encoded_nodes is None else encoded
             return cast(TwoStage, self.network).decode(rows, encoded.flatten(0, 1)).view_as(x)
         t = self.sampler.timesteps[nodes].repeat_interleave(batch, output_size=n * batch)
-        cond = self.cond.expand(n, *self.cond.shape).flatten(0, 1)
+        cond = self._shown
+        cond = cond.expand(n, *cond.shape).flatten(0, 1)
         return self.network(rows, t, cond).view_as(x)
 
     def encode(self, nodes: Tensor | None = None) -> "Denoiser":
@@ -175,7 +211,7 @@ class Denoiser:
         many = times.shape[0] * self.cond.shape[0] > ENCODED_ROWS
         if self.encoded is not None or many or not hasattr(self.network, "encode"):
             return self
-        encoded = cast(TwoStage, self.network).encode(times[:, None], self.cond)
+        encoded = cast(TwoStage, self.network).encode(times[:, None], self._shown)
         return replace(self, encoded=encoded, encoded_nodes=nodes)
 
     def with_network(self, network: Network) -> "Denoiser":

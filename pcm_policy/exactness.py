@@ -63,7 +63,7 @@ class Certification:
 def paired_noise(policy: DiffusionPolicy, solver: SolverConfig, count: int, seed: int = 0) -> Noise:
     """Return noise of ``count`` rows named ``seed, seed + 1, ...``, the same for every solver."""
     stochastic = policy.sampler(solver.sampler).stochastic
-    shape = (policy.config.horizon, policy.config.action_dim)
+    shape = policy.config.chunk_shape
     rows = range(seed, seed + count)
     return episode_noise(rows, [0] * count, shape, solver.sampler.steps * stochastic)
 

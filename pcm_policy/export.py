@@ -96,7 +96,7 @@ def example(
     else:
         shape = (batch, config.obs_steps, config.obs_dim)
         obs = policy.obs_normalizer.unnormalize(2 * torch.rand(shape, generator=generator) - 1)
-    chunk = (batch, config.horizon, config.action_dim)
+    chunk = (batch, *config.chunk_shape)
     found = {"obs": obs, "initial": torch.randn(chunk, generator=generator)}
     sampler = policy.sampler(solver.sampler)
     if sampler.stochastic:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Denoiser, Network, PredictionType, Prefix
+from pcm_policy.denoise import Denoiser, Network, PredictionType, Prefix, inpainting
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import build_head
 from pcm_policy.limits import ActionLimits
@@ -81,6 +81,8 @@ class PolicyConfig:
             range are refused.
         head: the PCM head, if there is one.
         vision: how images become part of the observation; None for a policy without cameras.
+        inpainting: observations are no condition of the network, but entries of the trajectory
+            beside the actions, see :func:`pcm_policy.denoise.inpainting`.
     """
 
     obs_dim: int
@@ -102,6 +104,7 @@ class PolicyConfig:
     max_excess: float = 1.0
     head: HeadConfig | None = None
     vision: VisionConfig | None = None
+    inpainting: bool = False
 
     def __post_init__(self) -> None:
         if min(self.obs_dim, self.action_dim, self.obs_steps, self.action_steps) < 1:
@@ -124,6 +127,10 @@ class PolicyConfig:
                 "flow_2m; the other schedules take epsilon, sample or v_prediction"
             )
 
+        if self.inpainting and self.prefix_steps:
+            raise PcmError(
+                "inpainting leaves no condition to show known actions in: prefix_steps=0"
+            )
         if self.vision is not None and self.obs_dim != self.vision.obs_dim:
             raise PcmError(
                 f"obs_dim={self.obs_dim}: state and features of vision.layout make "
@@ -134,6 +141,16 @@ class PolicyConfig:
     def cond_dim(self) -> int:
         """``C``, width of the condition."""
         return self.obs_steps * self.obs_dim + self.prefix_steps * (self.action_dim + 1)
+
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """What is solved for: ``(T, Da)``, or ``(T, Da + Do)`` with inpainting."""
+        return self.horizon, self.action_dim + (self.obs_dim if self.inpainting else 0)
+
+    @property
+    def network_cond_dim(self) -> int:
+        """Width of the condition that the network takes, 0 with inpainting; a head takes ``C``."""
+        return 0 if self.inpainting else self.cond_dim
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PolicyConfig":
@@ -185,9 +202,9 @@ class DiffusionPolicy(nn.Module):
         self.held_out: Tensor | None = None  # raw observations that came with the policy
         self.network = build_network(
             config.network,
-            config.action_dim,
+            config.chunk_shape[1],
             config.horizon,
-            config.cond_dim,
+            config.network_cond_dim,
             config.network_options,
         )
         self.vision = None if config.vision is None else Vision(config.vision)
@@ -199,7 +216,7 @@ class DiffusionPolicy(nn.Module):
                 config.head.name,
                 self.network,
                 config.head.sampler.steps,
-                config.action_dim,
+                config.chunk_shape[1],
                 config.horizon,
                 config.cond_dim,
                 config.head.options,
@@ -317,16 +334,26 @@ class DiffusionPolicy(nn.Module):
         return torch.cat([seen, shown], dim=1)
 
     def raw_chunk(self, sample: Tensor) -> Tensor:
-        """Map a normalised chunk ``(B, T, Da)`` to raw units, float32."""
-        return self.action_normalizer.unnormalize(sample).float()
+        """Map the actions of a normalised chunk ``(B, T, ...)`` to raw units, float32."""
+        return self.action_normalizer.unnormalize(sample[..., : self.config.action_dim]).float()
 
     def denoiser(
         self, cond: Tensor, sampler: SamplerConfig, prefix: Prefix | None = None
     ) -> Denoiser:
         """Return the map ``D`` for conditions ``(B, C)``."""
-        config = self.config
+        config, observed = self.config, None
+        if config.inpainting:
+            seen = cond.view(len(cond), config.obs_steps, config.obs_dim)
+            observed = inpainting(seen, config.horizon, config.action_dim)
+            prefix = None if prefix is None else prefix.beside(config.obs_dim)
         return Denoiser(
-            self.network, self.sampler(sampler), cond, config.prediction, config.clip, prefix
+            self.network,
+            self.sampler(sampler),
+            cond,
+            config.prediction,
+            config.clip,
+            prefix,
+            observed=observed,
         )
 
     def known_prefix(self, actions: ArrayLike, overwrite_input: bool = False) -> Prefix:
@@ -377,7 +404,7 @@ class DiffusionPolicy(nn.Module):
     ) -> Noise:
         """Draw noise from a generator; None is the policy's own."""
         steps = solver.sampler.steps if self.sampler(solver.sampler).stochastic else 0
-        shape = (self.config.horizon, self.config.action_dim)
+        shape = self.config.chunk_shape
         return generator_noise(generator or self._generator, batch, shape, steps)
 
     @torch.inference_mode()

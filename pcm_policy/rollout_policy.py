@@ -38,8 +38,7 @@ class EpisodePolicy:
             seeds: ``(B,)`` seed of each row's episode.
             ticks: ``(B,)`` control steps executed so far.
         """
-        config = self.policy.config
-        shape = (config.horizon, config.action_dim)
+        shape = self.policy.config.chunk_shape
         noise = episode_noise(seeds.tolist(), ticks.tolist(), shape, self._noise_steps)
         found = self.policy.predict(obs, solver=self.solver, noise=noise)
         self._rounds.append(found.solve.rounds)

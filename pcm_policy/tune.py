@@ -112,9 +112,9 @@ def call_costs(policy: DiffusionPolicy, most: int, calls: int = 30) -> dict[str,
     result = {}
     with torch.inference_mode():
         for size in sizes:
-            x = torch.zeros(size, config.horizon, config.action_dim, device=device)
+            x = torch.zeros(size, *config.chunk_shape, device=device)
             t = torch.zeros(size, dtype=torch.int64, device=device)
-            cond = torch.zeros(size, config.obs_steps * config.obs_dim, device=device)
+            cond = torch.zeros(size, config.network_cond_dim, device=device)
 
             def call(x: Tensor = x, t: Tensor = t, cond: Tensor = cond) -> None:
                 policy.network(x.to(policy.dtype), t, cond.to(policy.dtype))

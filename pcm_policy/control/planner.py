@@ -159,7 +159,7 @@ class Planner:
 
     def _noise(self, seats: Sequence[PlanRequest]) -> Noise:
         """Draw the noise that (seed, tick) names; rows with coupled noise keep the old one's."""
-        shape = (self.spec.horizon, self.spec.action_dim)
+        shape = self.policy.config.chunk_shape
         fresh = episode_noise(
             [r.seed for r in seats], [r.tick for r in seats], shape, self._noise_steps
         )
@@ -180,7 +180,7 @@ class Planner:
         if all(r.warm_start == "off" for r in seats):
             return None
         config, steps = self.policy.config, self.solver.sampler.steps
-        cold = torch.zeros(steps, 1, config.horizon, config.action_dim)
+        cold = torch.zeros(steps, 1, *config.chunk_shape)
         cold = cold.to(self.policy.device, self.policy.dtype)
         parts = []
         for request in seats:

@@ -3,7 +3,8 @@
 ``BaseWorkspace.save_checkpoint`` writes ``cfg`` (OmegaConf), ``state_dicts`` with ``model`` and
 ``ema_model``, and ``pickles``, which are not looked into. Evaluation uses ``ema_model`` where
 ``training.use_ema`` is set. With the transformer, and with ``oa_step_convention`` of the U-Net, the
-first executed action belongs to the newest observation, as here.
+first executed action belongs to the newest observation, as here. Without ``obs_as_global_cond`` or
+``obs_as_cond`` observations are inpainted: they are entries of the trajectory.
 """
 
 from collections.abc import Mapping
@@ -80,6 +81,8 @@ def read(archive: Archive) -> Imported:
     dataset = str(config.get("task.dataset._target_", str, "")).rpartition(".")[2]
     fields, action_field = _FIELDS.get(dataset, ((), "action"))
     network, options, weights = _network(config, target, weights)
+    key = "obs_as_global_cond" if target == _UNET else "obs_as_cond"
+    inpainting = not config.get(f"policy.{key}", bool, False)
     ours = PolicyConfig(
         obs_dim=config.count("policy.obs_dim"),
         action_dim=config.count("policy.action_dim"),
@@ -96,8 +99,11 @@ def read(archive: Archive) -> Imported:
         control_hz=float(config.get("task.env_runner.fps", int | float, 10.0)),
         obs_fields=fields,
         action_field=action_field,
+        inpainting=inpainting,
     )
     notes = [] if fields else [f"dataset {dataset}: give obs_fields=[...] to train on its data"]
+    if inpainting:
+        notes.append("observations are entries of the trajectory (inpainting), not a condition")
     if config.get("task.dataset.rotation_rep", str, None) and config.get(
         "task.abs_action", bool, 0
     ):
@@ -125,13 +131,12 @@ def _network(
 ) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     """Return name, options and weights of the denoising network."""
     if target == _UNET:
-        config.refuse("policy.obs_as_global_cond", True, "only global conditioning is here", False)
+        config.refuse("policy.obs_as_local_cond", False, "local conditioning is not here", False)
         config.refuse(
             "policy.oa_step_convention", True, "actions here start at the newest frame", False
         )
         groups = config.get("policy.model.n_groups", int, 8)
         return "unet1d", unet_options(config.file, weights, groups), weights
-    config.refuse("policy.obs_as_cond", True, "observations here are a condition", False)
     heads = config.get("policy.model.n_head", int, 12)
     options, weights = transformer_options(config.file, weights, heads)
     for name in ("p_drop_emb", "p_drop_attn"):

@@ -89,7 +89,7 @@ def self_check(
     if config.vision is not None:
         images = _images(config.vision, shape[:2], generator)
     sampler = policy.sampler(config.sampler)
-    chunk = (batch, config.horizon, config.action_dim)
+    chunk = (batch, *config.chunk_shape)
     steps = (sampler.steps, *chunk) if sampler.stochastic else (0, *chunk)
     noise = Noise(
         torch.randn(chunk, generator=generator, dtype=torch.float64),
@@ -135,6 +135,7 @@ def _compare(
     seen = policy.obs_normalizer.normalize(raw).flatten(1)
     denoise = policy.denoiser(outputs["seen"], config.sampler)
     ours = solve(SolverConfig("sequential", config.sampler), denoise, noise).sample
+    ours = ours[..., : config.action_dim]
     first = config.obs_steps - 1
     action = policy.action_normalizer.unnormalize(ours)[:, first : first + config.action_steps]
     gap = (action - outputs["action"]) * policy.action_normalizer.scale.clamp(max=1e4)

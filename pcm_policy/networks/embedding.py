@@ -10,9 +10,15 @@ from pcm_policy.errors import PcmError
 
 def side_by_side(first: Tensor, second: Tensor) -> Tensor:
     """Concatenate the last dimensions; those before them broadcast."""
-    lead = torch.broadcast_tensors(first[..., 0], second[..., 0])  # type: ignore[no-untyped-call]
-    shape = lead[0].shape
+    shape = leading(first, second)
     return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], dim=-1)
+
+
+def leading(first: Tensor, second: Tensor) -> torch.Size:
+    """Return the common shape of all dimensions but the last, which may be empty."""
+    both = torch.broadcast_tensors(first[..., :1], second[..., :1])  # type: ignore[no-untyped-call]
+    shape: torch.Size = both[0].shape[:-1]
+    return shape
 
 
 def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.attention import DecoderLayer, EncoderLayer, Layers
-from pcm_policy.networks.embedding import sinusoidal_embedding
+from pcm_policy.networks.embedding import leading, sinusoidal_embedding
 
 
 class DenoisingTransformer(nn.Module):
@@ -112,7 +112,7 @@ class DenoisingTransformer(nn.Module):
         Returns:
             ``(..., E)``: for every token of the memory the keys and values of all layers.
         """
-        lead = torch.broadcast_tensors(t, cond.sum(-1))[0].shape  # type: ignore[no-untyped-call]
+        lead = leading(t[..., None], cond)
         step = sinusoidal_embedding(t, self.n_emb).to(cond.dtype)[..., None, :]
         if self.decoder is None:
             token: Tensor = self.drop(step + self.pos_emb[:, :1])

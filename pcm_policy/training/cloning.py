@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pcm_policy.denoise import Prefix, training_target
+from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.training.loop import Share
 
@@ -101,6 +102,15 @@ def random_prefixes(
     return inside[..., None]
 
 
+def refuse_inpainting(policy: DiffusionPolicy) -> None:
+    """Raise PcmError where a network is to be trained that takes no condition."""
+    if policy.config.inpainting:
+        raise PcmError(
+            "networks that see observations by inpainting are not trained here: distil a PCM head, "
+            "which leaves the network as it is"
+        )
+
+
 class Cloning:
     """Mean squared error of the network's prediction at a random noise level.
 
@@ -110,11 +120,15 @@ class Cloning:
         held_out: windows of other episodes, for the log; may be empty.
         batch: rows per step over all processes.
         seed: all randomness derives from it.
+
+    Raises:
+        PcmError: the policy sees its observations by inpainting.
     """
 
     def __init__(
         self, policy: DiffusionPolicy, train: Windows, held_out: Windows, batch: int, seed: int
     ) -> None:
+        refuse_inpainting(policy)
         self.module: nn.Module = policy.network
         self.policy, self.train, self.held_out = policy, train, held_out
         self.batch, self.seed = batch, seed

@@ -23,7 +23,13 @@ from pcm_policy.noise import generator_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
-from pcm_policy.training.cloning import Windows, batch_rows, random_prefixes, step_generator
+from pcm_policy.training.cloning import (
+    Windows,
+    batch_rows,
+    random_prefixes,
+    refuse_inpainting,
+    step_generator,
+)
 from pcm_policy.training.loop import Share
 
 HUBER = 0.00054
@@ -124,7 +130,7 @@ class Consistency:
 
     Raises:
         PcmError: an unknown loss, a decay outside [0, 1), or a sampler that is no DDIM without
-            noise.
+            noise, or a base that sees its observations by inpainting.
     """
 
     def __init__(
@@ -139,6 +145,7 @@ class Consistency:
         loss: str = "huber",
         target_ema: float = 0.95,
     ) -> None:
+        refuse_inpainting(base)
         if loss not in ("huber", "l2") or not 0 <= target_ema < 1:
             raise PcmError(
                 f"head.options.loss={loss}, target_ema={target_ema}: use huber or l2, and a decay "

@@ -183,9 +183,9 @@ class Distillation:
         seen = self.held_out.seen[rows]
         denoise = denoiser_of(self.policy, self.policy.join(seen, None), None)
         config = self.policy.config
-        noise = generator_noise(
-            generator, len(rows), (config.horizon, config.action_dim), denoise.sampler.steps
-        ).to(seen.device, seen.dtype)
+        noise = generator_noise(generator, len(rows), config.chunk_shape, denoise.sampler.steps).to(
+            seen.device, seen.dtype
+        )
         exact = sequential(denoise, noise).sample
         result = {}
         for r in range(1, self.rounds + 1):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcm_policy.denoise import Denoiser, Nodes, Prefix
 from pcm_policy.noise import generator_noise
@@ -110,11 +111,12 @@ class Targets:
         denoise = denoiser_of(self.policy, cond, prefix)
         sampler = denoise.sampler
         steps = sampler.steps if sampler.stochastic else 0
-        shape = (config.horizon, config.action_dim)
+        shape = config.chunk_shape
         noise = generator_noise(generator, self.pool, shape, steps).to(seen.device, seen.dtype)
         exact = sequential(denoise, noise).trajectory
         forced = forcing(sampler, noise)
-        guess = self._guesses(chunk, generator).expand(sampler.steps, *chunk.shape)
+        whole = pad(chunk, (0, shape[1] - config.action_dim))  # nothing is guessed of what is seen
+        guess = self._guesses(whole, generator).expand(sampler.steps, *whole.shape)
         nodes, between = self.nodes(denoise)
         states, bases = [], []
         x = forced + combine(sampler.M, guess)

@@ -23,10 +23,11 @@ WIDTHS = {"observation.state": 2, "observation.environment_state": 3, "action": 
 SIZES: dict[str, Any] = {"down_dims": (16, 32), "kernel_size": 3, "step_embed_dim": 16}
 
 
-def unet(obs_dim: int, seed: int = 0) -> ConditionalUnet1d:
+def unet(obs_dim: int, seed: int = 0, inpainting: bool = False) -> ConditionalUnet1d:
     """A small network with weights large enough for clipping to matter."""
     torch.manual_seed(seed)
-    network = ConditionalUnet1d(DA, T, TO * obs_dim, **SIZES)
+    width, seen = (DA + obs_dim, 0) if inpainting else (DA, TO * obs_dim)
+    network = ConditionalUnet1d(width, T, seen, **SIZES)
     for value in network.parameters():
         value.data *= 1.5
     return network.eval()
@@ -264,6 +265,13 @@ def diffusion_policy_payload(**changes: Any) -> tuple[dict[str, Any], Conditiona
     """What ``BaseWorkspace.save_checkpoint`` saves, and the averaged network in it."""
     averaged, last = unet(5), unet(5, seed=1)
     config = diffusion_policy_config(**changes)
+    return _workspace(config, averaged.state_dict(), last.state_dict()), averaged
+
+
+def inpainting_payload(**changes: Any) -> tuple[dict[str, Any], ConditionalUnet1d]:
+    """The same of a U-Net whose trajectory holds the observations."""
+    averaged, last = (unet(5, seed, inpainting=True) for seed in (0, 1))
+    config = diffusion_policy_config(obs_as_global_cond=False, **changes)
     return _workspace(config, averaged.state_dict(), last.state_dict()), averaged
 
 

@@ -2,9 +2,9 @@
 
 Runs in an environment in which diffusion_policy, dill and omegaconf import:
 ``python make_diffusion_policy.py FILE '{"ddim": true}'``, with ``"transformer": {OPTION: VALUE}``
-for that network. The workspace is the project's ``BaseWorkspace`` with the members of
-``TrainDiffusionUnetLowdimWorkspace``, whose own module would import its training loop's loggers as
-well.
+for that network and ``"inpainting": true`` for observations within the trajectory. The workspace is
+the project's ``BaseWorkspace`` with the members of ``TrainDiffusionUnetLowdimWorkspace``, whose own
+module would import its training loop's loggers as well.
 """
 
 import copy
@@ -38,11 +38,13 @@ def config(settings: dict):
     for key in ("hydra", "logging", "multi_run", "defaults"):
         whole.pop(key, None)
     if "transformer" in settings:
+        whole.obs_as_cond = not settings.get("inpainting", False)
         small = {"n_layer": 2, "n_emb": 32, "p_drop_attn": 0.1}
         whole.policy.model = OmegaConf.merge(whole.policy.model, small, settings["transformer"])
         whole.horizon, whole.n_action_steps = 10, 8
     else:
-        whole.obs_as_global_cond, whole.policy.oa_step_convention = True, True  # not so in _ddim
+        whole.obs_as_global_cond = not settings.get("inpainting", False)
+        whole.policy.oa_step_convention = True  # not so in _ddim
         whole.policy.model.down_dims = [16, 32]
     whole.policy.num_inference_steps = settings.get("num_inference_steps", 100)
     whole.policy.noise_scheduler.prediction_type = settings.get("prediction_type", "epsilon")

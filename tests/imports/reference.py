@@ -16,8 +16,18 @@ from pcm_policy.solve import SolverConfig
 
 
 @torch.inference_mode()
-def loop(network: nn.Module, scheduler: Any, steps: int, cond: Tensor, noise: Noise) -> Tensor:
-    """``conditional_sample`` of all three originals."""
+def loop(
+    network: nn.Module,
+    scheduler: Any,
+    steps: int,
+    cond: Tensor,
+    noise: Noise,
+    written: tuple[slice, slice] | None = None,
+) -> Tensor:
+    """``conditional_sample`` of all three originals.
+
+    ``written``: steps and dimensions of the trajectory into which ``cond`` is written.
+    """
     rows: Iterator[Tensor] = iter(()) if noise.steps is None else iter(noise.steps)
     with pytest.MonkeyPatch.context() as patch:
         for module in ("scheduling_ddpm", "scheduling_ddim"):
@@ -25,7 +35,11 @@ def loop(network: nn.Module, scheduler: Any, steps: int, cond: Tensor, noise: No
         scheduler.set_timesteps(steps)
         x = noise.initial
         for t in scheduler.timesteps:
-            output = network(x, t.expand(len(x)), cond)
+            if written is not None:
+                x = x.clone()
+                x[:, written[0], written[1]] = cond
+            shown = cond if written is None else cond[:, :0].flatten(1)
+            output = network(x, t.expand(len(x)), shown)
             x = scheduler.step(output, t, x).prev_sample
     return x
 

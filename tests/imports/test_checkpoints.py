@@ -13,6 +13,7 @@ from fixtures import (
     TO,
     T,
     diffusion_policy_payload,
+    inpainting_payload,
     robomimic_config,
     robomimic_payload,
     robomimic_stats,
@@ -39,7 +40,9 @@ def close(found: torch.Tensor, expected: torch.Tensor, unit: float = 1.0) -> Non
     torch.testing.assert_close(found, expected, rtol=TOLERANCE, atol=TOLERANCE * unit)
 
 
-@pytest.mark.parametrize("make", [diffusion_policy_payload, transformer_payload])
+@pytest.mark.parametrize(
+    "make", [diffusion_policy_payload, transformer_payload, inpainting_payload]
+)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -61,16 +64,20 @@ def test_diffusion_policy(tmp_path: Path, changes: dict[str, Any], make: Any) ->
     imported = read(saved(tmp_path / "latest.ckpt", payload))
     obs, action = statistics(5, 0), statistics(DA, 2)
     raw = obs["min"] + torch.rand(BATCH, TO, 5) * (obs["max"] - obs["min"])
-    noise = draw(BATCH, T, DA, imported.config.sampler.steps)
+    inpainting = make is inpainting_payload
+    noise = draw(BATCH, T, DA + 5 * inpainting, imported.config.sampler.steps)
     stochastic = name == "DDPM" or "eta" in changes
     noise = noise if stochastic else Noise(noise.initial)
-    seen = (2 * (raw - obs["min"]) / (obs["max"] - obs["min"]) - 1).flatten(1)
+    seen = 2 * (raw - obs["min"]) / (obs["max"] - obs["min"]) - 1
+    written = (slice(TO), slice(DA, None)) if inpainting else None
     made = scheduler(name, **arguments)
     if "eta" in changes:
         made.step = lambda *a, step=made.step: step(*a, eta=changes["eta"])
-    chunk = loop(network, made, payload["cfg"].policy.num_inference_steps, seen, noise)
+    steps = payload["cfg"].policy.num_inference_steps
+    seen = seen if inpainting else seen.flatten(1)
+    chunk = loop(network, made, steps, seen, noise, written)[..., :DA]
     found, executed = ours(imported, raw, noise)
-    close(found, chunk, 3)
+    close(found[..., :DA], chunk, 3)
     expected = (chunk + 1) / 2 * (action["max"] - action["min"]) + action["min"]
     close(executed, expected[:, TO - 1 : TO - 1 + TA], 20)
     assert imported.config.obs_fields == ("keypoint", "state[0:2]")
@@ -92,7 +99,8 @@ def test_without_average_the_last_weights_are_taken(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"_target_": "x.BETLowdimPolicy"}, "policy BETLowdimPolicy: DiffusionUnetLowdimPolicy, "),
-        ({"obs_as_global_cond": False}, "only global conditioning"),
+        ({"obs_as_global_cond": False}, "has shape"),
+        ({"obs_as_local_cond": True}, "local conditioning is not here"),
         ({"pred_action_steps_only": True}, "oldest frame"),
         ({"oa_step_convention": False}, "newest frame"),
         ({"horizon": "${horizon}"}, "reference never resolved|cannot be read"),
@@ -118,7 +126,7 @@ def test_what_is_not_here_is_refused(tmp_path: Path, changes: dict[str, Any], me
         ({"model": {"n_head": "two"}}, "n_head='two'"),
         ({"n_obs_steps": 1}, "cut into obs_steps=2"),
         ({"horizon": 9}, "pos_emb has shape"),
-        ({"obs_as_cond": False}, "observations here are a condition"),
+        ({"obs_as_cond": False}, "holds cond_obs_emb.bias|has shape"),
         ({"oa_step_convention": True}, "oa_step_convention, which is unknown"),
     ],
 )

@@ -95,8 +95,20 @@ def test_saved_by_robomimic(tmp_path: Path, settings: dict[str, Any]) -> None:
         {"transformer": {}},
         {"transformer": {"n_cond_layers": 2, "causal_attn": False}, "ddim": True}
         | {"num_inference_steps": 8},
+        {"inpainting": True},
+        {"inpainting": True, "transformer": {}, "ddim": True, "num_inference_steps": 8},
+        {"inpainting": True, "transformer": {"time_as_cond": False}, "num_inference_steps": 20},
     ],
-    ids=["ddpm", "ddim", "sample", "transformer-ddpm", "transformer-ddim"],
+    ids=[
+        "ddpm",
+        "ddim",
+        "sample",
+        "transformer-ddpm",
+        "transformer-ddim",
+        "inpainting",
+        "inpainting-transformer",
+        "inpainting-encoder",
+    ],
 )
 def test_saved_by_diffusion_policy(tmp_path: Path, settings: dict[str, Any]) -> None:
     python = original("PCM_DIFFUSION_POLICY_PYTHON")

@@ -38,10 +38,10 @@ def _unet(config: dict[str, Any], weights: Any, scheduler: Any, policy: dict[str
     from diffusion_policy.model.diffusion.conditional_unet1d import ConditionalUnet1D
     from diffusion_policy.policy.diffusion_unet_lowdim_policy import DiffusionUnetLowdimPolicy
 
-    options = dict(config["network_options"])
+    options, inpainting = dict(config["network_options"]), config["inpainting"]
     model = ConditionalUnet1D(
-        input_dim=config["action_dim"],
-        global_cond_dim=config["obs_dim"] * config["obs_steps"],
+        input_dim=config["action_dim"] + config["obs_dim"] * inpainting,
+        global_cond_dim=None if inpainting else config["obs_dim"] * config["obs_steps"],
         diffusion_step_embed_dim=options.pop("step_embed_dim"),
         **options,
     )
@@ -57,13 +57,15 @@ def _transformer(
         DiffusionTransformerLowdimPolicy,
     )
 
-    options = dict(config["network_options"])
+    options, inpainting = dict(config["network_options"]), config["inpainting"]
+    del options["obs_steps"]
+    width = config["action_dim"] + config["obs_dim"] * inpainting
     model = TransformerForDiffusion(
-        input_dim=config["action_dim"],
-        output_dim=config["action_dim"],
+        input_dim=width,
+        output_dim=width,
         horizon=config["horizon"],
-        n_obs_steps=options.pop("obs_steps"),
-        cond_dim=config["obs_dim"],
+        n_obs_steps=config["obs_steps"],
+        cond_dim=0 if inpainting else config["obs_dim"],
         **options,
     )
     masks = {k: v for k, v in model.state_dict().items() if k not in weights}
