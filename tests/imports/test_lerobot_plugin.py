@@ -73,6 +73,7 @@ def rewards(commands: Path, policy: Path, target: Path, *settings: str) -> tuple
 def test_lerobot_eval_runs_it_as_it_runs_the_original(
     commands: Path, folders: dict[str, Path], tmp_path: Path
 ) -> None:
+    # without a head both draw as many initial weights before the noise: they see the same noise
     theirs, _ = rewards(commands, folders["original"], tmp_path / "a")
     ours, log = rewards(commands, folders["pcm"], tmp_path / "b")
     assert "Imported third-party plugin: lerobot_policy_pcm" in log
@@ -102,6 +103,9 @@ for name, path in (("original", sys.argv[1]), ("pcm", sys.argv[2])):
         noise = torch.randn(3, 16, 2, generator=generator)
         seen = {"observation.state": 512 * torch.rand(3, 2, generator=generator)}
         seen["observation.environment_state"] = 512 * torch.rand(3, 16, generator=generator)
+        if "camera" in sys.argv[1]:
+            image = torch.randint(0, 256, (3, 3, 96, 96), generator=generator)
+            seen["observation.image"] = image.float() / 255
         actions.append(after(policy.select_action(before(seen), noise=noise)))
     policy.reset()
     chunk = policy.predict_action_chunk(before(seen)) if name == "pcm" else None
@@ -115,6 +119,18 @@ def test_actions_are_the_originals(commands: Path, folders: dict[str, Path]) -> 
     """Same noise, 20 steps of three rows: two chunks and the start of a third; pixels."""
     log = call(commands / "python", "-c", SAME, folders["original"], folders["pcm"])
     assert float(log.strip().splitlines()[-1].split()[-1]) < 0.05  # 1e-4 of the range
+
+
+@pytest.mark.slow
+def test_a_policy_with_a_camera(commands: Path, tmp_path: Path) -> None:
+    settings = PUSHT | DDIM | {"cameras": {"observation.image": [96, 96]}, "crop_shape": [84, 84]}
+    original = tmp_path / "camera"
+    call(commands / "python", MAKE, original, json.dumps(settings))
+    save_policy(read(original).policy(), tmp_path / "imported")
+    line = call(commands / "lerobot-pcm", tmp_path / "imported", tmp_path / "pcm")
+    assert "observation.environment_state, observation.image; ddim-8" in line
+    log = call(commands / "python", "-c", SAME, original, tmp_path / "pcm")
+    assert float(log.strip().splitlines()[-1].split()[-1]) < 0.05
 
 
 def test_mistakes_are_one_line(commands: Path, folders: dict[str, Path], tmp_path: Path) -> None:

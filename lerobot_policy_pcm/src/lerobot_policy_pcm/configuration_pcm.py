@@ -26,7 +26,8 @@ class PCMConfig(PreTrainedConfig):
         n_obs_steps: ``To``, observed steps.
         horizon: ``T``, predicted steps.
         n_action_steps: ``Ta``, executed steps.
-        obs_entries: LeRobot's names of what the policy sees, in the order of its observation.
+        obs_entries: LeRobot's names of the numbers that the policy sees, in its order; cameras are
+            named in ``network``.
         format_version: of ``network``, as in pcm_policy's own folders.
         network: the policy's whole config, as :class:`pcm_policy.PolicyConfig` writes it.
         solver: method, such as ``pcm``, ``picard`` or ``sequential``; None for the policy's own.

@@ -32,10 +32,12 @@ def write_folder(
     policy = DiffusionPolicy.from_pretrained(source)
     ours = policy.config
     entries = list(obs_entries or ours.obs_fields)
-    if not entries or not all(name.startswith("observation.") for name in entries):
+    cameras = () if ours.vision is None else tuple(ours.vision.cameras)
+    named = all(name.startswith("observation.") for name in (*entries, *cameras))
+    if not named or not (entries or cameras):
         raise PcmError(
-            f"{source} sees {', '.join(entries) or 'unnamed numbers'}: give LeRobot's names "
-            "in that order, as --obs observation.state observation.environment_state"
+            f"{source} sees {', '.join((*entries, *cameras)) or 'unnamed numbers'}: give LeRobot's "
+            "names in that order, as --obs observation.state observation.environment_state"
         )
     config = PCMConfig(
         n_obs_steps=ours.obs_steps,
@@ -68,7 +70,7 @@ def main(words: Sequence[str] | None = None) -> None:
         written = write_folder(args.policy, args.folder, args.obs, args.solver)
     except PcmError as error:
         sys.exit(f"lerobot-pcm: error: {error}")
-    print(f"{args.folder}: sees {', '.join(written.config.obs_entries)}; {written.solver.label}")
+    print(f"{args.folder}: sees {', '.join(written.seen)}; {written.solver.label}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from lerobot_policy_pcm.configuration_pcm import TRAINING, PCMConfig
 from pcm_policy import DiffusionPolicy, PcmError, PolicyConfig
 from pcm_policy.checkpoint import FORMAT_VERSION
 from pcm_policy.noise import Noise
+from pcm_policy.vision import STATE
 
 
 class PCMPolicy(PreTrainedPolicy):
@@ -55,9 +56,7 @@ class PCMPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Forget the history and the rest of the chunk."""
-        self._seen = {
-            name: deque(maxlen=self.config.n_obs_steps) for name in self.config.obs_entries
-        }
+        self._seen = {name: deque(maxlen=self.config.n_obs_steps) for name in self.seen}
         self._actions: deque[Tensor] = deque()
 
     @torch.no_grad()
@@ -65,7 +64,7 @@ class PCMPolicy(PreTrainedPolicy):
         """Return ``(B, Da)``, the next action; a chunk is solved when the last one is used up.
 
         Args:
-            batch: raw observations ``(B, D)`` by name.
+            batch: raw observations by name, ``(B, D)``; images ``(B, 3, H, W)`` in [0, 1].
             noise: ``(B, T, Da)`` initial noise of the chunk, or None to draw it.
 
         Raises:
@@ -82,6 +81,16 @@ class PCMPolicy(PreTrainedPolicy):
         self._observe(batch)
         return self._chunk(noise)
 
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """LeRobot's names of what the policy sees."""
+        return (*self.config.obs_entries, *self._cameras)
+
+    @property
+    def _cameras(self) -> tuple[str, ...]:
+        vision = self.pcm.config.vision
+        return () if vision is None else tuple(vision.cameras)
+
     def _observe(self, batch: dict[str, Tensor]) -> None:
         for name in self._seen:
             if name not in batch:
@@ -89,12 +98,18 @@ class PCMPolicy(PreTrainedPolicy):
         populate_queues(self._seen, {name: batch[name] for name in self._seen})
 
     def _chunk(self, initial: Tensor | None) -> Tensor:
-        seen = [torch.stack(list(steps), dim=1) for steps in self._seen.values()]
-        obs = torch.cat(seen, dim=-1)
-        noise = self.pcm.draw_noise(len(obs), self.solver, torch.default_generator)
+        seen = {name: torch.stack(list(steps), dim=1).cpu() for name, steps in self._seen.items()}
+        numbers = [seen[name] for name in self.config.obs_entries]
+        state = torch.cat(numbers, dim=-1).numpy() if numbers else None
+        obs: Any = state
+        if self._cameras:
+            obs = {name: _bytes(seen[name]).numpy() for name in self._cameras}
+            obs |= {} if state is None else {STATE: state}
+        batch = len(next(iter(seen.values())))
+        noise = self.pcm.draw_noise(batch, self.solver, torch.default_generator)
         if initial is not None:
             noise = Noise(initial, noise.steps)
-        found = self.pcm.predict(obs.cpu().numpy(), solver=self.solver, noise=noise)
+        found = self.pcm.predict(obs, solver=self.solver, noise=noise)
         first = self.config.n_obs_steps - 1
         return torch.from_numpy(found.chunk[:, first : first + self.config.n_action_steps])
 
@@ -105,3 +120,8 @@ class PCMPolicy(PreTrainedPolicy):
     def get_optim_params(self) -> dict[str, Any]:
         """Refuse: see :data:`~lerobot_policy_pcm.configuration_pcm.TRAINING`."""
         raise PcmError(TRAINING)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """Turn ``(B, To, 3, H, W)`` in [0, 1] into the bytes that it was made of, channels last."""
+    return (images * 255).round().to(torch.uint8).movedim(2, -1)
