@@ -1,8 +1,7 @@
 """``convert``: from one format to another, an episode at a time.
 
-Memory: the longest episode, and what a writer holds back (64 MiB of zarr rows). For two million
-steps of 27 numbers, 216 MB, the process grew to 0.16 GB from zarr to HDF5, to 0.2 GB from there to
-LeRobot and to 0.5 GB back to zarr.
+Memory: the longest episode, what a writer holds back (64 MiB of zarr rows) and the index of the
+episodes; ``benchmarks/convert_memory.py`` measures it, docs/adopt.md has the figures.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
