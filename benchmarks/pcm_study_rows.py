@@ -121,10 +121,12 @@ def play(
         solver: how to solve.
         episodes: number of episodes.
         seed: of the first one.
-        kept: folder of finished rows; a row is known by weights, solver, episodes and seed.
+        kept: folder of finished rows; a row is known by the weights it uses, how many steps are
+            executed, solver, episodes and seed.
     """
-    what = {"policy": fingerprint(policy), "solver": solver.to_flat()}
-    what |= {"episodes": episodes, "seed": seed}
+    used = policy if solver.method == "pcm" else policy.network
+    what = {"weights": fingerprint(used), "action_steps": policy.config.action_steps}
+    what |= {"solver": solver.to_flat(), "episodes": episodes, "seed": seed}
     file = kept / f"{hashlib.sha256(to_json(what).encode()).hexdigest()[:16]}.json"
     if not file.exists():
         actions = policy.action_normalizer
