@@ -25,7 +25,7 @@ from pcm_policy.solvers import (
     sequential,
 )
 from pcm_policy.solvers.adaptive import HeadOnBase
-from pcm_policy.solvers.base import Watch
+from pcm_policy.solvers.base import Watch, forcing
 from pcm_policy.solvers.iterate import SAFETY, Predictor
 from pcm_policy.solvers.newton import Jacobian
 
@@ -237,9 +237,19 @@ def solve(
         return picard(denoise, noise, **limits)
     if head is None:
         raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
+    if guess is None:
+        limits["guess"] = first_guess(head, denoise, noise)
     if config.adaptive:
         return adaptive(denoise, noise, head=on_base(head), most=config.head_rounds, **limits)
     return picard(denoise, noise, head=as_predictor(head), strengths=config.strengths, **limits)
+
+
+def first_guess(head: nn.Module, denoise: Denoiser, noise: Noise) -> Tensor | None:
+    """Return the ``(N, B, T, Da)`` chunks a PCM solve starts from, if its head predicts any."""
+    if not getattr(head, "guess", False):
+        return None
+    found: Tensor = head.first(denoise, forcing(denoise.sampler, noise))  # type: ignore[operator]
+    return found
 
 
 def on_base(head: nn.Module) -> HeadOnBase:

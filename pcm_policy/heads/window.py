@@ -28,6 +28,8 @@ class WindowHead(nn.Module):
         max_rounds: later rounds share the last round's embedding.
         nodes: states that the base is evaluated at and the head sees; predictions in between are
             interpolated in log-SNR. None for all; so are more than there are.
+        guess: the same weights also predict, from noise and observation alone, the chunks that a
+            solve without a guess of its own starts from, see :meth:`first`.
     """
 
     on_base = True
@@ -45,6 +47,7 @@ class WindowHead(nn.Module):
         cond_width: int = 128,
         max_rounds: int = 4,
         nodes: int | None = None,
+        guess: bool = False,
     ) -> None:
         super().__init__()
         if nodes is not None and nodes < 2:
@@ -52,9 +55,9 @@ class WindowHead(nn.Module):
         self.evaluations = steps if nodes is None else min(nodes, steps)
         self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
         window = self.evaluations * horizon * action_dim
-        self.max_rounds = max_rounds
+        self.max_rounds, self.guess = max_rounds, guess
         self.cond = nn.Sequential(nn.Linear(cond_dim, cond_width), nn.SiLU())
-        self.round = nn.Embedding(max_rounds, cond_width)
+        self.round = nn.Embedding(max_rounds + guess, cond_width)  # the guess has the last one
         self.inp = nn.Linear(2 * window, width)
         self.blocks = nn.ModuleList(AdaLNBlock(width, cond_width, 2) for _ in range(depth))
         self.out = nn.Linear(width, window)
@@ -91,17 +94,40 @@ class WindowHead(nn.Module):
         everywhere = base
         if whole:
             base = base[nodes]
-        seen = torch.cat([states, base]).transpose(0, 1).flatten(1)
-        c = self.cond(denoise.cond) + self.round(rounds.clamp(max=self.max_rounds - 1))
-        h = self.inp(seen)
-        for block in self.blocks:
-            h = block(h, c)
-        correction: Tensor = self.out(h).view(-1, *states.transpose(0, 1).shape[1:]).transpose(0, 1)
+        correction = self._correct(denoise, states, base, rounds.clamp(max=self.max_rounds - 1))
         if between is None:
             return base + strength * correction
         if whole:
             return everywhere + strength * combine(between, correction)
         return combine(between, base + strength * correction)
+
+    def first(self, denoise: Denoiser, forced: Tensor) -> Tensor:
+        """Predict the clean chunks to start from, without a network round of the base.
+
+        Args:
+            denoise: the base map ``D``, for its condition, prefix and sampler.
+            forced: ``(N + 1, B, T, Da)``, what the noise alone gives.
+
+        Returns:
+            ``(N, B, T, Da)``.
+        """
+        nodes, between = self.nodes(denoise)
+        states = forced[:-1][nodes]
+        last = torch.full(states.shape[1:2], self.max_rounds, device=states.device)
+        found = self._correct(denoise, states, torch.zeros_like(states), last)
+        found = found if between is None else combine(between, found)
+        return found if denoise.prefix is None else denoise.prefix.apply(found)
+
+    def _correct(self, denoise: Denoiser, states: Tensor, base: Tensor, rounds: Tensor) -> Tensor:
+        """Return ``(n, B, T, Da)`` from states and base predictions at the nodes."""
+        seen = torch.cat([states, base]).transpose(0, 1).flatten(1)
+        c = self.cond(denoise.cond) + self.round(rounds)
+        h = self.inp(seen)
+        for block in self.blocks:
+            h = block(h, c)
+        shape = states.transpose(0, 1).shape
+        found: Tensor = self.out(h).view(shape).transpose(0, 1)
+        return found
 
     def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
         """Return the evaluated nodes, and ``(N, n)`` weights that spread their values over all."""

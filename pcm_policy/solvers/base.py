@@ -68,7 +68,7 @@ def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
 
 def combine(weights: Tensor, chunks: Tensor) -> Tensor:
     """Mix chunks: ``(r, c)`` weights times ``(c, B, T, Da)`` chunks is ``(r, B, T, Da)``."""
-    return (weights @ chunks.flatten(1)).view(-1, *chunks.shape[1:])
+    return (weights @ chunks.flatten(1)).view(weights.shape[0], *chunks.shape[1:])
 
 
 def coarse_nodes(count: int, lo: int, hi: int) -> list[int]:

@@ -21,7 +21,7 @@ from pcm_policy.heads.copy import CopyHead
 from pcm_policy.heads.window import WindowHead
 from pcm_policy.noise import generator_noise
 from pcm_policy.policy import DiffusionPolicy, HeadConfig
-from pcm_policy.solve import as_predictor
+from pcm_policy.solve import as_predictor, first_guess
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine
 from pcm_policy.training.cloning import Windows, batch_rows, step_generator
@@ -90,6 +90,7 @@ class Distillation:
         warm: share of rows that start from a demonstrated chunk, its end held, as from the chunk of
             an earlier observation; the others start cold.
         prefix: share of rows whose first actions are known.
+        guess_weight: weight of a head's first guess beside its rounds.
 
     Raises:
         PcmError: an unknown weight.
@@ -110,6 +111,7 @@ class Distillation:
         reuse: int = 8,
         warm: float = 0.25,
         prefix: float = 0.25,
+        guess_weight: float = 0.1,
     ) -> None:
         assert policy.head is not None
         assert policy.config.head is not None
@@ -119,7 +121,7 @@ class Distillation:
         self.own, self.end_weight, self.pool, self.reuse = own, end_weight, pool, reuse
         if weight not in ("row", "variance", "none"):
             raise PcmError(f"distill.weight={weight}: use row, variance or none")
-        self.weight = weight
+        self.weight, self.guess_weight = weight, guess_weight
         self.targets = Targets(
             policy,
             train,
@@ -151,7 +153,7 @@ class Distillation:
         index, turn = divmod(step, max(1, self.pool * self.reuse // self.batch))
         solved = self.targets(index)
         rows = share(batch_rows(len(solved.cond), self.batch, turn, self.seed + index))
-        solved = solved.pick(rows.to(solved.cond.device))
+        solved = drawn = solved.pick(rows.to(solved.cond.device))
         follow = share(torch.rand(self.batch, generator=generator) < self.own)
         states, bases = self._iterates(solved, follow.to(solved.exact.device))
         stacked, base = (t.transpose(0, 1).flatten(1, 2) for t in (states, bases))
@@ -162,15 +164,30 @@ class Distillation:
         everything, target = denoiser_of(self.policy, solved.cond, solved.prefix), solved.exact
         predictions = module(everything, stacked, k, 1.0, base)
         jumped = solved.forced + combine(everything.sampler.M, predictions)
-        error = (jumped - target).square().mean(dim=(2, 3))
+        losses = self._losses(index, jumped, stacked, target, k)
+        if getattr(module, "guess", False):
+            some = drawn.pick(drawn.cold.nonzero()[:, 0])
+            denoise = denoiser_of(self.policy, some.cond, some.prefix)
+            started = some.forced + combine(denoise.sampler.M, module.first(denoise, some.forced))  # type: ignore[operator]
+            guesses = self._losses(
+                index, started, some.states[0], some.exact, k.new_zeros(len(some.cond))
+            )
+            losses = torch.cat([losses, self.guess_weight * guesses])
+        return losses.mean()
+
+    def _losses(
+        self, index: int, found: Tensor, before: Tensor, exact: Tensor, k: Tensor
+    ) -> Tensor:
+        """Return the weighted squared distance of every row's next iterate to the fixed point."""
+        error = (found - exact).square().mean(dim=(2, 3))
         if self.weight == "row":
-            distance = (stacked - target[:-1]).square().mean(dim=(0, 2, 3)).sqrt()
+            distance = (before - exact[:-1]).square().mean(dim=(0, 2, 3)).sqrt()
             weight = 1.0 / (distance + 0.02)
         elif self.weight == "variance":
             weight = self._variance(index).rsqrt()[k]
         else:
             weight = torch.ones_like(error[-1])
-        return ((error.mean(dim=0) + self.end_weight * error[-1]) * weight).mean()
+        return (error.mean(dim=0) + self.end_weight * error[-1]) * weight
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> Mapping[str, float]:
@@ -190,7 +207,12 @@ class Distillation:
         result = {}
         for r in range(1, self.rounds + 1):
             found = picard(
-                denoise, noise, rounds=r, head=as_predictor(module), strengths=(1.0,) * r
+                denoise,
+                noise,
+                rounds=r,
+                head=as_predictor(module),
+                strengths=(1.0,) * r,
+                guess=first_guess(module, denoise, noise),
             )
             rmse = (found.sample - exact).square().mean(dim=(1, 2)).sqrt().mean()
             result[f"val_rmse_{r}"] = float(rmse)
@@ -203,12 +225,17 @@ class Distillation:
         They are the recorded ones but for the rows that follow the head's own.
         """
         rows = follow.nonzero()[:, 0]
-        if len(rows) == 0 or self.rounds == 1:
+        if len(rows) == 0:
             return solved.states, solved.bases
         some = solved.pick(rows)
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
         nodes, _ = self._nodes(denoise)
         states, bases = [some.states[0]], [some.bases[0]]
+        if getattr(self.module, "guess", False):
+            first = self.module.first(denoise, some.forced)  # type: ignore[operator]
+            started = (some.forced + combine(denoise.sampler.M, first))[:-1]
+            states[0] = torch.where(some.cold[:, None, None], started, states[0])
+            bases[0] = denoise(states[0][nodes], nodes)
         for k in range(self.rounds - 1):
             at = torch.full(rows.shape, k, device=rows.device)
             predictions = self.module(denoise, states[k], at, 1.0, bases[k])

@@ -26,6 +26,7 @@ class Solved:
         exact: ``(N + 1, n, T, Da)``, the fixed point.
         states: ``(K, N, n, T, Da)``, the base's own Picard iterates, the first one first.
         bases: ``(K, m, n, T, Da)``, its predictions at the head's ``m`` nodes of each.
+        cold: ``(n,)`` bool, rows that start without a guess.
     """
 
     cond: Tensor
@@ -34,15 +35,16 @@ class Solved:
     exact: Tensor
     states: Tensor
     bases: Tensor
+    cold: Tensor
 
     def pick(self, rows: Tensor) -> "Solved":
         """Return some of the rows."""
         prefix = self.prefix
         if prefix is not None:
             prefix = Prefix(prefix.values[rows], prefix.known[rows])
-        solved = (t[:, rows] for t in (self.forced, self.exact))
-        recorded = (t[:, :, rows] for t in (self.states, self.bases))
-        return Solved(self.cond[rows], prefix, *solved, *recorded)
+        forced, exact = self.forced[:, rows], self.exact[:, rows]
+        states, bases = self.states[:, :, rows], self.bases[:, :, rows]
+        return Solved(self.cond[rows], prefix, forced, exact, states, bases, self.cold[rows])
 
 
 def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) -> Denoiser:
@@ -116,7 +118,8 @@ class Targets:
         exact = sequential(denoise, noise).trajectory
         forced = forcing(sampler, noise)
         whole = pad(chunk, (0, shape[1] - config.action_dim))  # nothing is guessed of what is seen
-        guess = self._guesses(whole, generator).expand(sampler.steps, *whole.shape)
+        guess, cold = self._guesses(whole, generator)
+        guess = guess.expand(sampler.steps, *whole.shape)
         nodes, between = self.nodes(denoise)
         states, bases = [], []
         x = forced + combine(sampler.M, guess)
@@ -124,10 +127,11 @@ class Targets:
             states.append(x[:-1])
             bases.append(denoise(x[:-1][nodes], nodes))
             x = forced + combine(sampler.M, spread(between, bases[-1]))
-        return Solved(cond, prefix, forced, exact, torch.stack(states), torch.stack(bases))
+        recorded, found = torch.stack(states), torch.stack(bases)
+        return Solved(cond, prefix, forced, exact, recorded, found, cold)
 
-    def _guesses(self, chunk: Tensor, generator: torch.Generator) -> Tensor:
-        """Return first guesses ``(n, T, Da)``: zeros, or the demonstration with its end held."""
+    def _guesses(self, chunk: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return ``(n, T, Da)`` guesses, zeros or held demonstrations, and which are the former."""
         count, horizon = chunk.shape[:2]
         draws = torch.rand(2, count, generator=generator).to(chunk)
         most = min(self.policy.config.action_steps, horizon - 1)
@@ -135,4 +139,5 @@ class Targets:
         step = torch.arange(horizon, device=chunk.device)
         index = torch.minimum(step, (horizon - 1 - held)[:, None])
         guess = chunk.gather(1, index[..., None].expand_as(chunk))
-        return torch.where((draws[0] < self.warm)[:, None, None], guess, 0.0)
+        cold = draws[0] >= self.warm
+        return torch.where(cold[:, None, None], 0.0, guess), cold
