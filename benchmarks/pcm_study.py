@@ -12,7 +12,8 @@ one prediction at batch 1, all rows taking turns, on the base's network: a consi
 its shape.
 
 Writes ``study.json``, ``study.md``, ``error.png``, ``score.png``, ``pareto.png`` and ``episodes/``,
-and with ``--readme`` the table of README.md. Run again, it goes on where it was cut off.
+and with ``--paste README.md measured`` the rows of up to four rounds into that document, between
+marks of that name. Run again, it goes on where it was cut off.
 """
 
 import argparse
@@ -94,7 +95,8 @@ class Study:
         """Return all rows, the base first, and how the few-step schedules were chosen."""
         rows, chosen = [Row("base", self.exact.steps, self.base)], {}
         schedule = self.policy.config.schedule
-        if self.exact.name != "ddpm" and not schedule.is_flow:
+        ancestral = self.exact.name != "ddpm" and not schedule.is_flow
+        if ancestral and self.chosen("DDPM", schedule.train_steps):
             slow = SolverConfig("sequential", SamplerConfig("ddpm", schedule.train_steps))
             rows.append(Row("DDPM", schedule.train_steps, slow))
         for family in parallel_families(self.policy):
@@ -213,21 +215,21 @@ class Study:
         }
 
 
-def write_readme(command: str, report: dict[str, Any]) -> None:
-    """Put the rows that most readers want between the marks of README.md."""
-    shown = ["base", "DDPM", *FEW_STEPS, "Picard", "PCM"]
+def paste_rows(command: str, report: dict[str, Any], document: str, name: str) -> None:
+    """Put the rows that most readers want between the marks of a document."""
+    shown = ["base", "DDPM", *FEW_STEPS, "Picard", "Newton", "PCM"]
     rows = [row for f in shown for row in report["rows"] if row["family"] == f]
     chosen = [row for row in rows if row["rounds"] <= 4 or row["family"] in ("base", "DDPM")]
     machine = report["hardware"]
     text = (
-        f"`{command}`: Push-T, {report['episodes']} episodes from seed {report['seed']}, paired "
-        f"seeds and noise, on {machine['device']}, threads: {machine['threads']}, float32, eager, "
+        f"`{command.split(' --only')[0]}`: Push-T, {report['episodes']} episodes from seed "
+        f"{report['seed']}, paired seeds and noise, on {machine['device']}, threads: {machine['threads']}, float32, eager, "
         f"batch 1. The number behind a name is its network rounds; base is sequential "
         f"{report['base']}, and RMSE the distance to its chunk on held-out observations, actions "
         f"in [-1, 1]. Schedules of few-step samplers were chosen on other seeds.\n\n"
         f"{markdown(HEAD, [cells(row) for row in chosen])}\n"
     )
-    paste("README.md", "measured", text)
+    paste(document, name, text)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -245,7 +247,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuning-episodes", type=int, default=100)
     parser.add_argument("--search-episodes", type=int, default=8)
     parser.add_argument("--calls", type=int, default=200)
-    parser.add_argument("--readme", action="store_true", help="update README.md")
+    parser.add_argument("--paste", nargs=2, metavar=("DOCUMENT", "NAME"))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
@@ -262,8 +264,8 @@ def main(words: Sequence[str] | None = None) -> None:
     write_text(options.output / "study.md", f"`{command}`\n\n{text}\n")
     pictures(report, options.output)
     pcm_study_pareto.picture(report, options.output / "pareto.png")
-    if options.readme:
-        write_readme(command, report)
+    if options.paste:
+        paste_rows(command, report, *options.paste)
     print("\n\n".join(table(head, rows) for head, rows in found))
 
 

@@ -26,7 +26,7 @@ from pcm_policy.control import PlanRequest
 from pcm_policy.control.client import Link
 from pcm_policy.control.timing import Times
 
-POLICY = "released/pusht"
+POLICY = "released/pusht_mlp"
 
 
 def drive(uri: str, number: int, options: argparse.Namespace, out: dict[str, Any]) -> None:

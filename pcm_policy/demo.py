@@ -17,7 +17,7 @@ from pcm_policy.checkpoint import write_text
 from pcm_policy.commands import compose
 from pcm_policy.report import bench_head, bench_rows, embed, html_table, page, rounds_rows, table
 
-RELEASED_POLICY = "released/pusht"
+RELEASED_POLICY = "released/pusht_mlp"
 DEMONSTRATIONS = "released/pusht_demos"
 SOLVERS = (
     ("sequential DDPM-100", ("solver=ddpm",)),

@@ -45,9 +45,10 @@ class SolverConfig:
         window: states evaluated in one base round; None for all.
         pcm_rounds: rounds at full share of the head, base rounds after them.
         stiffness: use the paper's ramp over ``rounds`` with this stiffness instead.
-        adaptive: leave the head, row by row, when the base residual no longer shrinks, and certify
-            in any round (:mod:`pcm_policy.solvers.adaptive`).
-        memory: rounds that Anderson mixing looks back, for ``coarse``, ``anderson`` and ``newton``.
+        adaptive: leave the head after ``pcm_rounds`` (1), or row by row when the base residual no
+            longer shrinks, and certify in any round (:mod:`pcm_policy.solvers.adaptive`).
+        memory: rounds that Anderson mixing looks back, for ``coarse``, ``anderson``, ``newton`` and
+            the base rounds of ``adaptive``.
         shares: share of the nodes that the first rounds of ``coarse`` and ``newton`` evaluate;
             None for the method's own: a quarter, then half; ``newton`` evaluates all.
         deadline_ms: end the solve when another round would take it past this many milliseconds;
@@ -150,8 +151,8 @@ class SolverConfig:
 
     @property
     def head_rounds(self) -> int:
-        """Rounds in which an adaptive solve may use the head."""
-        return 3 if self.pcm_rounds is None else self.pcm_rounds
+        """Rounds in which an adaptive solve may use the head; one certifies soonest."""
+        return 1 if self.pcm_rounds is None else self.pcm_rounds
 
     @property
     def strengths(self) -> tuple[float, ...]:
@@ -240,7 +241,8 @@ def solve(
     if guess is None:
         limits["guess"] = first_guess(head, denoise, noise)
     if config.adaptive:
-        return adaptive(denoise, noise, head=on_base(head), most=config.head_rounds, **limits)
+        rounds, memory = config.head_rounds, config.memory
+        return adaptive(denoise, noise, head=on_base(head), most=rounds, memory=memory, **limits)
     return picard(denoise, noise, head=as_predictor(head), strengths=config.strengths, **limits)
 
 

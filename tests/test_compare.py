@@ -54,7 +54,7 @@ ROW_KEYS = {
 FILE_KEYS = {"command", "commit", "hardware", "threads", "dtype", "ceilings", "rows", "refused"}
 
 
-@pytest.fixture(scope="module", params=["released/pusht", "unet-tiny"])
+@pytest.fixture(scope="module", params=["released/pusht_mlp", "unet-tiny"])
 def case(request: pytest.FixtureRequest) -> tuple[DiffusionPolicy, torch.Tensor]:
     policy, observations, _ = load(request.param, torch.device("cpu"))
     return policy, batches(observations, 3)
@@ -129,7 +129,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The file of the small form, made as a user makes it."""
     folder = tmp_path_factory.mktemp("compare")
     file = folder / "small.json"
-    words = "run --small --threads 1 --policies released/pusht --batches 1 --calls 3"
+    words = "run --small --threads 1 --policies released/pusht_mlp --batches 1 --calls 3"
     words += " --seconds 0.1 --least 2 --checked 1"
     command = [sys.executable, "benchmarks/compare.py", *words.split(), "--output", str(file)]
     environment = {k: v for k, v in os.environ.items() if k != "PCM_LEROBOT_PYTHON"}
@@ -265,7 +265,7 @@ def test_a_batch_larger_than_the_observations_is_refused() -> None:
 
 def test_lerobot_refuses_what_it_cannot_run() -> None:
     policy, observations, _ = load("unet-tiny", torch.device("cpu"))
-    mlp = DiffusionPolicy.from_pretrained("released/pusht")
+    mlp = DiffusionPolicy.from_pretrained("released/pusht_mlp")
     assert "mlp" in str(unsupported(mlp, common_sampler("ddim", 16)))
     assert "spacing" in str(unsupported(policy, DDIM))
     for python in (None, "/no/python"):

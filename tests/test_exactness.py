@@ -18,7 +18,7 @@ from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 
-NAME = "released/pusht"
+NAME = "released/pusht_mlp"
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from pcm_study_rows import parallel_solver, play, rmse, rmse_by_round
 from pcm_study_search import search
 from perturbed import noisy, robustness, shifted_goal, situations, turned
 
-NAME = "released/pusht"
+NAME = "released/pusht_mlp"
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ def test_the_parts_of_a_profile_add_up(
     monkeypatch.setattr(profile_solve, "WARMUP", 1)
     out = tmp_path / "profile.json"
     before = profile_solve.Denoiser.__call__
-    profile_solve.main(["released/pusht", "--calls", "1", "--out", str(out)])
+    profile_solve.main(["released/pusht_mlp", "--calls", "1", "--out", str(out)])
     assert profile_solve.Denoiser.__call__ is before
     found = json.loads(out.read_text())
     assert {"commit", "hardware", "threads"} <= set(found)
-    rows = {row["solver"].split()[0]: row for row in found["policies"]["released/pusht"]}
+    rows = {row["solver"].split()[0]: row for row in found["policies"]["released/pusht_mlp"]}
     assert set(rows) == {"ddpm-100", "ddim-8", "picard", "coarse", "newton", "pcm"}
     for row in rows.values():
         assert sum(row["share"].values()) == pytest.approx(1)

@@ -36,7 +36,7 @@ CHECKED = [
 
 @pytest.fixture(scope="module")
 def policy() -> DiffusionPolicy:
-    return DiffusionPolicy.from_pretrained("released/pusht")
+    return DiffusionPolicy.from_pretrained("released/pusht_mlp")
 
 
 def bound_to(policy: DiffusionPolicy, solver: SolverConfig) -> SolverConfig:
@@ -46,7 +46,7 @@ def bound_to(policy: DiffusionPolicy, solver: SolverConfig) -> SolverConfig:
 
 
 def inputs(policy: DiffusionPolicy, solver: SolverConfig, batch: int, extras: bool) -> Inputs:
-    obs = held_out_observations("released/pusht")[:batch].to(policy.device)
+    obs = held_out_observations("released/pusht_mlp")[:batch].to(policy.device)
     policy._generator.manual_seed(1)
     noise = policy.draw_noise(batch, solver).to(policy.device, policy.dtype)
     if not extras:
@@ -148,7 +148,7 @@ def test_same_inputs_give_the_same_bits(policy: DiffusionPolicy, solver: SolverC
 
 
 def test_threads_and_policies_do_not_disturb_each_other() -> None:
-    policies = [DiffusionPolicy.from_pretrained("released/pusht") for _ in range(2)]
+    policies = [DiffusionPolicy.from_pretrained("released/pusht_mlp") for _ in range(2)]
     solvers = [bound_to(policies[0], s) for s in (FIXED[1], FIXED[5])]
     for policy in policies:
         policy.use(RuntimeConfig(precision="bf16"))
@@ -196,7 +196,7 @@ def test_low_precision_takes_a_copy_of_the_weights(policy: DiffusionPolicy) -> N
 @pytest.mark.parametrize("extras", [False, True])
 @pytest.mark.parametrize("solver", FIXED + CHECKED, ids=lambda s: s.label)
 def test_graphs_are_the_eager_solve(solver: SolverConfig, extras: bool) -> None:
-    policy = DiffusionPolicy.from_pretrained("released/pusht", "cuda")
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp", "cuda")
     solver = bound_to(policy, solver)
     i = inputs(policy, solver, 2, extras)
     want = eager(policy, solver, i)
@@ -208,7 +208,7 @@ def test_graphs_are_the_eager_solve(solver: SolverConfig, extras: bool) -> None:
 
 @needs_cuda
 def test_a_fixed_round_graph_neither_waits_nor_allocates() -> None:
-    policy = DiffusionPolicy.from_pretrained("released/pusht", "cuda")
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp", "cuda")
     policy.use(RuntimeConfig(mode="graph"))
     solver = policy.default_solver()
     i = inputs(policy, solver, 1, False)
@@ -227,7 +227,7 @@ def test_a_fixed_round_graph_neither_waits_nor_allocates() -> None:
 
 @needs_cuda
 def test_graphs_of_two_policies_in_threads() -> None:
-    policies = [DiffusionPolicy.from_pretrained("released/pusht", "cuda") for _ in range(2)]
+    policies = [DiffusionPolicy.from_pretrained("released/pusht_mlp", "cuda") for _ in range(2)]
     solver = policies[0].default_solver()
     wanted, found = [], {}
     for policy in policies:

@@ -63,7 +63,7 @@ def test_a_target_is_exactly_one(given: dict[str, float]) -> None:
 
 
 def test_candidates_are_distinct_and_costs_are_measured() -> None:
-    policy = DiffusionPolicy.from_pretrained("released/pusht")
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
     solvers = candidate_solvers(policy)
     assert len(set(solvers)) == len(solvers)
     assert {s.method for s in solvers} >= {"sequential", "picard", "coarse", "newton", "pcm"}
@@ -73,7 +73,7 @@ def test_candidates_are_distinct_and_costs_are_measured() -> None:
 
 
 def test_flat_settings_give_the_solver_back() -> None:
-    policy = DiffusionPolicy.from_pretrained("released/pusht")
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
     for solver in candidate_solvers(policy):
         assert policy.solver(solver.to_flat()) == solver
     timed = replace(candidate_solvers(policy)[0], method="picard", rounds=4, deadline_ms=3.0)

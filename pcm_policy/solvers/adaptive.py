@@ -3,7 +3,8 @@
 A head that adds to the base prediction has ``D(X)`` at hand in every round, and with it the base
 residual ``|F + M D(X) - X|``. A row leaves its head when that residual no longer shrinks, and is
 certified, in any round, as soon as the residual is small enough; the base round that proves it has
-been computed already, so that certification costs no further round.
+been computed already, so that certification costs no further round. Rows without their head are
+mixed as by :mod:`~pcm_policy.solvers.anderson`, which remembers the head's rounds as well.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pcm_policy.denoise import Denoiser
 from pcm_policy.noise import Noise
+from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.base import SolveResult, combine
 from pcm_policy.solvers.iterate import Round, iterate
 
@@ -29,21 +31,29 @@ class HeadCorrection:
     Args:
         denoise: the base map.
         head: predicts from states and base predictions.
-        most: rounds that the head was trained for; base rounds after them.
+        most: rounds that the head may be used in; base rounds after them.
         shrink: see :data:`SHRINK`.
+        memory: rounds that Anderson mixing looks back; 0 leaves plain base rounds.
     """
 
     def __init__(
-        self, denoise: Denoiser, head: HeadOnBase, most: int, shrink: float = SHRINK
+        self,
+        denoise: Denoiser,
+        head: HeadOnBase,
+        most: int,
+        shrink: float = SHRINK,
+        memory: int = 2,
     ) -> None:
         self.denoise, self.head, self.most, self.shrink = denoise, head, most, shrink
+        self.mixer = Anderson(memory) if memory else None
         self._residual: Tensor | None = None
         self._on: Tensor | None = None
 
     def __call__(self, round: Round) -> Tensor:
-        """Return the head's states for rows that still use it, base states for the others."""
+        """Return the head's states for rows that still use it, mixed base states for the others."""
+        mixed = round.swept if self.mixer is None else self.mixer(round)
         if round.k >= self.most:
-            return round.swept
+            return mixed
         residual = (round.swept - round.states).abs().amax(dim=(0, 2, 3))
         on = torch.ones_like(residual, dtype=torch.bool) if self._on is None else self._on
         if self._residual is not None:
@@ -51,7 +61,7 @@ class HeadCorrection:
         self._residual, self._on = residual, on
         predictions = self.head(self.denoise, round.states[:-1], round.k, round.base)
         jumped = round.forced + combine(round.sampler.M, predictions)
-        return torch.where(on[:, None, None], jumped, round.swept)
+        return torch.where(on[:, None, None], jumped, mixed)
 
 
 def adaptive(
@@ -61,6 +71,7 @@ def adaptive(
     head: HeadOnBase,
     most: int,
     shrink: float = SHRINK,
+    memory: int = 2,
     tolerance: float,
     rounds: int | None = None,
     **options: object,
@@ -71,8 +82,9 @@ def adaptive(
         denoise: the base map ``D``, with its sampler.
         noise: all the randomness of the solve.
         head: the PCM.
-        most: rounds that it was trained for.
+        most: rounds that it may be used in.
         shrink: see :data:`SHRINK`.
+        memory: see :class:`HeadCorrection`.
         tolerance: certified error to stop at.
         rounds: the largest number of rounds.
         options: as for :func:`~pcm_policy.solvers.iterate.iterate`.
@@ -80,7 +92,7 @@ def adaptive(
     return iterate(
         denoise,
         noise,
-        correct=HeadCorrection(denoise, head, most, shrink),
+        correct=HeadCorrection(denoise, head, most, shrink, memory),
         tolerance=tolerance,
         rounds=rounds,
         **options,  # type: ignore[arg-type]

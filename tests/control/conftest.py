@@ -14,7 +14,7 @@ ENV = "pcm_policy/PushTKeypoints-v0"
 @pytest.fixture(scope="session")
 def policy() -> DiffusionPolicy:
     torch.set_num_threads(1)
-    return DiffusionPolicy.from_pretrained("released/pusht")
+    return DiffusionPolicy.from_pretrained("released/pusht_mlp")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 from pcm_policy.solvers.base import forcing
 
-OBS = held_out_observations("released/pusht").numpy()
+OBS = held_out_observations("released/pusht_mlp").numpy()
 NONE = np.zeros((0, 2), np.float32)
 
 

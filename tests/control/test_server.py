@@ -30,7 +30,7 @@ from pcm_policy.errors import PcmError
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-OBS = held_out_observations("released/pusht").numpy()
+OBS = held_out_observations("released/pusht_mlp").numpy()
 NONE = np.zeros((0, 2), np.float32)
 
 
