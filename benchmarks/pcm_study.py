@@ -223,7 +223,8 @@ def paste_rows(command: str, report: dict[str, Any], document: str, name: str) -
     machine = report["hardware"]
     text = (
         f"`{command.split(' --only')[0]}`: Push-T, {report['episodes']} episodes from seed "
-        f"{report['seed']}, paired seeds and noise, on {machine['device']}, threads: {machine['threads']}, float32, eager, "
+        f"{report['seed']}, paired seeds and noise, on {machine['device']}, threads: "
+        f"{machine['threads']}, float32, eager, "
         f"batch 1. The number behind a name is its network rounds; base is sequential "
         f"{report['base']}, and RMSE the distance to its chunk on held-out observations, actions "
         f"in [-1, 1]. Schedules of few-step samplers were chosen on other seeds.\n\n"
