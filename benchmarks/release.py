@@ -1,26 +1,58 @@
-"""Make the released Push-T policy again: every command, one after another, in one folder.
+"""Make a released Push-T policy again: every command, one after another, in one folder.
 
-    python benchmarks/release.py pusht_cchi_v7_replay.zarr OUTPUT
+    python benchmarks/release.py pusht      pusht_cchi_v7_replay.zarr OUTPUT [key=value ...]
+    python benchmarks/release.py pusht_mlp  pusht_cchi_v7_replay.zarr OUTPUT [key=value ...]
 
-1. ``first``: a base policy on the human demonstrations.
-2. ``own.zarr``: its own successful episodes, from seeds that nothing is evaluated on. Human
-   demonstrations of Push-T end just before the goal is reached; these end on it.
-3. ``base``: a base policy on both, trained to go on from known prefixes.
-4. ``pcm``: a PCM head for it.
-
-What is finished is not done again, and a training that was cut off goes on. About an hour and a
-half on one core of an AMD EPYC.
+What is finished is not done again, and a training that was cut off goes on; overrides such as
+``train.steps=100`` go to all commands. ``--list`` prints the commands and runs nothing.
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
 import torch
 
 from pcm_policy import cli
+from pcm_policy.checkpoint import RELEASED
 from pcm_policy.commands import compose
 
-SEED = 2_000_000
+Stage = tuple[str, str, tuple[str, ...]]
+"""Folder, command, overrides; ``{folder}`` is the output of an earlier stage."""
+
+HALF = "weights=float16"
+UNET = ("network=unet1d", "train.batch=128")
+RECIPES: dict[str, tuple[Stage, ...]] = {
+    "pusht": (
+        ("first", "train", (*UNET, "train.steps=10000", "train.lr=0.0006", "train.ema=0.999")),
+        (
+            "base",
+            "train",
+            (
+                *UNET,
+                "init={first}",
+                "train.steps=12000",
+                "train.lr=0.0005",
+                "train.ema=0.9995",
+                "train.seed=1",
+                "task.action_steps=10",
+                HALF,
+            ),
+        ),
+        (
+            "pcm",
+            "distill",
+            (
+                "policy={base}",
+                "train.steps=3000",
+                "head.options.width=160",
+                "head.options.cond_width=96",
+                HALF,
+            ),
+        ),
+    ),
+    "pusht_mlp": (("base", "train", (HALF,)), ("pcm", "distill", ("policy={base}", HALF))),
+}
 
 
 def main() -> None:
@@ -28,32 +60,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("name", choices=RECIPES, help=f"as in {RELEASED.name}/")
     parser.add_argument("data", help="the human demonstrations")
     parser.add_argument("output", type=Path)
-    parser.add_argument("--episodes", type=int, default=1000, help="own successful ones")
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("overrides", nargs="*", help="of all trainings, such as train.steps=100")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    first, own, base, pcm = (options.output / n for n in ("first", "own.zarr", "base", "pcm"))
-    data = [f"dataset.path={options.data}"]
-
-    def run(output: Path) -> list[str]:
-        resume = (output / "checkpoints").exists()
-        return [f"output_dir={output}", f"resume={str(resume).lower()}", *options.overrides]
-
-    if not (first / "policy").exists():
-        cli.train_main(compose("train", [*data, "task.prefix_steps=0", *run(first)]))
-    if not own.exists():
-        words = ["command=generate", f"path={own}", f"policy={first / 'policy'}"]
-        words += [f"episodes={options.episodes}", f"attempts={5 * options.episodes}"]
-        words += [f"seed={SEED}", "solver=ddim", "solver.spacing=leading"]
-        cli.data_main(compose("data", words))
-    if not (base / "policy").exists():
-        cli.train_main(compose("train", [*data, f"dataset.more=[{own}]", *run(base)]))
-    if not (pcm / "policy").exists():
-        words = [f"policy={base / 'policy'}", f"dataset.more=[{own}]"]
-        cli.distill_main(compose("distill", [*data, *words, *run(pcm)]))
-    print(pcm / "policy")
+    made = {folder: options.output / folder / "policy" for folder, _, _ in RECIPES[options.name]}
+    for folder, command, words in RECIPES[options.name]:
+        output = options.output / folder
+        given = [f"dataset.path={options.data}", f"output_dir={output}", "threads=1"]
+        given += [word.format(**made) for word in words] + options.overrides
+        if options.list:
+            print(f"pcm-{command} {shlex.join(given)}")
+        elif not made[folder].exists():
+            again = f"resume={str((output / 'checkpoints').exists()).lower()}"
+            run = cli.train_main if command == "train" else cli.distill_main
+            run(compose(command, [*given, again]))
+    print(made["pcm"])
 
 
 if __name__ == "__main__":
