@@ -199,8 +199,8 @@ def solve(
         denoise: the base map ``D``.
         noise: all the randomness of the solve.
         head: the PCM head, for ``method="pcm"``.
-        guess: ``(B, T, Da)`` guess of the clean chunk, for all but ``sequential`` and
-            ``paradigms``, which start from the noise alone.
+        guess: ``(B, T, Da)`` guess of the clean chunk, NaN in rows without one, for all but
+            ``sequential`` and ``paradigms``, which start from the noise alone.
         jacobian: of this base and sampler, for ``method="newton"``.
         watch: called with all states after every round; ``sequential`` has none.
 
@@ -238,8 +238,9 @@ def solve(
         return picard(denoise, noise, **limits)
     if head is None:
         raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
-    if guess is None:
-        limits["guess"] = first_guess(head, denoise, noise)
+    first = first_guess(head, denoise, noise)
+    if first is not None:
+        limits["guess"] = first if guess is None else torch.where(guess.isnan(), first, guess)
     if config.adaptive:
         rounds, memory = config.head_rounds, config.memory
         return adaptive(denoise, noise, head=on_base(head), most=rounds, memory=memory, **limits)

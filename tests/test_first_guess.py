@@ -79,9 +79,16 @@ def test_a_pcm_solve_starts_from_it_and_others_do_not(nodes: int | None) -> None
     assert torch.equal(found.trajectory, same.trajectory)
     warm = torch.full((B, T, DA), 0.3)
     mine = solve(pcm, denoise, noise(), head, warm)
+    half = warm.clone()
+    half[1] = torch.nan  # this row has no guess of its own
+    mixed = solve(pcm, denoise, noise(), head, half).trajectory
+    torch.testing.assert_close(mixed[:, 1], found.trajectory[:, 1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(mixed[:, ::2], mine.trajectory[:, ::2], rtol=0, atol=1e-5)
     assert not torch.allclose(mine.sample, found.sample, atol=1e-3)
     base = replace(pcm, method="picard")
     plain = picard(denoise, noise(), rounds=2)
+    nobody = torch.full((B, T, DA), torch.nan)
+    assert torch.equal(solve(base, denoise, noise(), head, nobody).sample, plain.sample)
     assert torch.equal(solve(base, denoise, noise(), head).sample, plain.sample)
     assert first_guess(policy(guess=False).head, denoise, noise()) is None  # type: ignore[arg-type]
 

@@ -82,7 +82,8 @@ def test_flat_settings_give_the_solver_back() -> None:
 
 def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:
     out = tmp_path / "tuned"
-    overrides = ["error=0.05", "calls=2", "observations=4", f"output_dir={out}"]
+    chosen = "policy=released/pusht_mlp"
+    overrides = [chosen, "error=0.05", "calls=2", "observations=4", f"output_dir={out}"]
     report = tune_main(compose("tune", overrides))
     assert json.loads((out / "tune.json").read_text()) == report
     more = [f"hydra.searchpath=[file://{out}]", "solver=tuned", "runtime=tuned"]
@@ -90,6 +91,7 @@ def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:
         "eval",
         [
             *more,
+            chosen,
             "episodes=1",
             "max_steps=8",
             "num_envs=1",

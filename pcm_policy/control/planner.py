@@ -176,11 +176,11 @@ class Planner:
         return Noise(initial, torch.cat(steps, dim=1) if steps else None)
 
     def _guess(self, seats: Sequence[PlanRequest]) -> Tensor | None:
-        """Shift the remembered plans; a row without one starts from zeros, as a cold solve does."""
+        """Shift the remembered plans; a row without one is marked as such, and starts cold."""
         if all(r.warm_start == "off" for r in seats):
             return None
         config, steps = self.policy.config, self.solver.sampler.steps
-        cold = torch.zeros(steps, 1, *config.chunk_shape)
+        cold = torch.full((steps, 1, *config.chunk_shape), torch.nan)
         cold = cold.to(self.policy.device, self.policy.dtype)
         parts = []
         for request in seats:

@@ -95,7 +95,7 @@ def iterate(
         window: largest number of states evaluated in a base round; None for all of them. The
             window slides over states that have settled (or, with fixed rounds, by one).
         guess: ``(B, T, Da)`` or ``(N, B, T, Da)`` guess of the clean chunks; the fixed point does
-            not depend on it. None is a chunk of zeros.
+            not depend on it. None, and NaN in a row of it, is a chunk of zeros.
         head: the PCM, called with the states before the last one.
         strengths: the head's share lambda(k) of round ``k``; base rounds once it is zero or ended.
         coarse: how many nodes the first base rounds evaluate; the predictions in between are
@@ -217,7 +217,8 @@ def _first_predictions(guess: Tensor | None, like: Tensor) -> Tensor:
             f"guess has shape {tuple(guess.shape)}: expected {tuple(like.shape[1:])} "
             f"or {tuple(like.shape)}"
         )
-    return guess.to(like).expand_as(like).clone()
+    guess = guess.to(like)
+    return torch.where(guess.isnan(), 0.0, guess).expand_as(like).clone()
 
 
 def _check(

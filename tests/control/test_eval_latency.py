@@ -8,7 +8,15 @@ import pytest
 from pcm_policy import cli
 from pcm_policy.commands import compose, run_command
 
-WORDS = ["episodes=2", "num_envs=2", "solve_batch=2", "max_steps=30", "device=cpu", "threads=1"]
+WORDS = [
+    "policy=released/pusht_mlp",
+    "episodes=2",
+    "num_envs=2",
+    "solve_batch=2",
+    "max_steps=30",
+    "device=cpu",
+    "threads=1",
+]
 
 
 def test_eval_under_latency(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_a_slow_solver_misses_and_says_so(spec: PolicySpec) -> None:
 
 def test_command(tmp_path: Path) -> None:
     words = [f"output_dir={tmp_path}", "duration_s=1.2", "control_hz=20", "hog=1", "device=cpu"]
+    words.append("policy=released/pusht_mlp")
     report = loop_main(compose("loop", [*words, "control=realtime", "solver.deadline_ms=30"]))
     assert json.loads((tmp_path / "loop.json").read_text()) == json.loads(json.dumps(report))
     assert {"deadline_misses", "effective_hz", "stages_ms", "memory_mib"} <= set(report)

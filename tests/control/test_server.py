@@ -30,14 +30,16 @@ from pcm_policy.errors import PcmError
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
-OBS = held_out_observations("released/pusht_mlp").numpy()
+POLICY = "released/pusht_mlp"
+SERVED = (f"policy={POLICY}", "threads=1", "device=cpu")
+OBS = held_out_observations(POLICY).numpy()
 NONE = np.zeros((0, 2), np.float32)
 
 
 @contextmanager
 def serving(*words: str, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        [str(BIN / "pcm-serve"), f"serve.port={port}", "threads=1", "device=cpu", *words],
+        [str(BIN / "pcm-serve"), *SERVED, f"serve.port={port}", *words],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
