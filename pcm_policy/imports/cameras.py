@@ -25,10 +25,24 @@ class Places:
     counted: bool = True
     pool: str = ""
     out: str = ""
+    temperature: str = ""
+
+
+def robomimic_places(prefix: str) -> Places:
+    """Return the places of robomimic's ``VisualCore``: backbone, pooling, flattening, linear."""
+    return Places(
+        f"{prefix}nets.0.nets.",
+        pool=f"{prefix}nets.1.nets.",
+        out=f"{prefix}nets.3.",
+        temperature=f"{prefix}nets.1.temperature",
+    )
 
 
 def encoder(tensors: Mapping[str, Tensor], places: Places) -> dict[str, Tensor]:
-    """Return one encoder's weights under the names of ``CameraEncoder``."""
+    """Return one encoder's weights under the names of ``CameraEncoder``.
+
+    The softmax's temperature goes into the convolution before it.
+    """
     found = {}
     for name, value in tensors.items():
         if name.startswith(places.backbone):
@@ -39,6 +53,9 @@ def encoder(tensors: Mapping[str, Tensor], places: Places) -> dict[str, Tensor]:
         for ours, theirs in (("pool.nets.", places.pool), ("out.", places.out)):
             if theirs and re.fullmatch(re.escape(theirs) + "(weight|bias)", name):
                 found[ours + name.removeprefix(theirs)] = value
+    if places.temperature in tensors and bool((tensors[places.temperature] != 1).any()):
+        for name in ("pool.nets.weight", "pool.nets.bias"):
+            found[name] = found[name] / tensors[places.temperature]
     return found
 
 

@@ -34,7 +34,7 @@ _STORAGES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_TYPES = ("list", "tuple", "str", "int", "float", "bool", "bytes")
+_TYPES = ("list", "tuple", "str", "int", "long", "float", "bool", "bytes")  # long: int, protocol 2
 _INERT = {  # read, never needed
     *(("builtins", name) for name in _TYPES),
     ("_codecs", "encode"),

@@ -275,6 +275,73 @@ def inpainting_payload(**changes: Any) -> tuple[dict[str, Any], ConditionalUnet1
     return _workspace(config, averaged.state_dict(), last.state_dict()), averaged
 
 
+IMAGE_SHAPES = {"wrist": [3, 45, 40], "robot_eef": [3], "front": [3, 45, 40], "agent_pos": [2]}
+
+
+def robomimic_core(weights: dict[str, torch.Tensor], temperature: float) -> dict[str, torch.Tensor]:
+    """The state dict of robomimic's ``VisualCore``, each part of which has two names."""
+    found = {}
+    for name, value in weights.items():
+        if name.startswith("backbone."):
+            rest = counted(name).removeprefix("backbone.")
+            found |= {f"backbone.nets.{rest}": value, f"nets.0.nets.{rest}": value}
+        elif name.startswith("pool."):
+            rest = name.removeprefix("pool.")
+            value = value * temperature
+            found |= {f"pool.{rest}": value, f"nets.1.{rest}": value}
+        else:
+            found[name.replace("out.", "nets.3.")] = value
+    for at in ("pool", "nets.1"):
+        found |= {f"{at}.temperature": torch.full((1,), temperature)}
+        found |= {f"{at}.pos_x": torch.zeros(1, 4), f"{at}.pos_y": torch.zeros(1, 4)}
+    return {k: v.clone() for k, v in found.items()}
+
+
+def image_payload(
+    hybrid: bool, encoder: dict[str, Any] | None = None, **changes: Any
+) -> tuple[dict[str, Any], ConditionalUnet1d]:
+    """An image policy of diffusion_policy, camera ``i`` of ``IMAGE_SHAPES`` with ``i`` as seed."""
+    cameras = [k for k, shape in IMAGE_SHAPES.items() if len(shape) == 3]
+    encoder, settings = encoder or {}, {"_target_": "x.MultiImageObsEncoder"}
+    settings |= {"crop_shape": list(CROP), "imagenet_norm": True, "share_rgb_model": False}
+    config = diffusion_policy_config(scheduler=changes.pop("scheduler", {}))
+    policy = {k: v for k, v in config["policy"].items() if k in _KEPT}
+    kinds = {k: "rgb" if k in cameras else "low_dim" for k in IMAGE_SHAPES}
+    obs = {k: {"shape": shape, "type": kinds[k]} for k, shape in IMAGE_SHAPES.items()}
+    policy |= {"shape_meta": {"obs": obs, "action": {"shape": [DA]}}, "n_groups": 8}
+    weights = {}
+    if hybrid:
+        policy["_target_"] = "x.DiffusionUnetHybridImagePolicy"
+        policy |= {"crop_shape": list(CROP), "eval_fixed_crop": True}
+        for i, name in enumerate(cameras):
+            core = robomimic_core(camera_weights(i), 0.5)
+            weights |= {f"obs_encoder.obs_nets.{name}.{k}": v for k, v in core.items()}
+    else:
+        policy |= {"_target_": "x.DiffusionUnetImagePolicy", "obs_encoder": settings | encoder}
+        for i, name in enumerate(cameras):
+            inner = {k: v for k, v in camera_weights(i).items() if k.startswith("backbone.")}
+            start = f"obs_encoder.key_model_map.{name}."
+            weights |= {start + k.removeprefix("backbone."): v for k, v in inner.items()}
+    network = unet(5 + len(cameras) * (FEATURES if hybrid else 512))
+    payload = _workspace(config | {"policy": policy | changes}, network.state_dict(), {})
+    normal = "normalizer.params_dict"
+    state = payload["state_dicts"]["ema_model"]
+    for key in [k for k in state if k.startswith(f"{normal}.obs.")]:
+        first, second = state.pop(key).split([3, 2])
+        inner = key.removeprefix(f"{normal}.obs.")
+        state |= {f"{normal}.robot_eef.{inner}": first.clone()}
+        state |= {f"{normal}.agent_pos.{inner}": second.clone()}
+    for name in cameras:
+        for key, value in (("scale", 2), ("offset", -1), ("input_stats.min", 0)):
+            state[f"{normal}.{name}.{key}"] = torch.tensor([float(value)])
+        state[f"{normal}.{name}.input_stats.max"] = torch.ones(1)
+    state |= weights
+    return payload, network
+
+
+_KEPT = {"noise_scheduler", "horizon", "n_action_steps", "n_obs_steps", "num_inference_steps"}
+
+
 def transformer_payload(**changes: Any) -> tuple[dict[str, Any], DenoisingTransformer]:
     """The same of a transformer."""
     averaged, last = transformer(5), transformer(5, seed=1)

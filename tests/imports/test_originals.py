@@ -77,6 +77,31 @@ def test_old_layout_through_lerobots_own_migration(tmp_path: Path) -> None:
     agrees(tmp_path / "p", python)
 
 
+TWO = {"wrist": [60, 80], "top": [60, 81]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cameras": {"image": [96, 96]}, "num_inference_steps": 20},
+        {"cameras": TWO, "ddim": True, "num_inference_steps": 8}
+        | {"encoder": {"crop_shape": None, "share_rgb_model": False, "imagenet_norm": False}},
+        {"cameras": {"a": [64, 64], "b": [64, 64]}, "num_inference_steps": 3}
+        | {"encoder": {"crop_shape": [50, 51], "share_rgb_model": True, "random_crop": False}},
+        {"cameras": TWO, "hybrid": True, "policy": {"crop_shape": [45, 60]}}
+        | {"num_inference_steps": 20},
+        {"cameras": TWO, "hybrid": True, "ddim": True, "num_inference_steps": 8}
+        | {"policy": {"crop_shape": None, "obs_encoder_group_norm": False}},
+    ],
+    ids=["image", "two-cameras", "shared-encoder", "hybrid", "hybrid-ddim"],
+)
+def test_cameras_of_diffusion_policy(tmp_path: Path, settings: dict[str, Any]) -> None:
+    python = original("PCM_DIFFUSION_POLICY_PYTHON")
+    words = str(tmp_path / "a.ckpt"), json.dumps(settings)
+    make(python, "make_diffusion_policy_images.py", *words)
+    agrees(tmp_path / "a.ckpt", python)
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"ddim": True, "normalize": True}, {"ema": False}], ids=["ddpm", "ddim", "raw"]
 )
