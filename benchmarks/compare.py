@@ -27,7 +27,7 @@ from compare_timing import WARMUP, batches
 from pcm_policy.checkpoint import to_json, write_text
 
 SAMPLERS = ("ddpm-100", "ddim-16", "ddim-32")
-POLICIES = ("released/pusht", "unet-5m", "unet-65m")
+POLICIES = ("released/pusht_mlp", "released/pusht", "unet-65m")
 
 
 def add_ratios(rows: list[dict[str, Any]]) -> None:

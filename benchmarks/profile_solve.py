@@ -162,7 +162,7 @@ def table(policies: dict[str, list[dict[str, Any]]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Print the table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("policies", nargs="*", default=["released/pusht", "unet-5m"])
+    parser.add_argument("policies", nargs="*", default=["released/pusht_mlp", "released/pusht"])
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/profile_solve.json"))
     args = parser.parse_args(argv)

@@ -15,7 +15,7 @@ def test_python_example() -> None:
     exec(code.group(1), scope)
     action = scope["action"]
     assert isinstance(action, np.ndarray)
-    assert action.shape == (1, 8, 2)
+    assert action.shape == (1, 10, 2)
     assert np.isfinite(action).all()
     assert action.min() > -50
     assert action.max() < 562
