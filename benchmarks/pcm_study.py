@@ -43,7 +43,6 @@ from pcm_study_rows import (
     parallel_families,
     parallel_solver,
     play,
-    rmse,
     rmse_by_round,
 )
 from pcm_study_search import TUNING_SEED, best_sampler, visited_observations
@@ -56,6 +55,7 @@ from pcm_policy.bench import hardware, time_predictions
 from pcm_policy.checkpoint import fingerprint, held_out_observations, to_json, write_text
 from pcm_policy.errors import PcmError
 from pcm_policy.exactness import solved
+from pcm_policy.few_steps import rmse
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import markdown, table
 from pcm_policy.samplers import SamplerConfig
@@ -133,7 +133,7 @@ class Study:
                 found[row.name] = trace[min(row.rounds, len(trace)) - 1]
             else:
                 model = self.model(row.family)
-                found[row.name] = rmse(model, row.solver.sampler, self.obs, wanted)
+                found[row.name] = rmse(model, row.solver.sampler, self.obs, wanted, 0)
         return found, traces
 
     def crossings(

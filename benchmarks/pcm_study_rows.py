@@ -13,11 +13,10 @@ from torch import Tensor
 
 from pcm_policy.checkpoint import fingerprint, to_json, write_text
 from pcm_policy.evaluate import evaluate
-from pcm_policy.exactness import certification, certified_solver, paired_noise, solved
+from pcm_policy.exactness import certification, certified_solver, paired_noise
 from pcm_policy.limits import ActionLimits
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.rollout_policy import EpisodePolicy
-from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 from pcm_policy.statistics import (
     bootstrap_mean_interval,
@@ -101,14 +100,6 @@ def rmse_by_round(
     noise = paired_noise(policy, solver, len(obs), seed).to(policy.device, policy.dtype)
     policy.run(obs.to(policy.device, policy.dtype), solver, noise, watch=watch)
     return torch.stack(errors).cpu()
-
-
-def rmse(
-    policy: DiffusionPolicy, sampler: SamplerConfig, obs: Tensor, exact: Tensor, seed: int = 0
-) -> Tensor:
-    """Return ``(n,)`` RMSE of a sampler's sequential chunks to the base chunks, normalised."""
-    sample = solved(policy, SolverConfig("sequential", sampler), obs, seed).sample
-    return (sample - exact).square().mean(dim=(1, 2)).sqrt().cpu()
 
 
 def play(

@@ -1,61 +1,21 @@
 """The best schedule of a few-step sampler: three spacings and a searched one, on other seeds."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pcm_study_rows import FEW_STEPS, play, rmse
+from pcm_study_rows import FEW_STEPS, play
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
 from pcm_policy.exactness import solved
+from pcm_policy.few_steps import searched
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 
 TUNING_SEED = 500_000
-DRAWN, MOVES, SWEEPS = 32, (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16), 3
-Schedule = tuple[int, ...]
-
-
-def search(
-    cost: Callable[[Schedule], float], start: list[Schedule], train_steps: int, seed: int
-) -> tuple[Schedule, float]:
-    """Look for the timesteps of least cost: random draws, then one timestep at a time.
-
-    Args:
-        cost: what a descending schedule costs.
-        start: schedules to begin with, all of one length.
-        train_steps: timesteps are below this.
-        seed: of the draws.
-
-    Returns:
-        The best schedule found and its cost.
-    """
-    rng, steps = np.random.default_rng(seed), len(start[0])
-    drawn = [
-        tuple(sorted(rng.choice(train_steps, steps, replace=False).tolist(), reverse=True))
-        for _ in range(DRAWN)
-    ]
-    known = {schedule: cost(schedule) for schedule in [*start, *drawn]}
-    best = min(known, key=lambda s: known[s])
-    for _ in range(SWEEPS):
-        before = best
-        for i in range(steps):
-            for move in MOVES:
-                moved = {*best[:i], *best[i + 1 :], best[i] + move}
-                tried = tuple(sorted(moved, reverse=True))
-                if len(tried) < steps or tried[0] >= train_steps or tried[-1] < 0:
-                    continue
-                if tried not in known:
-                    known[tried] = cost(tried)
-            best = min(known, key=lambda s: known[s])
-        if best == before:
-            break
-    return best, known[best]
 
 
 def candidates(
@@ -80,14 +40,8 @@ def candidates(
         except PcmError:  # so many steps of this spacing do not fit
             continue
         found[spacing] = sampler
-    start = [tuple(policy.sampler(s).timesteps.tolist()) for s in found.values()]
-
-    def cost(schedule: Schedule) -> float:
-        tried = replace(found["trailing"], timesteps=schedule)
-        return float(rmse(policy, tried, obs, exact.sample, TUNING_SEED).mean())
-
-    best, _ = search(cost, start, policy.config.schedule.train_steps, steps)
-    found["searched"] = replace(found["trailing"], timesteps=best)
+    kinds = list(found.values())
+    found["searched"] = searched(policy, kinds, obs, exact.sample, TUNING_SEED)
     return found
 
 

@@ -202,11 +202,16 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
     target = tune.Target(config.deadline_ms, config.error, config.score_within)
     runtimes = [RuntimeConfig(m, p) for m in config.modes for p in config.precisions]
     held = held_out_observations(config.policy)
-    picked = held[torch.linspace(0, len(held) - 1, min(config.observations, len(held))).long()]
+    rows = torch.linspace(0, len(held) - 1, min(config.observations, len(held))).long()
+    others = torch.ones(len(held), dtype=torch.bool).index_fill(0, rows, False)
+    spare = held[others][: len(rows)] if others.any() else held
+    bar = tqdm(config.search, desc="timesteps", disable=None)
+    samplers = [s for few in bar for s in tune.searched_samplers(policy, [few], spare, 1)]
     candidates = tune.measure(
         policy,
-        picked,
+        held[rows],
         runtimes,
+        samplers=samplers,
         calls=config.calls,
         progress=lambda items, what: tqdm(items, desc=what, disable=None),
     )

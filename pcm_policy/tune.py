@@ -2,7 +2,8 @@
 
 Candidates are measured, not modelled: the error of each to the sequential chunk of the policy's own
 sampler, on held-out observations, and its time per chunk at batch 1, all candidates taking
-turns. Few-step sequential sampling is among them, and wins where it reaches a target faster.
+turns. Few-step sequential sampling is among them, at even spacings and at searched timesteps, and
+wins where it reaches a target faster.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,8 @@ from torch import Tensor
 from pcm_policy.bench import Progress, hardware, time_predictions
 from pcm_policy.deadline import synchronize
 from pcm_policy.errors import PcmError
-from pcm_policy.exactness import paired_noise
+from pcm_policy.exactness import paired_noise, solved
+from pcm_policy.few_steps import searched
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.runtime import RuntimeConfig
 from pcm_policy.samplers import SamplerConfig
@@ -67,7 +69,10 @@ class Candidate:
         """Name for tables."""
         mode = "" if self.runtime == RuntimeConfig() else f" {self.runtime.mode}"
         precision = "" if self.runtime.precision == "float32" else f" {self.runtime.precision}"
-        spacing = "" if self.solver.sampler.name == "ddpm" else self.solver.sampler.spacing
+        sampler = self.solver.sampler
+        spacing: str = "" if sampler.name == "ddpm" else sampler.spacing
+        if sampler.timesteps is not None:
+            spacing = str(list(sampler.timesteps)).replace(" ", "")
         return f"{self.solver.label} {spacing}{mode}{precision}".strip()
 
 
@@ -77,8 +82,28 @@ def reference_sampler(policy: DiffusionPolicy) -> SamplerConfig:
     return policy.config.sampler if head is None else head.sampler
 
 
-def candidate_solvers(policy: DiffusionPolicy) -> list[SolverConfig]:
-    """List the solvers that are tried, the reference first."""
+def searched_samplers(
+    policy: DiffusionPolicy, steps: Sequence[int], obs: Tensor, seed: int
+) -> list[SamplerConfig]:
+    """Return few-step DDIM at searched timesteps; flow policies have none.
+
+    Args:
+        policy: the policy.
+        steps: numbers of steps.
+        obs: ``(n, To, Do)`` raw observations to search on.
+        seed: of the noise.
+    """
+    if policy.config.schedule.is_flow or not steps:
+        return []
+    exact = solved(policy, SolverConfig("sequential", reference_sampler(policy)), obs, seed)
+    kinds = ([SamplerConfig("ddim", few, s) for s in ("trailing", "leading")] for few in steps)
+    return [searched(policy, start, obs, exact.sample, seed) for start in kinds]
+
+
+def candidate_solvers(
+    policy: DiffusionPolicy, samplers: Sequence[SamplerConfig] = ()
+) -> list[SolverConfig]:
+    """List the solvers that are tried, the reference first; ``samplers`` sequentially as well."""
     reference = reference_sampler(policy)
     steps, trained = reference.steps, policy.config.schedule.train_steps
     found = [SolverConfig("sequential", reference)]
@@ -89,6 +114,7 @@ def candidate_solvers(policy: DiffusionPolicy) -> list[SolverConfig]:
                 if policy.config.schedule.is_flow:
                     sampler = replace(reference, steps=few, spacing=spacing)
                 found.append(SolverConfig("sequential", sampler))
+    found += [SolverConfig("sequential", sampler) for sampler in samplers]
     for rounds in (1, 2, 3, 4, 6, 8):
         if rounds < steps:
             found.append(SolverConfig("picard", reference, rounds=rounds))
@@ -142,6 +168,7 @@ def measure(
     observations: Tensor,
     runtimes: Sequence[RuntimeConfig],
     *,
+    samplers: Sequence[SamplerConfig] = (),
     calls: int = 50,
     seed: int = 0,
     progress: Progress = lambda items, _: items,
@@ -149,7 +176,7 @@ def measure(
     """Measure every candidate in every runtime; the policy's own runtime is left as it was."""
     obs = observations.to(policy.device, policy.dtype)
     frames: NDArray[np.float32] = observations.float().cpu().numpy()
-    solvers, reference = candidate_solvers(policy), reference_sampler(policy)
+    solvers, reference = candidate_solvers(policy, samplers), reference_sampler(policy)
     noise = paired_noise(policy, solvers[0], len(obs), seed)
     policy.calibrate(obs, reference, seed + 1_000_000)
     kept, found = policy.runtime, []

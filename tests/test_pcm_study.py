@@ -23,9 +23,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import pcm_study
 from pcm_study_pareto import front
 from pcm_study_ratios import Needed, at_outcome, first_round, fractional_round, ratios
-from pcm_study_rows import parallel_solver, play, rmse, rmse_by_round
-from pcm_study_search import search
+from pcm_study_rows import parallel_solver, play, rmse_by_round
 from perturbed import noisy, robustness, shifted_goal, situations, turned
+
+from pcm_policy.few_steps import rmse, search
 
 NAME = "released/pusht_mlp"
 
@@ -109,7 +110,7 @@ def test_errors_by_round_are_those_of_separate_solves(
         alone = (sample - exact).square().mean(dim=(1, 2)).sqrt()
         torch.testing.assert_close(trace[r - 1], alone, rtol=0, atol=1e-5)
     assert trace[-1].max() < 1e-4
-    assert rmse(policy, policy.config.head.sampler, obs, exact).max() == 0
+    assert rmse(policy, policy.config.head.sampler, obs, exact, 0).max() == 0
 
 
 def test_perturbations_are_what_they_say(obs: torch.Tensor) -> None:

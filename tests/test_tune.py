@@ -6,14 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from pcm_policy.checkpoint import held_out_observations
 from pcm_policy.cli import eval_main, tune_main
 from pcm_policy.commands import compose
 from pcm_policy.errors import PcmError
+from pcm_policy.exactness import solved
+from pcm_policy.few_steps import rmse
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.runtime import RuntimeConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
-from pcm_policy.tune import Candidate, Target, call_costs, candidate_solvers, choose
+from pcm_policy.tune import (
+    Candidate,
+    Target,
+    call_costs,
+    candidate_solvers,
+    choose,
+    reference_sampler,
+    searched_samplers,
+)
 
 
 def candidate(steps: int, rmse: float, p50: float, p95: float) -> Candidate:
@@ -72,9 +83,25 @@ def test_candidates_are_distinct_and_costs_are_measured() -> None:
     assert min(costs.values()) > 0
 
 
+def test_searched_timesteps_are_closer_than_even_ones() -> None:
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+    obs = held_out_observations("released/pusht_mlp")
+    (found,) = searched_samplers(policy, [2], obs[:32], seed=1)
+    assert found.timesteps is not None
+    assert len(found.timesteps) == found.steps == 2
+    others = obs[128:192]
+    exact = solved(policy, SolverConfig("sequential", reference_sampler(policy)), others, 7).sample
+    error = float(rmse(policy, found, others, exact, 7).mean())
+    for spacing in ("trailing", "leading", "linspace"):
+        even = rmse(policy, SamplerConfig("ddim", 2, spacing), others, exact, 7)  # type: ignore[arg-type]
+        assert error < 0.8 * float(even.mean())
+    assert SolverConfig("sequential", found) in candidate_solvers(policy, [found])
+
+
 def test_flat_settings_give_the_solver_back() -> None:
     policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
-    for solver in candidate_solvers(policy):
+    short = SamplerConfig("ddim", 2, timesteps=(70, 10))
+    for solver in candidate_solvers(policy, [short]):
         assert policy.solver(solver.to_flat()) == solver
     timed = replace(candidate_solvers(policy)[0], method="picard", rounds=4, deadline_ms=3.0)
     assert policy.solver(timed.to_flat()) == timed
@@ -83,7 +110,14 @@ def test_flat_settings_give_the_solver_back() -> None:
 def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:
     out = tmp_path / "tuned"
     chosen = "policy=released/pusht_mlp"
-    overrides = [chosen, "error=0.05", "calls=2", "observations=4", f"output_dir={out}"]
+    overrides = [
+        chosen,
+        "error=0.05",
+        "search=[1]",
+        "calls=2",
+        "observations=4",
+        f"output_dir={out}",
+    ]
     report = tune_main(compose("tune", overrides))
     assert json.loads((out / "tune.json").read_text()) == report
     more = [f"hydra.searchpath=[file://{out}]", "solver=tuned", "runtime=tuned"]
