@@ -416,6 +416,27 @@ def robomimic_config(**algo: Any) -> dict[str, Any]:
     }
 
 
+def robomimic_cameras_payload(**rgb: Any) -> tuple[dict[str, Any], ConditionalUnet1d]:
+    """The same, unnormalised, with the cameras of ``IMAGE_SHAPES`` between the other keys."""
+    cameras = [k for k, shape in IMAGE_SHAPES.items() if len(shape) == 3]
+    config = robomimic_config()
+    config["observation"]["modalities"]["obs"]["rgb"] = cameras
+    crop = {"crop_height": CROP[0], "crop_width": CROP[1], "num_crops": 1, "pos_enc": False}
+    settings = {"core_class": "VisualCore", "obs_randomizer_class": "CropRandomizer"}
+    config["observation"]["encoder"]["rgb"] = settings | {"obs_randomizer_kwargs": crop} | rgb
+    payload, _ = robomimic_payload(config, stats=False)
+    network = unet(5 + len(cameras) * FEATURES)
+    nets = {f"policy.noise_pred_net.{k}": v for k, v in network.state_dict().items()}
+    for i, name in enumerate(cameras):
+        core = robomimic_core(camera_weights(i), 2.0)
+        start = f"policy.obs_encoder.nets.obs.obs_nets.{name}."
+        nets |= {start + k: v for k, v in core.items()}
+    payload["model"]["ema"] = OrderedDict(nets)
+    shapes = {"object": [3], "wrist": IMAGE_SHAPES["wrist"], "robot0_eef_pos": [2]}
+    payload["shape_metadata"]["all_shapes"] = shapes | {"front": IMAGE_SHAPES["front"]}
+    return payload, network
+
+
 def robomimic_stats() -> tuple[dict[str, Any], dict[str, Any]]:
     rng = np.random.default_rng(4)
 

@@ -49,11 +49,25 @@ def main(file: str, settings: dict) -> None:
             config.train.action_config["actions"]["normalization"] = "min_max"
         config.algo.optim_params.policy.num_train_batches = 5
         config.algo.optim_params.policy.num_epochs = 1
+    shapes = dict(SHAPES)
+    if "cameras" in settings:
+        shapes = {k: [3, *v] for k, v in settings["cameras"].items()} | shapes
+        with config.unlocked():
+            config.observation.modalities.obs.rgb = list(settings["cameras"])
+            rgb = config.observation.encoder.rgb
+            rgb.core_kwargs.backbone_class = "ResNet18Conv"
+            rgb.core_kwargs.pool_class = "SpatialSoftmax"
+            rgb.core_kwargs.feature_dimension = 16
+            if "crop" in settings:
+                rgb.obs_randomizer_class = "CropRandomizer"
+                rgb.obs_randomizer_kwargs.crop_height = settings["crop"][0]
+                rgb.obs_randomizer_kwargs.crop_width = settings["crop"][1]
     obs_utils.initialize_obs_utils_with_config(config)
-    algo = algo_factory("diffusion_policy", config, SHAPES, 2, torch.device("cpu"))
+    algo = algo_factory("diffusion_policy", config, shapes, 2, torch.device("cpu"))
     algo.set_train()
     for _ in range(5):
-        obs = {k: torch.randn(8, 2, *SHAPES[k]) for k in ("object", "robot0_eef_pos")}
+        obs = {k: torch.randn(8, 2, *shapes[k]) for k in ("object", "robot0_eef_pos")}
+        obs |= {k: torch.rand(8, 2, *shapes[k]) for k in settings.get("cameras", {})}
         batch = {"obs": obs, "goal_obs": None, "actions": 2 * torch.rand(8, 16, 2) - 1}
         algo.train_on_batch(batch, 0)
     stats = {}
@@ -66,8 +80,8 @@ def main(file: str, settings: dict) -> None:
         stats["obs_normalization_stats"] = {k: some(*v) for k, v in SHAPES.items()}
         stats["action_normalization_stats"] = {"actions": some(2)}
     env = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20}}
-    shapes = {"ac_dim": 2, "all_shapes": SHAPES, "all_obs_keys": list(SHAPES)}
-    train_utils.save_model(algo, config, env, shapes, file, **stats)
+    meta = {"ac_dim": 2, "all_shapes": shapes, "all_obs_keys": list(shapes)}
+    train_utils.save_model(algo, config, env, meta, file, **stats)
 
 
 if __name__ == "__main__":

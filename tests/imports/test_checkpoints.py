@@ -185,7 +185,8 @@ def test_robomimic_refusals(tmp_path: Path) -> None:
             read(saved(tmp_path / "model.pth", payload)).policy()
 
     refused("algorithm 'bc'", lambda p, c: p.update(algo_name="bc"))
-    refused("obs rgb front", lambda p, c: seen(c)["rgb"].append("front"))
+    refused("lacks the observation front", lambda p, c: seen(c)["rgb"].append("front"))
+    refused("obs depth front", lambda p, c: seen(c)["depth"].append("front"))
     refused("lacks model.ema", lambda p, c: p["model"].pop("ema"))
     refused("observation encoder", lambda p, c: p["model"]["ema"].update({ENCODER: torch.ones(1)}))
     refused("neither algo.ddpm", lambda p, c: c["algo"]["ddim"].update(enabled=False))

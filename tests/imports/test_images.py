@@ -1,4 +1,4 @@
-"""Image checkpoints of diffusion_policy; expected features from convolutions written out."""
+"""Images of diffusion_policy and robomimic; expected features from convolutions written out."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from fixtures import (
     T,
     camera_weights,
     image_payload,
+    robomimic_cameras_payload,
     statistics,
 )
 from reference import draw, loop, scheduler
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from pcm_policy.errors import PcmError
 from pcm_policy.imports import read
+from pcm_policy.noise import Noise
 
 BATCH = 3
 TOLERANCE = 1e-4  # float32, normalised units
@@ -121,4 +123,52 @@ def test_what_is_refused(
         edit(payload["state_dicts"]["ema_model"])
     with pytest.raises(PcmError, match=message) as caught:
         read(saved(tmp_path / "latest.ckpt", payload)).policy()
+    assert "\n" not in str(caught.value)
+
+
+@torch.no_grad()
+def test_robomimic(tmp_path: Path) -> None:
+    payload, network = robomimic_cameras_payload()
+    policy = read(saved(tmp_path / "model.pth", payload)).policy()
+    assert policy.config.obs_fields == ("object", "robot0_eef_pos")
+    obs = observation()
+    state = torch.randn(BATCH, TO, 5)
+    features = []
+    for seed, name in enumerate(("wrist", "front")):
+        x = obs[name].flatten(0, 1).movedim(-1, 1) / 255
+        x = x[:, :, 6 : 6 + CROP[0], 2 : 2 + CROP[1]]
+        features.append(encode(camera_weights(seed), x).view(BATCH, TO, -1))
+    seen = torch.cat([state[..., :3], features[0], state[..., 3:], features[1]], dim=-1)
+    given = {"state": state.numpy(), "wrist": obs["wrist"].numpy(), "front": obs["front"].numpy()}
+    found = policy.condition(policy.observe(given)).view_as(seen)
+    torch.testing.assert_close(found, seen, rtol=TOLERANCE, atol=TOLERANCE)
+    noise = Noise(draw(BATCH, T, DA, 5).initial)
+    settings = {"num_train_timesteps": 20, "beta_schedule": "squaredcos_cap_v2"}
+    chunk = loop(network, scheduler("DDIM", **settings), 5, seen.flatten(1), noise)
+    sample = policy.predict(given, noise=noise).solve.sample
+    torch.testing.assert_close(sample, chunk, rtol=0, atol=10 * TOLERANCE)
+
+
+CORE = "policy.obs_encoder.nets.obs.obs_nets.front."
+ODD = {"obs_randomizer_kwargs": {"crop_height": 34, "crop_width": 37}}
+
+
+@pytest.mark.parametrize(
+    ("rgb", "edit", "message"),
+    [
+        ({}, lambda s: s.pop(f"{CORE}nets.0.nets.5.0.bn1.weight"), "lacks the layer encoders.1"),
+        ({}, lambda s: s.pop(f"{CORE}nets.3.bias"), "lacks the layer encoders.1.out.bias"),
+        ({"core_class": "ViT"}, None, "core_class='ViT'"),
+        ({"obs_randomizer_class": "ColorRandomizer"}, None, "are changed by ColorRandomizer"),
+        (ODD, None, "half a pixel"),
+    ],
+)
+def test_cameras_of_robomimic_that_are_refused(
+    tmp_path: Path, rgb: dict[str, Any], edit: Any, message: str
+) -> None:
+    payload, _ = robomimic_cameras_payload(**rgb)
+    if edit is not None:
+        edit(payload["model"]["ema"])
+    with pytest.raises(PcmError, match=message) as caught:
+        read(saved(tmp_path / "model.pth", payload)).policy()
     assert "\n" not in str(caught.value)

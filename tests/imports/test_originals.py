@@ -103,7 +103,15 @@ def test_cameras_of_diffusion_policy(tmp_path: Path, settings: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"ddim": True, "normalize": True}, {"ema": False}], ids=["ddpm", "ddim", "raw"]
+    "settings",
+    [
+        {},
+        {"ddim": True, "normalize": True},
+        {"ema": False},
+        {"ddim": True, "cameras": TWO, "crop": [48, 52]},
+        {"cameras": {"agentview_image": [64, 64]}},
+    ],
+    ids=["ddpm", "ddim", "raw", "two-cameras", "camera"],
 )
 def test_saved_by_robomimic(tmp_path: Path, settings: dict[str, Any]) -> None:
     python = original("PCM_ROBOMIMIC_PYTHON")

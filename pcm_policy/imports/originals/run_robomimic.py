@@ -26,7 +26,7 @@ def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str,
     common.stub_vision_operators()
     import robomimic
     from robomimic.algo import diffusion_policy
-    from robomimic.utils import file_utils, obs_utils, python_utils
+    from robomimic.utils import file_utils, obs_utils, python_utils, tensor_utils
 
     diffusion_policy.EMAModel = AveragedModel
     options = dict(job["config"]["network_options"])  # robomimic's own config has no effect on them
@@ -36,6 +36,7 @@ def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str,
     diffusion_policy.DPNets.ConditionalUnet1D = partial(whole, **options)
     original = job["original"]
     nets = {f"policy.noise_pred_net.{k}": v for k, v in tensors["weights"].items()}
+    nets |= tensors["extra"]
     checkpoint = {
         "algo_name": "diffusion_policy",
         "config": original["config"],
@@ -60,8 +61,13 @@ def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str,
         k: part.reshape(batch, steps, *shapes[k]).float().numpy()
         for k, part in zip(keys, parts, strict=True)
     }
+    for i, name in enumerate(original["cameras"]):  # robomimic brings frames to [0, 1] itself
+        obs[name] = tensors[f"image.{i}"].numpy()
     prepared = rollout._prepare_observation(obs, batched_ob=True)
-    seen = torch.cat([prepared[k].flatten(2) for k in keys], dim=-1).flatten(1).double()
+    prepared = {k: v.double() for k, v in prepared.items()}
+    encoder = algo.ema.averaged_model["policy"]["obs_encoder"].double()
+    inputs = {"obs": prepared, "goal": None}
+    seen = tensor_utils.time_distributed(inputs, encoder, inputs_as_kwargs=True).flatten(1)
     inner = network.forward
     network.forward = lambda sample, timestep, global_cond: inner(sample, timestep, seen)
     torch.randn = lambda *a, **k: tensors["initial"]
