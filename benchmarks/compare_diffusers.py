@@ -9,7 +9,7 @@ from compare_parallel import TOLERANCE, paradigms_diffusers
 from compare_sides import Side, Solved, finest
 from torch import Tensor
 
-from pcm_policy.imports.lerobot_peer import draw_noise
+from pcm_policy.imports.lerobot_sampling import draw_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 

@@ -14,7 +14,8 @@ from lerobot_side import lerobot_side, python
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
-from pcm_policy.imports.lerobot_peer import LeRobotPeer, common_sampler
+from pcm_policy.imports.lerobot_peer import LeRobotPeer
+from pcm_policy.imports.lerobot_sampling import common_sampler
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.runtime import Runtime, RuntimeConfig
 from pcm_policy.samplers import SamplerConfig

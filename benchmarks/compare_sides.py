@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcm_policy.imports.lerobot_peer import draw_noise
+from pcm_policy.imports.lerobot_sampling import draw_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.runtime import Runtime
 from pcm_policy.samplers import SamplerConfig

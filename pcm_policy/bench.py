@@ -9,7 +9,7 @@ against the sequential chunk of the same sampler, same observation, same noise. 
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, get_args
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pcm_policy.bench_rounds import Progress, count_rounds
 from pcm_policy.deadline import synchronize
 from pcm_policy.errors import PcmError
 from pcm_policy.exactness import paired_noise
@@ -27,16 +28,12 @@ from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import Method, SolverConfig
 from pcm_policy.statistics import percentiles
 
-Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Passes on the items and shows progress, as a bar does; the second argument names the work."""
 Timed = Callable[[int], float]
 """Makes a call by its number and returns its milliseconds."""
 
 WARMUP = 5
 FEW_STEPS = (1, 2, 3, 4, 8)
 PARALLEL: tuple[Method, ...] = ("paradigms", "picard", "coarse", "anderson", "newton")
-COUNTED_ROUNDS = 40
-COUNTED_MARGIN = 100.0  # an adaptive solve whose rounds are counted goes on until far below
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -228,7 +225,7 @@ def run_bench(
     return {
         "rows": _beside(rows),
         "left_out": left_out,
-        "rounds_to_error": _count_rounds(policy, obs, pairs, error, seed, progress),
+        "rounds_to_error": count_rounds(policy, obs, pairs, error, seed, progress),
         "error": error,
         "observations": len(obs),
         "calls": calls,
@@ -247,50 +244,3 @@ def _beside(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["solver"] == row["reference"] and row["reference"] in others:
             result.append(others.pop(row["reference"]))
     return result
-
-
-@torch.inference_mode()
-def _count_rounds(
-    policy: DiffusionPolicy,
-    obs: Tensor,
-    pairs: Sequence[tuple[SolverConfig, SamplerConfig]],
-    error: float,
-    seed: int,
-    progress: Progress,
-) -> list[dict[str, Any]]:
-    """Count the rounds after which the largest action error stays below ``error``."""
-    counted = [(s, r) for s, r in pairs if s.tolerance is not None]
-    result = []
-    for solver, reference in progress(counted, "rounds"):
-        sequential = SolverConfig("sequential", reference)
-        noise = paired_noise(policy, sequential, len(obs), seed)
-        exact = policy.solve(obs, sequential, noise).sample
-        errors: list[Tensor] = []
-
-        def watch(states: Tensor, exact: Tensor = exact, errors: list[Tensor] = errors) -> None:
-            errors.append((states[-1] - exact).abs().amax(dim=(1, 2)))
-
-        limit = min(COUNTED_ROUNDS, reference.steps)
-        until = error / COUNTED_MARGIN if solver.adaptive else None
-        policy.solve(obs, replace(solver, rounds=limit, tolerance=until), noise, watch=watch)
-        trace = torch.stack(errors).cpu()
-        late = trace >= error
-        last = torch.where(late, torch.arange(1, len(trace) + 1)[:, None], 0).amax(dim=0)
-        needed = (last + 1).double()
-        result.append(
-            {
-                "solver": _counted_name(solver),
-                "reference": f"{reference.name}-{reference.steps}",
-                "mean_rounds": float(needed.mean()),
-                "worst_rounds": int(needed.max()),
-                "worst_error_by_round": trace.amax(dim=1).tolist(),
-                "mean_error_by_round": trace.mean(dim=1).tolist(),
-            }
-        )
-    return result
-
-
-def _counted_name(solver: SolverConfig) -> str:
-    if solver.method != "pcm":
-        return solver.method
-    return "pcm adaptive" if solver.adaptive else f"pcm {solver.pcm_rounds} + base"

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pcm_policy.imports.lerobot_peer import LeRobotPeer, unsupported
+from pcm_policy.imports.lerobot_peer import LeRobotPeer
+from pcm_policy.imports.lerobot_sampling import unsupported
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pcm_policy.bench import Progress, hardware, time_predictions
+from pcm_policy.bench import hardware, time_predictions
+from pcm_policy.bench_rounds import Progress
 from pcm_policy.deadline import synchronize
 from pcm_policy.errors import PcmError
 from pcm_policy.exactness import paired_noise, solved
