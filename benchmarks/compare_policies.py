@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pcm_policy.bench import hardware
 from pcm_policy.checkpoint import held_out_observations
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 
 UNETS = {  # name: down_dims; Push-T's sizes, random weights
     "unet-tiny": (16, 32),

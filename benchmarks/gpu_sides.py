@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pcm_policy.denoise import Network
 from pcm_policy.noise import Noise
-from pcm_policy.policy import DiffusionPolicy, HeadConfig, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import HeadConfig, PolicyConfig
 from pcm_policy.runtime import Precision, Runtime, RuntimeConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
 from pcm_policy.hub import POLICY_FILES, download, hub_id, upload
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 
 FORMAT_VERSION = 1
 FRONT_MATTER = "---\nlibrary_name: pcm_policy\npipeline_tag: robotics\ntags: [robotics]\n---\n"

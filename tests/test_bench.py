@@ -12,7 +12,8 @@ from pcm_policy.bench import default_rows, run_bench, time_predictions
 from pcm_policy.checkpoint import to_json
 from pcm_policy.errors import PcmError
 from pcm_policy.imports.lerobot_sampling import common_sampler
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.report import bench_picture, bench_table, embed, page
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.schedules import NoiseSchedule

@@ -23,7 +23,8 @@ from pcm_policy.checkpoint import (
     write_text,
 )
 from pcm_policy.errors import PcmError
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.training.distillation import with_head
 
 

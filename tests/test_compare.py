@@ -13,7 +13,8 @@ import torch
 from pcm_policy.errors import PcmError
 from pcm_policy.imports.lerobot_peer import EQUAL, LeRobotPeer
 from pcm_policy.imports.lerobot_sampling import common_sampler, draw_noise, unsupported
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 

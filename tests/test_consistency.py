@@ -13,7 +13,8 @@ from pcm_policy.commands import compose
 from pcm_policy.denoise import Prefix, to_clean
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import episode_noise
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.samplers import SamplerConfig, build_sampler
 from pcm_policy.schedules import NoiseSchedule, timesteps
 from pcm_policy.solve import SolverConfig

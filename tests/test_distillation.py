@@ -10,7 +10,8 @@ from pcm_policy.errors import PcmError
 from pcm_policy.heads.copy import CopyHead
 from pcm_policy.heads.switching import ramp
 from pcm_policy.noise import Noise
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.solve import as_predictor
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine

@@ -9,7 +9,8 @@ from torch import Tensor
 from pcm_policy.denoise import Denoiser, Prefix
 from pcm_policy.heads.window import WindowHead
 from pcm_policy.noise import Noise
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.solve import SolverConfig, as_predictor, first_guess, solve
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine, forcing

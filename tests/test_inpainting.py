@@ -13,7 +13,7 @@ from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.errors import PcmError
 from pcm_policy.export import FixedSolve
 from pcm_policy.noise import Noise
-from pcm_policy.policy import HeadConfig
+from pcm_policy.policy_config import HeadConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 from pcm_policy.training.cloning import Cloning, Windows

@@ -12,7 +12,8 @@ from pcm_policy.commands import compose
 from pcm_policy.denoise import Prefix
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import generator_noise
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.runtime import Inputs, Program
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig

@@ -17,7 +17,8 @@ from pcm_policy.commands import compose
 from pcm_policy.denoise import Denoiser, PredictionType, to_clean, training_target
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.samplers import AffineSampler, SamplerConfig, build_sampler
 from pcm_policy.schedules import NoiseSchedule, Spacing, flow_levels
 from pcm_policy.solve import SolverConfig

@@ -10,7 +10,8 @@ from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.switching import ramp
 from pcm_policy.noise import Noise
-from pcm_policy.policy import DiffusionPolicy, HeadConfig, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import HeadConfig, PolicyConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig, as_predictor, solve
 from pcm_policy.solvers import coarse, paradigms, picard, sequential

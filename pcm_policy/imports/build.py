@@ -11,7 +11,8 @@ from torch import Tensor
 from pcm_policy.errors import PcmError
 from pcm_policy.imports.settings import translating
 from pcm_policy.normalize import Normalizer
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 
 _HORIZON = 10_000  # no weight of a U-Net shows it, so a config could name any
 

@@ -24,7 +24,7 @@ from pcm_policy.imports.diffusion_policy_parts import (
 from pcm_policy.imports.settings import Settings
 from pcm_policy.imports.sizes import transformer_options, unet_options
 from pcm_policy.imports.torchzip import Archive, plain
-from pcm_policy.policy import PolicyConfig
+from pcm_policy.policy_config import PolicyConfig
 
 _UNET, _TRANSFORMER = "DiffusionUnetLowdimPolicy", "DiffusionTransformerLowdimPolicy"
 _FIELDS = {  # what the datasets of the project put together, by class

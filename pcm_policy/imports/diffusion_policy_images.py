@@ -34,7 +34,7 @@ from pcm_policy.imports.diffusion_policy_parts import (
 from pcm_policy.imports.settings import Settings
 from pcm_policy.imports.sizes import unet_options
 from pcm_policy.imports.torchzip import Archive
-from pcm_policy.policy import PolicyConfig
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.vision import VisionConfig
 
 IMAGE, HYBRID = "DiffusionUnetImagePolicy", "DiffusionUnetHybridImagePolicy"

@@ -23,7 +23,8 @@ def common(config: Settings, arguments: tuple[str, ...]) -> tuple[dict[str, Any]
         arguments: what else the policy may be given.
 
     Returns:
-        Settings of :class:`~pcm_policy.policy.PolicyConfig`, and what the original is built from.
+        Settings of :class:`~pcm_policy.policy_config.PolicyConfig`, and what the original is built
+        from.
 
     Raises:
         PcmError: an argument of the policy, or a setting of its scheduler, that is not here.

@@ -31,7 +31,7 @@ from pcm_policy.imports.build import Affine, Imported
 from pcm_policy.imports.cameras import Places, encoder, encoder_options, vision_weights
 from pcm_policy.imports.scheduler import scheduling
 from pcm_policy.imports.sizes import unet_options
-from pcm_policy.policy import PolicyConfig
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.vision import VisionConfig
 
 STATE, ENV, ACTION = "observation.state", "observation.environment_state", "action"

@@ -27,7 +27,7 @@ from pcm_policy.imports.scheduler import scheduling
 from pcm_policy.imports.settings import Settings
 from pcm_policy.imports.sizes import unet_options
 from pcm_policy.imports.torchzip import Archive, plain
-from pcm_policy.policy import PolicyConfig
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.vision import VisionConfig
 
 _NET = "policy.noise_pred_net."

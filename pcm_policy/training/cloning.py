@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pcm_policy.denoise import Prefix, training_target
 from pcm_policy.errors import PcmError
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.training.loop import Share
 
 

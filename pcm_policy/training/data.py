@@ -15,7 +15,8 @@ from pcm_policy.datasets.replay import open_replay
 from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.normalize import Normalizer, NormalizerMode
-from pcm_policy.policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.schedules import NoiseSchedule
 from pcm_policy.training.cloning import Windows

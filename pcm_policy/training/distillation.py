@@ -20,7 +20,8 @@ from pcm_policy.errors import PcmError
 from pcm_policy.heads.copy import CopyHead
 from pcm_policy.heads.window import WindowHead
 from pcm_policy.noise import generator_noise
-from pcm_policy.policy import DiffusionPolicy, HeadConfig
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import HeadConfig
 from pcm_policy.solve import as_predictor, first_guess
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine

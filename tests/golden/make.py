@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.checkpoint import fingerprint, save_policy
 from pcm_policy.noise import Noise
-from pcm_policy.policy import HeadConfig
+from pcm_policy.policy_config import HeadConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.schedules import NoiseSchedule
 from pcm_policy.solve import SolverConfig
