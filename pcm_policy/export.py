@@ -184,7 +184,8 @@ def _onnx(program: Any, path: Path) -> Call:
         raise PcmError("ONNX needs three packages: pip install 'pcm_policy[export]'") from error
     with catch_warnings(), redirect_stdout(StringIO()):
         simplefilter("ignore")
-        written = torch.onnx.export(program, dynamo=True, verbose=False)
+        with torch.no_grad():  # what a solve keeps was made in inference mode
+            written = torch.onnx.export(program, dynamo=True, verbose=False)
         assert written is not None
         written.save(str(path))
     options = onnxruntime.SessionOptions()
