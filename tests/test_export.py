@@ -16,6 +16,7 @@ from pcm_policy.commands import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.export import example, export
 from pcm_policy.noise import Noise
+from pcm_policy.training.distillation import with_head
 
 GOLDEN = Path(__file__).parent / "golden"
 ALONE = """
@@ -91,6 +92,20 @@ def kept_solver(words: tuple[str, ...]) -> dict[str, object]:
 
 def test_pcm_in_onnx(tmp_path: Path) -> None:
     written("onnx", tmp_path, "mlp_window", "solver=pcm", "solver.rounds=1")
+
+
+def test_a_head_over_few_nodes_that_guesses_in_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="pip install 'pcm_policy[export]'")
+    base = DiffusionPolicy.from_pretrained(GOLDEN / "mlp_window")
+    options = {"width": 16, "nodes": 3, "guess": True}
+    policy = with_head(base, {"name": "window", "options": options}, {"steps": 6}, seed=0)
+    torch.manual_seed(0)
+    assert policy.head is not None
+    for weight in policy.head.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    solver = policy.solver({"method": "pcm", "rounds": 2})
+    _, found = export(policy, solver, tmp_path, ["onnx"], example(policy, solver, 1, 0), calls=1)
+    assert found["onnx"].difference < 1e-3
 
 
 def test_ddpm_with_noise_of_every_step(tmp_path: Path) -> None:
