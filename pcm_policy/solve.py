@@ -147,7 +147,8 @@ class SolverConfig:
         values = asdict(self)
         sampler = values.pop("sampler")
         values |= {k: v for k, v in sampler.items() if k != "name"} | {"sampler": sampler["name"]}
-        return {k: v for k, v in values.items() if v is not None}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {k: v for k, v in plain.items() if v is not None}
 
     @property
     def head_rounds(self) -> int:
