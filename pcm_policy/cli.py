@@ -4,6 +4,7 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
@@ -205,15 +206,19 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
     rows = torch.linspace(0, len(held) - 1, min(config.observations, len(held))).long()
     others = torch.ones(len(held), dtype=torch.bool).index_fill(0, rows, False)
     spare = held[others][: len(rows)] if others.any() else held
-    bar = tqdm(config.search, desc="timesteps", disable=None)
-    samplers = [s for few in bar for s in tune.searched_samplers(policy, [few], spare, 1)]
+
+    def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+        bar: Iterable[Any] = tqdm(items, desc=what, disable=None)
+        return bar
+
+    samplers = tune.searched_samplers(policy, list(config.search), spare, 1, progress)
     candidates = tune.measure(
         policy,
         held[rows],
         runtimes,
         samplers=samplers,
         calls=config.calls,
-        progress=lambda items, what: tqdm(items, desc=what, disable=None),
+        progress=progress,
     )
 
     def scores(solver: SolverConfig) -> list[float]:

@@ -84,7 +84,11 @@ def reference_sampler(policy: DiffusionPolicy) -> SamplerConfig:
 
 
 def searched_samplers(
-    policy: DiffusionPolicy, steps: Sequence[int], obs: Tensor, seed: int
+    policy: DiffusionPolicy,
+    steps: Sequence[int],
+    obs: Tensor,
+    seed: int,
+    progress: Progress = lambda items, _: items,
 ) -> list[SamplerConfig]:
     """Return few-step DDIM at searched timesteps; flow policies have none.
 
@@ -93,12 +97,15 @@ def searched_samplers(
         steps: numbers of steps.
         obs: ``(n, To, Do)`` raw observations to search on.
         seed: of the noise.
+        progress: shows how far it is.
     """
     if policy.config.schedule.is_flow or not steps:
         return []
     exact = solved(policy, SolverConfig("sequential", reference_sampler(policy)), obs, seed)
-    kinds = ([SamplerConfig("ddim", few, s) for s in ("trailing", "leading")] for few in steps)
-    return [searched(policy, start, obs, exact.sample, seed) for start in kinds]
+    kinds = [[SamplerConfig("ddim", few, s) for s in ("trailing", "leading")] for few in steps]
+    return [
+        searched(policy, start, obs, exact.sample, seed) for start in progress(kinds, "timesteps")
+    ]
 
 
 def candidate_solvers(

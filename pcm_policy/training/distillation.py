@@ -168,13 +168,17 @@ class Distillation:
         losses = self._losses(index, jumped, stacked, target, k)
         if getattr(module, "guess", False):
             some = drawn.pick(drawn.cold.nonzero()[:, 0])
-            denoise = denoiser_of(self.policy, some.cond, some.prefix)
-            started = some.forced + combine(denoise.sampler.M, module.first(denoise, some.forced))  # type: ignore[operator]
-            guesses = self._losses(
-                index, started, some.states[0], some.exact, k.new_zeros(len(some.cond))
-            )
+            first = k.new_zeros(len(some.cond))
+            started = self._started(module, some)
+            guesses = self._losses(index, started, some.states[0], some.exact, first)
             losses = torch.cat([losses, self.guess_weight * guesses])
         return losses.mean()
+
+    def _started(self, module: nn.Module, solved: Solved) -> Tensor:
+        """Return the states ``(N + 1, n, T, Da)`` that follow from a head's first guess."""
+        denoise = denoiser_of(self.policy, solved.cond, solved.prefix)
+        first: Tensor = module.first(denoise, solved.forced)  # type: ignore[operator]
+        return solved.forced + combine(denoise.sampler.M, first)
 
     def _losses(
         self, index: int, found: Tensor, before: Tensor, exact: Tensor, k: Tensor
@@ -233,8 +237,7 @@ class Distillation:
         nodes, _ = self._nodes(denoise)
         states, bases = [some.states[0]], [some.bases[0]]
         if getattr(self.module, "guess", False):
-            first = self.module.first(denoise, some.forced)  # type: ignore[operator]
-            started = (some.forced + combine(denoise.sampler.M, first))[:-1]
+            started = self._started(self.module, some)[:-1]
             states[0] = torch.where(some.cold[:, None, None], started, states[0])
             bases[0] = denoise(states[0][nodes], nodes)
         for k in range(self.rounds - 1):
