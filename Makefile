@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[pusht,test]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[pusht,metaworld,test]'
 	touch $@
 
 demo: $(VENV)/installed

@@ -87,4 +87,4 @@ def visited_observations(policy: DiffusionPolicy, episodes: int) -> Tensor:
         num_envs=1,
         solve_batch=1,
     )
-    return torch.from_numpy(runner.observations())
+    return torch.from_numpy(np.stack(runner.observations()))

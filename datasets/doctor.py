@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pcm_policy.datasets import checks
 from pcm_policy.datasets.checks import Finding, Values
+from pcm_policy.datasets.fields import parse_field
 from pcm_policy.datasets.store import (
     ReplayError,
     count_rows,
@@ -27,7 +28,6 @@ from pcm_policy.datasets.store import (
     read_ends,
     row_blocks,
 )
-from pcm_policy.datasets.windows import parse_field
 from pcm_policy.errors import PcmError
 
 _LEVELS = ("error", "warning", "note")

@@ -1,50 +1,13 @@
 """Columns that make an observation, rows that make a window, episodes that are held out."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.datasets.fields import parse_field
 from pcm_policy.datasets.replay import ReplayBuffer
 from pcm_policy.errors import PcmError
-
-_FIELD = re.compile(r"(?P<key>[^\[\]\s]+)(\[(?P<start>\d*):(?P<stop>\d*)\])?")
-
-
-@dataclass(frozen=True)
-class Field:
-    """Columns ``start:stop`` (None: to the end) of one array, its axes after time flattened."""
-
-    key: str
-    start: int = 0
-    stop: int | None = None
-
-    def columns(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Pick the columns of ``values`` (n_steps, ...): (n_steps, stop - start).
-
-        Raises:
-            PcmError: the slice is empty or reaches past the last column.
-        """
-        flat = values.reshape(len(values), -1)
-        width = flat.shape[1]
-        stop = width if self.stop is None else self.stop
-        if not self.start < stop <= width:
-            raise PcmError(
-                f"field {self.key}[{self.start}:{stop}]: {self.key} has {width} columns; "
-                f"use a slice start:stop with start < stop <= {width}"
-            )
-        return flat[:, self.start : stop]
-
-
-def parse_field(text: str) -> Field:
-    """Read ``"keypoint"`` (all columns) or ``"state[0:2]"``; PcmError on anything else."""
-    match = _FIELD.fullmatch(text)
-    if match is None:
-        raise PcmError(f"field {text!r}: expected a key or key[start:stop], such as state[0:2]")
-    start, stop = match["start"], match["stop"]
-    return Field(match["key"], int(start) if start else 0, int(stop) if stop else None)
 
 
 def field_keys(fields: Sequence[str]) -> list[str]:

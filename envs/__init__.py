@@ -6,6 +6,8 @@ processes too. A simulator is imported when an environment is made, not before.
 
 import gymnasium as gym
 
+from pcm_policy.configs import METAWORLD_TASKS
+
 gym.register(
     id="pcm_policy/PushTKeypoints-v0",
     entry_point="pcm_policy.envs.pusht:PushTKeypoints",
@@ -16,3 +18,10 @@ gym.register(
     entry_point="pcm_policy.envs.pusht:PushTImage",
     max_episode_steps=300,
 )
+for _task in METAWORLD_TASKS:
+    gym.register(
+        id=f"pcm_policy/MetaWorld-{_task}-v3",
+        entry_point="pcm_policy.envs.metaworld:MetaWorld",
+        max_episode_steps=500,
+        kwargs={"task": _task},
+    )

@@ -57,7 +57,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 def time_predictions(
     policy: DiffusionPolicy,
     solvers: Sequence[SolverConfig],
-    observations: NDArray[np.float32],
+    observations: Sequence[Any] | NDArray[np.float32],
     calls: int,
     progress: Progress = lambda items, _: items,
     others: Sequence[Timed] = (),
@@ -67,7 +67,7 @@ def time_predictions(
     Args:
         policy: the policy.
         solvers: what is timed.
-        observations: ``(n, To, Do)``, used in turn.
+        observations: ``n`` of them, each as ``predict`` takes one, used in turn.
         calls: timed calls per solver; a warm-up comes before them and is not counted.
         progress: shows how far it has come.
         others: further sides, which take their turns after the solvers.

@@ -12,9 +12,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pcm_policy.configs import register
 from pcm_policy.errors import PcmError
 
 CONFIGS = "pcm_policy.configs"
+register()
 T = TypeVar("T")
 Command = Callable[[DictConfig], Any]
 

@@ -1,16 +1,44 @@
 """The gate in front of a policy: what an observation has to be before anything is predicted."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from pcm_policy.datasets.fields import join_fields
 from pcm_policy.errors import PcmError
 from pcm_policy.normalize import Normalizer
 from pcm_policy.policy_config import PolicyConfig
-from pcm_policy.vision import Vision
+from pcm_policy.vision import STATE, Vision
+
+
+def select(
+    config: PolicyConfig, obs: NDArray[Any] | Mapping[str, NDArray[Any]]
+) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    """Take what a policy sees out of an environment's observation, whatever else is in it.
+
+    Args:
+        config: its ``obs_fields`` name the numbers, its cameras the images.
+        obs: an array, which is returned as it is, or entries by name, leading axes ``(..., To)``.
+
+    Returns:
+        ``(..., To, Do)``, or with cameras a dictionary as ``predict`` takes it.
+
+    Raises:
+        PcmError: an entry is missing.
+    """
+    if not isinstance(obs, Mapping):
+        return obs
+    if config.vision is None:
+        return join_fields(obs, config.obs_fields)
+    lacking = [name for name in config.vision.cameras if name not in obs]
+    if lacking:
+        raise PcmError(f"the observation lacks the camera {lacking[0]}: it has {', '.join(obs)}")
+    seen = {name: obs[name] for name in config.vision.cameras}
+    return seen | ({STATE: join_fields(obs, config.obs_fields)} if config.vision.state_dim else {})
 
 
 @torch.no_grad()
@@ -62,7 +90,7 @@ def observe(
 def _batched(config: PolicyConfig, obs: ArrayLike | Mapping[str, ArrayLike]) -> NDArray[np.float32]:
     """Return an observation without images as ``(B, To, Do)``."""
     if isinstance(obs, Mapping):
-        raise PcmError("this policy has no cameras: give an array (To, Do), not a dictionary")
+        obs = join_fields(obs, config.obs_fields)
     array = np.asarray(obs, dtype=np.float32)
     array = array[None] if array.ndim == 2 else array
     want = (config.obs_steps, config.obs_dim)

@@ -375,7 +375,8 @@ class DiffusionPolicy(nn.Module):
         """Check raw observations and bring them to what :meth:`solve` takes.
 
         Args:
-            obs: ``(To, Do)`` or ``(B, To, Do)``; of a policy with cameras the dictionary that
+            obs: ``(To, Do)`` or ``(B, To, Do)``, or a dictionary of the entries that the policy's
+                ``obs_fields`` name; of a policy with cameras the dictionary that
                 :meth:`pcm_policy.vision.Vision.observation` describes.
 
         Returns:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pcm_policy.datasets.windows import parse_field
+from pcm_policy.datasets.fields import parse_field
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.solve import SolverConfig

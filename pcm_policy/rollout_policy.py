@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcm_policy.noise import episode_noise
+from pcm_policy.observing import select
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.solve import SolverConfig
 
@@ -26,25 +27,34 @@ class EpisodePolicy:
         self._noise_steps = solver.sampler.steps if stochastic else 0
         self._rounds: list[int] = []
         self._nfe: list[int] = []
-        self._seen: list[NDArray[Any]] = []
+        self._seen: list[Any] = []
 
     def __call__(
-        self, obs: NDArray[Any], seeds: NDArray[np.int64], ticks: NDArray[np.int64]
+        self,
+        obs: NDArray[Any] | dict[str, NDArray[Any]],
+        seeds: NDArray[np.int64],
+        ticks: NDArray[np.int64],
     ) -> NDArray[np.float32]:
         """Return ``(B, Ta, Da)`` actions for ``(B, To, Do)`` observations.
 
         Args:
-            obs: observations, oldest first.
+            obs: observations, oldest first; or their entries by name, each with these axes.
             seeds: ``(B,)`` seed of each row's episode.
             ticks: ``(B,)`` control steps executed so far.
         """
         shape = self.policy.config.chunk_shape
         noise = episode_noise(seeds.tolist(), ticks.tolist(), shape, self._noise_steps)
-        found = self.policy.predict(obs, solver=self.solver, noise=noise)
+        seen = select(self.policy.config, obs)
+        found = self.policy.predict(seen, solver=self.solver, noise=noise)
         self._rounds.append(found.solve.rounds)
         self._nfe.append(found.solve.nfe)
         if len(self._seen) < KEPT_OBSERVATIONS:
-            self._seen.append(obs[len(self._seen) % len(obs)].copy())
+            row = len(self._seen) % len(seeds)
+            self._seen.append(
+                {name: values[row].copy() for name, values in seen.items()}
+                if isinstance(seen, dict)
+                else seen[row].copy()
+            )
         return found.action
 
     @property
@@ -57,6 +67,6 @@ class EpisodePolicy:
         """Mean number of network evaluations per chunk."""
         return float(np.mean(self._nfe))
 
-    def observations(self) -> NDArray[np.float32]:
-        """Return some of the observations seen, ``(n, To, Do)``."""
-        return np.stack(self._seen)
+    def observations(self) -> list[Any]:
+        """Return some of the observations seen, each as ``predict`` takes one."""
+        return list(self._seen)

@@ -7,12 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pcm_policy.datasets.fields import Field, parse_field
 from pcm_policy.datasets.replay import ReplayBuffer, open_replay
 from pcm_policy.datasets.windows import (
-    Field,
     field_keys,
     gather_fields,
-    parse_field,
     split_episodes,
     window_indices,
 )

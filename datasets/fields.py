@@ -1,0 +1,75 @@
+"""Which columns of which arrays make an observation; numpy alone."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pcm_policy.errors import PcmError
+
+_FIELD = re.compile(r"(?P<key>[^\[\]\s]+)(\[(?P<start>\d*):(?P<stop>\d*)\])?")
+
+
+@dataclass(frozen=True)
+class Field:
+    """Columns ``start:stop`` (None: to the end) of one array, its axes after time flattened."""
+
+    key: str
+    start: int = 0
+    stop: int | None = None
+
+    def columns(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Pick the columns of ``values`` (n_steps, ...): (n_steps, stop - start).
+
+        Raises:
+            PcmError: the slice is empty or reaches past the last column.
+        """
+        flat = values.reshape(len(values), -1)
+        width = flat.shape[1]
+        stop = width if self.stop is None else self.stop
+        if not self.start < stop <= width:
+            raise PcmError(
+                f"field {self.key}[{self.start}:{stop}]: {self.key} has {width} columns; "
+                f"use a slice start:stop with start < stop <= {width}"
+            )
+        return flat[:, self.start : stop]
+
+
+def parse_field(text: str) -> Field:
+    """Read ``"keypoint"`` (all columns) or ``"state[0:2]"``; PcmError on anything else."""
+    match = _FIELD.fullmatch(text)
+    if match is None:
+        raise PcmError(f"field {text!r}: expected a key or key[start:stop], such as state[0:2]")
+    start, stop = match["start"], match["stop"]
+    return Field(match["key"], int(start) if start else 0, int(stop) if stop else None)
+
+
+def join_fields(obs: Mapping[str, ArrayLike], fields: Sequence[str]) -> NDArray[np.float32]:
+    """Put the columns of an observation's entries side by side.
+
+    Args:
+        obs: entries by name, flat: ``(..., d)``, the leading axes the same in all of them.
+        fields: the columns, in order.
+
+    Returns:
+        ``(..., Do)`` float32.
+
+    Raises:
+        PcmError: no fields, a missing entry, a slice outside it, or leading axes that differ.
+    """
+    if not fields:
+        raise PcmError("the policy does not say which entries it sees: give obs_fields=[...]")
+    parts = []
+    for text in fields:
+        field = parse_field(text)
+        if field.key not in obs:
+            raise PcmError(f"the observation lacks {field.key}: it has {', '.join(obs)}")
+        values = np.asarray(obs[field.key])
+        rows = field.columns(values.reshape(-1, values.shape[-1] if values.ndim else 1))
+        parts.append(rows.reshape(*values.shape[:-1], rows.shape[1]))
+    if len({part.shape[:-1] for part in parts}) > 1:
+        shapes = {text: part.shape for text, part in zip(fields, parts, strict=True)}
+        raise PcmError(f"the observation's entries have different leading axes: {shapes}")
+    return np.concatenate(parts, axis=-1, dtype=np.float32, casting="unsafe")
