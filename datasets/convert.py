@@ -118,13 +118,34 @@ def convert(
     """
     source, target = Path(source), Path(target)
     kind, wanted = source_format(source), target_format(target)
-    place = minari_folder(target) if wanted == "minari" else target
-    if place.exists():
-        raise ReplayError(place, "store", "exists already", "remove it or choose another name")
+    _refuse_existing(target)
     recording = _read(kind, source, images)
     if fps is not None:
         recording = replace(recording, meta={**recording.meta, "fps": fps})
     recording = _named(recording, dict(rename or {}), leave_out)
+    notes = write_recording(target, recording, zarr_format, lerobot_version)
+    bound = () if wanted == "robomimic" else recording.bound
+    lost = (*recording.lost, *bound, *leave_out)
+    return Converted(
+        kind, wanted, recording.n_episodes, tuple(recording.fields), lost, tuple(notes)
+    )
+
+
+def write_recording(
+    target: Path,
+    recording: Recording,
+    zarr_format: Literal[2, 3] = 2,
+    lerobot_version: Literal["v3.0", "v2.1"] = "v3.0",
+) -> list[str]:
+    """Write a recording in the format that the target's name says, whole or not at all.
+
+    Returns:
+        What users of the target may miss.
+
+    Raises:
+        PcmError: as :func:`convert`.
+    """
+    wanted, place = target_format(target), _refuse_existing(target)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if wanted == "zarr":
@@ -138,10 +159,15 @@ def convert(
     except OSError as error:
         fix = "free some space or choose another folder"
         raise ReplayError(target, "store", f"cannot be written ({error})", fix) from error
-    lost = (*recording.lost, *leave_out)
-    return Converted(
-        kind, wanted, recording.n_episodes, tuple(recording.fields), lost, tuple(notes)
-    )
+    return notes
+
+
+def _refuse_existing(target: Path) -> Path:
+    """Return the folder or file that a target is; ReplayError when it is there already."""
+    place = minari_folder(target) if target_format(target) == "minari" else target
+    if place.exists():
+        raise ReplayError(place, "store", "exists already", "remove it or choose another name")
+    return place
 
 
 def _read(kind: Format, source: Path, images: Sequence[str] | str) -> Recording:

@@ -44,6 +44,9 @@ class Recording:
         meta: JSON; sections ``zarr``, ``robomimic``, ``lerobot``, ``minari``, and ``fps`` where it
             is known.
         lost: one line for each thing in the store that is in neither ``fields`` nor ``meta``.
+        attributes: texts and numbers about an episode, by its place in the order; robomimic's files
+            alone have a place for them.
+        bound: one line for each of these.
     """
 
     path: Path
@@ -52,6 +55,8 @@ class Recording:
     episodes: Callable[[], Iterator[Episode]]
     meta: Mapping[str, Any] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
+    attributes: Callable[[int], Mapping[str, Any]] | None = None
+    bound: tuple[str, ...] = ()
 
 
 def step_type(values: Any) -> np.dtype[Any]:

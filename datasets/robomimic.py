@@ -45,8 +45,8 @@ def read_robomimic(path: Path) -> Recording:
         if not isinstance(names, dict) or sorted(names.values()) != natives:
             names = _neutral(natives)
         fields = {name: step_type(first[native]) for name, native in names.items()}
-        lost = [f"{demos[0]}.attrs[{k}]" for k in first.attrs if k != "num_samples"]
-        lost += [f"/{k}" for k in file if k not in ("data", "mask")]
+        named = [k for k in first.attrs if k != "num_samples"]
+        lost = [f"/{k}" for k in file if k not in ("data", "mask")]
         numbers = [int(demo[5:]) for demo in demos]
         section: dict[str, Any] = {"names": names}
         section |= {"attrs": {k: v for k, v in attrs.items() if k != "total"}}
@@ -64,10 +64,21 @@ def read_robomimic(path: Path) -> Recording:
             for demo in demos:
                 yield _episode(path, opened["data"][demo], demo, names, fields)
 
+    def attributes(i: int) -> dict[str, Any]:
+        with _open(path) as opened:
+            found = opened["data"][demos[i]].attrs.items()
+            return {k: _json(v) for k, v in found if k != "num_samples"}
+
     known = {"fps": fps} if fps else {}
-    lines = tuple(f"{line} (and of the other demonstrations)" for line in lost)
     return Recording(
-        path, fields, len(demos), episodes, meta | known | {"robomimic": section}, lines
+        path,
+        fields,
+        len(demos),
+        episodes,
+        meta | known | {"robomimic": section},
+        tuple(lost),
+        attributes,
+        tuple(f"{demos[0]}.attrs[{k}] (and of the other demonstrations)" for k in named),
     )
 
 
@@ -88,11 +99,14 @@ def write_robomimic(path: Path, recording: Recording) -> list[str]:
     try:
         with h5py.File(scratch, "w") as file:
             data = file.create_group("data")
-            for number, episode in zip(numbers, recording.episodes(), strict=True):
+            told = recording.attributes or (lambda _: {})
+            for i, (number, episode) in enumerate(zip(numbers, recording.episodes(), strict=True)):
                 demo = data.create_group(f"demo_{number}")
                 for name, values in episode.items():
                     demo.create_dataset(natives[name], data=values)
                 demo.attrs["num_samples"] = len(values)
+                for key, value in told(i).items():
+                    demo.attrs[key] = value
                 total += len(values)
             data.attrs["total"] = total
             for key, value in ({"env_args": json.dumps(_NO_ENV)} | attrs).items():

@@ -275,6 +275,13 @@ class PushTKeypoints(_PushT[NDArray[np.float32]]):
     def _observe(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
         return np.concatenate([keypoints(state[2:]).ravel(), state[:2]], dtype=np.float32)
 
+    def entries(
+        self, observations: NDArray[np.float32], states: NDArray[np.float64]
+    ) -> dict[str, NDArray[Any]]:
+        """Return what demonstrations hold: ``keypoint`` (n, 9, 2) and ``state`` (n, 5)."""
+        points = observations[:, :18].reshape(-1, 9, 2)
+        return {"keypoint": points, "state": states.astype(np.float32)}
+
 
 class PushTImage(_PushT[dict[str, Any]]):
     """Push-T seen by a camera from above.

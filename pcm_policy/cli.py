@@ -270,6 +270,10 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
 
 def data_main(config: DictConfig) -> None:
     """Look at, check, generate or convert demonstrations."""
+    if config.command == "generate":
+        return generate_main(config)
+    if config.path is None:
+        raise PcmError(f"name the demonstrations: pcm-data {config.command} PATH")
     task, path = plain(config.task), resolve_data(config.path)
     if config.command == "info":
         print(doctor.summary(path))
@@ -283,24 +287,6 @@ def data_main(config: DictConfig) -> None:
         print(doctor.format_report(report))
         if not report.ok:
             raise SystemExit(1)
-    elif config.command == "generate":
-        from pcm_policy.generate import generate
-
-        policy = _load(config)
-        generate(
-            policy,
-            policy.solver(plain(config.solver)),
-            task,
-            Path(config.path),
-            episodes=config.episodes,
-            attempts=config.attempts,
-            seed=config.seed,
-            num_envs=config.num_envs,
-            mode=config.mode,
-            solve_batch=config.solve_batch,
-            source=str(config.policy),
-        )
-        print(doctor.summary(config.path))
     elif config.command == "convert":
         from pcm_policy.datasets.convert import convert
 
@@ -320,6 +306,48 @@ def data_main(config: DictConfig) -> None:
         print(found.describe())
     else:
         raise PcmError(f"pcm-data {config.command}: use info, validate, generate or convert")
+
+
+def generate_main(config: DictConfig) -> None:
+    """Let the task's expert, or a policy, make demonstrations."""
+    from pcm_policy.demonstrate import Actor, ExpertActor, PolicyActor, World
+    from pcm_policy.envs.workers import fitting_workers
+    from pcm_policy.generate import generate
+    from pcm_policy.rollout_policy import EpisodePolicy
+
+    task, place = plain(config.task), config.output or config.path
+    if place is None:
+        raise PcmError("name the file to write: pcm-data generate ... output=FILE.hdf5")
+    env_kwargs = dict(task.get("env_kwargs") or {})
+    if config.max_steps is not None:
+        env_kwargs["max_episode_steps"] = config.max_steps
+    world = World(task["name"], task["env_id"], env_kwargs)
+    actor: Actor
+    if config.policy is None:
+        actor = ExpertActor(world, config.workers or fitting_workers())
+    else:
+        policy = _load(config)
+        solver = policy.solver(plain(config.solver))
+        actor = PolicyActor(
+            world,
+            EpisodePolicy(policy, solver),
+            seed=config.seed,
+            obs_steps=policy.config.obs_steps,
+            num_envs=config.num_envs,
+            mode=config.mode,
+            solve_batch=config.solve_batch,
+            settings={"policy": str(config.policy), "solver": solver.label},
+        )
+    made = generate(
+        actor,
+        world,
+        Path(place),
+        episodes=config.episodes,
+        attempts=config.attempts,
+        seed=config.seed,
+        control_hz=task["control_hz"],
+    )
+    print(f"{place}: {made['selection']}, success {made['success_rate']:.2f}")
 
 
 def train() -> None:

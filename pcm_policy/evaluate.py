@@ -17,12 +17,12 @@ import gymnasium as gym
 import imageio.v2 as imageio
 import numpy as np
 from gymnasium.wrappers import FrameStackObservation
-from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pcm_policy.envs.record import Trajectory, record
 from pcm_policy.envs.vector import ActionChunks, Env, find_spec, make_vector
 from pcm_policy.errors import PcmError
-from pcm_policy.rollout import Actions, Observation, Predict, Run, repeat, run_episodes
+from pcm_policy.rollout import Predict, Run, repeat, run_episodes
 from pcm_policy.statistics import bootstrap_mean_interval, wilson_interval
 
 
@@ -41,21 +41,6 @@ class EpisodeOutcome:
     score: float
     success: bool
     steps: int
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """What an episode did, one row for each action: the situation before it, and the action.
-
-    Attributes:
-        observations: (steps, Do), or a dict of such arrays.
-        states: Raw simulator states, `info["state"]`, (steps, Ds).
-        actions: (steps, Da).
-    """
-
-    observations: Observation
-    states: NDArray[np.float64]
-    actions: Actions
 
 
 @dataclass(frozen=True)
@@ -184,18 +169,12 @@ def _wrap(env: Env, n_obs_steps: int) -> Env:
 
 
 def _record(run: Run, env: Env) -> Trajectory:
-    observations, infos = zip(*list(repeat(run, env))[:-1], strict=True)
-    if "state" not in infos[0]:
-        raise PcmError("record needs an environment that gives info['state']")
-    states = np.array([info["state"] for info in infos])
-    return Trajectory(_stack(observations), states, run.actions)
-
-
-def _stack(observations: tuple[Any, ...]) -> Observation:
-    if isinstance(observations[0], dict):
-        keys = observations[0]
-        return {key: np.stack([frame[key] for frame in observations]) for key in keys}
-    return np.stack(observations)
+    actions = iter(run.actions)
+    trajectory = record(env, run.seed, lambda _: next(actions, run.actions[-1]))
+    score = float(trajectory.rewards.max())
+    if (score, len(trajectory.actions)) != (run.score, run.steps):
+        raise PcmError(f"the environment does not repeat: {score}, not {run.score}, at {run.seed}")
+    return trajectory
 
 
 def _film(run: Run, env: Env, folder: Path) -> None:

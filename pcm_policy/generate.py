@@ -1,97 +1,158 @@
-"""Demonstrations by a policy: roll it out, keep the successful episodes."""
+"""Demonstrations by whoever acts: run episodes by their seeds, keep the successful ones."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
 
-from pcm_policy.datasets.writing import write_replay
-from pcm_policy.envs.pusht import keypoints
+from pcm_policy.datasets.convert import target_format, write_recording
+from pcm_policy.datasets.journal import Journal
+from pcm_policy.datasets.recording import Recording, step_type
+from pcm_policy.demonstrate import Actor, World
 from pcm_policy.errors import PcmError
-from pcm_policy.evaluate import Trajectory, evaluate
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.rollout_policy import EpisodePolicy
-from pcm_policy.solve import SolverConfig
+
+_PACKAGES = ("pcm_policy", "numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "gym-pusht")
 
 
 def generate(
-    policy: DiffusionPolicy,
-    solver: SolverConfig,
-    task: dict[str, Any],
+    actor: Actor,
+    world: World,
     path: Path,
     *,
     episodes: int,
     attempts: int,
     seed: int,
-    num_envs: int,
-    mode: Literal["sync", "async"],
-    solve_batch: int,
-    source: str,
-) -> None:
-    """Write successful episodes as a replay buffer of ``keypoint``, ``state`` and ``action``.
+    control_hz: float,
+) -> dict[str, Any]:
+    """Write the first successful episodes of seeds ``seed``, ``seed + 1``, ...
+
+    What has finished is kept beside ``path`` until it is written, so that the same command goes on
+    after a kill. The file depends on nothing but the settings and the seeds.
 
     Args:
-        policy: what is rolled out.
-        solver: how it solves.
-        task: the task section of the config; only Push-T stores its raw state this way.
-        path: the replay buffer to write; must not exist.
+        actor: an expert or a policy.
+        world: where it acts.
+        path: a new file; its ending names the format, see :func:`target_format`.
         episodes: number of successful episodes.
-        attempts: give up after this many episodes.
-        seed: seed of the first episode.
-        num_envs: environments side by side.
-        mode: ``sync`` or ``async``.
-        solve_batch: rows of every solve.
-        source: name of the policy, for the file's attributes.
+        attempts: give up after this many.
+        seed: of the first episode.
+        control_hz: rate of the actions.
+
+    Returns:
+        How the file was made, as the file says it.
 
     Raises:
-        PcmError: another task, an existing path, or too few successes; nothing is written then.
+        PcmError: the path exists, a worker died, or too few episodes succeeded.
     """
-    if task["name"] != "pusht":
-        raise PcmError(f"pcm-data generate does not know task {task['name']!r}: use task=pusht")
-    if path.exists():
-        raise PcmError(f"{path} exists: choose another path or remove it")
-    kept: list[tuple[int, Trajectory]] = []
-    tried = 0
-    while len(kept) < episodes and tried < attempts:
-        count = min(max(num_envs, episodes - len(kept)), attempts - tried)
-        result = evaluate(
-            EpisodePolicy(policy, solver),
-            task["env_id"],
-            episodes=count,
-            seed=seed + tried,
-            n_obs_steps=policy.config.obs_steps,
-            num_envs=num_envs,
-            mode=mode,
-            solve_batch=solve_batch,
-            record=True,
-        )
-        pairs = zip(result.episodes, result.trajectories, strict=True)
-        kept += [(outcome.seed, t) for outcome, t in pairs if outcome.success]
-        tried += count
+    if min(episodes, attempts) < 1 or seed < 0:
+        raise PcmError(f"episodes={episodes}, attempts={attempts} are at least 1, seed={seed} is 0")
+    kind = target_format(path)
+    made = {
+        "made_by": "pcm-data generate",
+        "task": world.task,
+        "env_id": world.env_id,
+        **actor.describe(),
+        "seed": seed,
+        "env_args": json.dumps(_env_args(world, control_hz)),
+        "versions": {name: _version(name) for name in _PACKAGES if _version(name)},
+    }
+    journal = Journal.open(path, made)
+    kept, tried = _run(actor, journal, episodes, attempts, seed)
     if len(kept) < episodes:
         raise PcmError(
             f"{len(kept)} of {tried} episodes succeeded, {episodes} were asked for: raise attempts="
-            " or use a better policy; nothing was written"
+            f" or use a better actor; the episodes are kept in {journal.folder}"
         )
-    kept = kept[:episodes]
-    write_replay(
+    made |= {
+        "attempts": tried,
+        "success_rate": round(episodes / tried, 4),
+        "selection": f"successful episodes only, {episodes} of the first {tried} attempts",
+        "seeds": kept,
+    }
+    write_recording(path, _recording(path, kind, journal, kept, made, control_hz))
+    journal.remove()
+    return made
+
+
+def _run(
+    actor: Actor, journal: Journal, episodes: int, attempts: int, seed: int
+) -> tuple[list[int], int]:
+    """Run until enough episodes of an unbroken row of seeds succeeded: these, and the row."""
+    kept: list[int] = []
+    tried = 0
+
+    def missing() -> Iterator[int]:
+        for number in range(seed, seed + attempts):
+            if journal.outcome(number) is None:
+                yield number
+
+    def catch_up() -> None:
+        nonlocal tried
+        before = len(kept)
+        while len(kept) < episodes and tried < attempts:
+            outcome = journal.outcome(seed + tried)
+            if outcome is None:
+                break
+            if outcome:
+                kept.append(seed + tried)
+            tried += 1
+        bar.update(len(kept) - before)
+        if tried:
+            bar.set_postfix(success=f"{len(kept) / tried:.2f}")
+
+    with tqdm(total=episodes, desc="successes", unit="ep", disable=None) as bar:
+        catch_up()
+        if len(kept) < episodes and tried < attempts:
+            running = actor.run(missing(), journal)
+            with closing(running):  # type: ignore[type-var]
+                for _ in running:
+                    catch_up()
+                    if len(kept) == episodes:
+                        break
+    return kept, tried
+
+
+def _recording(
+    path: Path,
+    kind: str,
+    journal: Journal,
+    seeds: list[int],
+    made: Mapping[str, Any],
+    control_hz: float,
+) -> Recording:
+    first, _ = journal.read(seeds[0])
+    names = [name for name in first if kind == "robomimic" or not name.startswith("next_obs.")]
+
+    def episodes() -> Iterator[dict[str, Any]]:
+        for episode in journal.episodes(seeds):
+            yield {name: episode[name] for name in names}
+
+    attrs = {k: v if isinstance(v, str) else json.dumps(v) for k, v in made.items()}
+    return Recording(
         path,
-        _arrays([trajectory for _, trajectory in kept]),
-        attrs={
-            "made_by": f"pcm-data generate policy={source} solver={solver.label}",
-            "selection": f"successful episodes only, {len(kept)} of the first {tried} attempts",
-            "seeds": [number for number, _ in kept],
-        },
+        {name: step_type(first[name]) for name in names},
+        len(seeds),
+        episodes,
+        {"fps": control_hz, "zarr": {"attrs": dict(made)}, "robomimic": {"attrs": attrs}},
+        attributes=lambda i: journal.read(seeds[i])[1],
     )
 
 
-def _arrays(trajectories: list[Trajectory]) -> Iterator[dict[str, NDArray[np.float32]]]:
-    for trajectory in trajectories:
-        state = trajectory.states.astype(np.float32)
-        yield {
-            "keypoint": keypoints(trajectory.states[:, 2:]).astype(np.float32),
-            "state": state,
-            "action": trajectory.actions.astype(np.float32),
-        }
+def _env_args(world: World, control_hz: float) -> dict[str, Any]:
+    """Return robomimic's record of the environment: its own if it has one, else a gymnasium id."""
+    with closing(world.make()) as env:
+        own = getattr(env.unwrapped, "env_args", None)
+    kwargs = {k: v for k, v in world.env_kwargs.items() if k != "max_episode_steps"}
+    kwargs["control_freq"] = control_hz
+    return dict(own) if own else {"env_name": world.env_id, "type": 2, "env_kwargs": kwargs}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
