@@ -56,6 +56,8 @@ class Journal:
                         raise ReplayError(folder, _MADE, was, fix)
             else:
                 _write(file, json.dumps(wanted, indent=2).encode())
+        except ReplayError:
+            raise
         except (OSError, ValueError) as error:
             fix = "remove this folder, free some space or choose another place"
             raise ReplayError(folder, _MADE, f"cannot be used ({error})", fix) from error

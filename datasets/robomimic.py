@@ -7,7 +7,7 @@ Needs h5py.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from pcm_policy.datasets.recording import (
     require,
     step_type,
 )
-from pcm_policy.datasets.store import ReplayError
+from pcm_policy.datasets.replay import ReplayBuffer
+from pcm_policy.datasets.store import ReplayError, nonfinite_fault, nonfinite_rows
 
 _OWN = {"action": "actions", "reward": "rewards", "done": "dones"}
 _PLAIN = {"actions", "rewards", "dones", "states"}
@@ -38,12 +39,10 @@ def read_robomimic(path: Path) -> Recording:
     with _open(path) as file:
         demos = _demos(path, file)
         first = file["data"][demos[0]]
-        natives = _datasets(path, first)
         attrs = {k: _json(v) for k, v in file["data"].attrs.items()}
         meta = parse_meta(path, attrs.pop(META, None))
-        names = meta.pop("names", None)
-        if not isinstance(names, dict) or sorted(names.values()) != natives:
-            names = _neutral(natives)
+        names = _names(path, file, first)
+        meta.pop("names", None)
         fields = {name: step_type(first[native]) for name, native in names.items()}
         named = [k for k in first.attrs if k != "num_samples"]
         lost = [f"/{k}" for k in file if k not in ("data", "mask")]
@@ -80,6 +79,78 @@ def read_robomimic(path: Path) -> Recording:
         attributes,
         tuple(f"{demos[0]}.attrs[{k}] (and of the other demonstrations)" for k in named),
     )
+
+
+def open_robomimic(
+    path: str | Path, keys: Sequence[str] | None = None, filter_key: str | None = None
+) -> ReplayBuffer:
+    """Read arrays of a file into memory, one demonstration at a time; the others are not touched.
+
+    Args:
+        path: the file.
+        keys: arrays, under the names used here; None for all.
+        filter_key: take the demonstrations that ``mask/<filter_key>`` names, as robomimic does, in
+            the order of their numbers; None for all.
+
+    Raises:
+        PcmError: h5py is not installed; or a ReplayError: the file is damaged, a key or the filter
+            key is missing, demonstrations differ, or a float array holds NaN or inf.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        demos = masked(path, file, filter_key)
+        first = file["data"][demos[0]]
+        names = _names(path, file, first)
+        for key in keys or ():
+            if key not in names and _native(key) in first:
+                names[key] = _native(key)  # "action" is what robomimic calls "actions"
+            if key not in names:
+                found = f"missing; the file holds {', '.join(names)}"
+                raise ReplayError(path, f"{demos[0]}: {key}", found, "name one of these")
+        wanted = {name: names[name] for name in keys or names}
+        parts: dict[str, list[Any]] = {name: [] for name in wanted}
+        ends: list[int] = []
+        for which in demos:
+            episode = _arrays(path, file["data"][which], which, wanted)
+            count = len(next(iter(episode.values())))
+            for name, values in episode.items():
+                first = parts[name][0] if parts[name] else values
+                if len(values) != count or not count or step_type(values) != step_type(first):
+                    found = f"has shape {values.shape} where {next(iter(wanted.values()))} has "
+                    found += f"{count} steps and {demos[0]} steps of {step_type(first)}"
+                    where = f"{which}: {wanted[name]}"
+                    raise ReplayError(path, where, found, "write every array once per step")
+                parts[name].append(values)
+            ends.append(count + (ends[-1] if ends else 0))
+        attrs = {k: _json(v) for k, v in file["data"].attrs.items()}
+    arrays = {name: np.concatenate(values) for name, values in parts.items()}
+    for name, values in arrays.items():
+        if (rows := nonfinite_rows(values)).size:
+            raise nonfinite_fault(path, wanted[name], rows, np.array(ends))
+    return ReplayBuffer(arrays, np.array(ends, np.int64), path, attrs)
+
+
+def masked(path: Path, file: Any, filter_key: str | None) -> list[str]:
+    """Return the demonstrations of a filter key, by number; all of them for None.
+
+    Raises:
+        ReplayError: there is no such filter key, or it names demonstrations that are not there.
+    """
+    demos = _demos(path, file)
+    if filter_key is None:
+        return demos
+    there = list(file["mask"]) if "mask" in file else []
+    if filter_key not in there:
+        found = f"missing; the file has {', '.join(there) or 'no filter keys'}"
+        fix = "name one of these, or leave filter_key out"
+        raise ReplayError(path, f"mask/{filter_key}", found, fix)
+    chosen = [d.decode() if isinstance(d, bytes) else str(d) for d in file["mask"][filter_key]]
+    if lacking := sorted(set(chosen) - set(demos)):
+        found = f"names {', '.join(lacking[:3])}, of which the file has nothing"
+        raise ReplayError(path, f"mask/{filter_key}", found, "write the filter key again")
+    if not chosen:
+        raise ReplayError(path, f"mask/{filter_key}", "names no demonstrations", "choose another")
+    return sorted(chosen, key=lambda name: int(name[5:]))
 
 
 def write_robomimic(path: Path, recording: Recording) -> list[str]:
@@ -171,6 +242,28 @@ def _native(name: str) -> str:
     return f"{head}/{rest}" if head in ("next_obs", "obs") and rest else f"obs/{name}"
 
 
+def _names(path: Path, file: Any, demo: Any) -> dict[str, str]:
+    """Return where every array of a demonstration is, by the names used here."""
+    natives = _datasets(path, demo)
+    meta = parse_meta(path, _json(file["data"].attrs.get(META)))
+    names = meta.get("names")
+    if isinstance(names, dict) and sorted(names.values()) == natives:
+        return names
+    return _neutral(natives)
+
+
+def _arrays(path: Path, demo: Any, which: str, names: Mapping[str, str]) -> Episode:
+    """Read arrays of a demonstration."""
+    lacking = sorted(native for native in names.values() if native not in demo)
+    if lacking:
+        found = f"lacks {lacking[0]}, which other demonstrations have"
+        raise ReplayError(path, which, found, "remove that demonstration or add the array")
+    try:
+        return {name: np.asarray(demo[native]) for name, native in names.items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise ReplayError(path, which, f"cannot be read ({error})", "copy it again") from error
+
+
 def _episode(
     path: Path, demo: Any, which: str, names: dict[str, str], fields: dict[str, np.dtype[Any]]
 ) -> Episode:
@@ -180,10 +273,7 @@ def _episode(
             f"the first one holds {sorted(names.values())}",
         )
         raise ReplayError(path, which, found, fix)
-    try:
-        episode = {name: np.asarray(demo[native]) for name, native in names.items()}
-    except (OSError, ValueError, TypeError) as error:
-        raise ReplayError(path, which, f"cannot be read ({error})", "copy it again") from error
+    episode = _arrays(path, demo, which, names)
     for name, values in episode.items():
         if step_type(values) != fields[name]:
             found = f"{names[name]} has steps of {step_type(values)}"

@@ -25,7 +25,8 @@ class Trajectory:
         states: raw simulator states, `info["state"]`, (steps + 1, Ds).
         actions: (steps, Da).
         rewards: (steps,).
-        attributes: texts about the episode, `info["attributes"]` of its reset, such as the model.
+        attributes: robomimic's about a demonstration: `model_file`, if the environment has a
+            `model_xml` of its episode.
     """
 
     seed: int
@@ -53,7 +54,8 @@ def record(
     observation, info = env.reset(seed=seed)
     if "state" not in info:
         raise PcmError("record needs an environment that gives info['state']")
-    attributes = dict(info.get("attributes", {}))
+    model = getattr(env.unwrapped, "model_xml", None)
+    attributes = {} if model is None else {"model_file": str(model)}
     seen, states = [observation], [info["state"]]
     actions, rewards, success, over = [], [], False, False
     while not over:

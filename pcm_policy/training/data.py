@@ -1,7 +1,7 @@
 """From a demonstration set to what training takes: raw rows, windows, a fitted policy."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pcm_policy.datasets.replay import open_replay
+from pcm_policy.datasets.open import open_demonstrations
 from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.normalize import Normalizer, NormalizerMode
@@ -27,9 +27,13 @@ class DatasetConfig:
     """Which demonstrations, and how they are split.
 
     Attributes:
-        path: replay buffer, a zarr folder or zip.
+        path: replay buffer, a zarr folder or zip; or a robomimic HDF5 file.
         val_fraction: share of the episodes that nothing is trained on.
         val_seed: seed of the split.
+        filter_key: of a robomimic file: train on the demonstrations that ``mask/<filter_key>``
+            names; None for all.
+        val_filter_key: of a robomimic file: hold out those that this one names, in place of
+            ``val_fraction``.
         more: further replay buffers; all their episodes are trained on.
         symmetry: ``module:function`` that maps all rows ``(obs, action)`` to an equally valid
             copy of them; the training episodes are seen both ways. None for no copy.
@@ -38,6 +42,8 @@ class DatasetConfig:
     path: str
     val_fraction: float = 0.1
     val_seed: int = 42
+    filter_key: str | None = None
+    val_filter_key: str | None = None
     more: list[str] = field(default_factory=list)
     symmetry: str | None = None
 
@@ -93,7 +99,15 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
     Raises:
         PcmError: the file is damaged, lacks a field, or its widths are not the policy's.
     """
-    data = _read(dataset.path, config, dataset.val_fraction, dataset.val_seed)
+    if dataset.val_filter_key is None:
+        data = _read(
+            dataset.path, config, dataset.val_fraction, dataset.val_seed, dataset.filter_key
+        )
+    else:
+        data = _read(dataset.path, config, 0.0, 0, dataset.filter_key)
+        held_out = _read(dataset.path, config, 0.0, 0, dataset.val_filter_key)
+        data = replace(_joined(data, held_out), train=data.train, train_steps=data.train_steps)
+        data = replace(data, held_out=held_out.train + len(data.obs) - len(held_out.obs))
     for path in dataset.more:
         data = _joined(data, _read(path, config, 0.0, 0))
     obs, action, train, steps = data.obs, data.action, data.train, data.train_steps
@@ -108,11 +122,17 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
     return Demonstrations(obs, action, train, data.held_out, steps)
 
 
-def _read(path: str, config: PolicyConfig, val_fraction: float, val_seed: int) -> Demonstrations:
+def _read(
+    path: str,
+    config: PolicyConfig,
+    val_fraction: float,
+    val_seed: int,
+    filter_key: str | None = None,
+) -> Demonstrations:
     if config.vision is not None:
         raise PcmError(f"{path}: images of demonstrations are not read yet: the policy has cameras")
     fields = [*config.obs_fields, config.action_field]
-    buffer = open_replay(path, field_keys(fields))
+    buffer = open_demonstrations(path, field_keys(fields), filter_key)
     obs = torch.from_numpy(gather_fields(buffer, config.obs_fields))
     action = torch.from_numpy(gather_fields(buffer, [config.action_field]))
     for name, rows, want in (
@@ -183,6 +203,7 @@ def policy_config(
             schedule=NoiseSchedule(**settings["schedule"]),
             prediction=settings["prediction"],
             clip=settings["clip"],
+            max_excess=settings["max_excess"],
             sampler=SamplerConfig(**settings["sampler"]),
             task=task["name"],
             control_hz=task["control_hz"],
