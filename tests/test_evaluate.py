@@ -61,9 +61,11 @@ def test_equals_the_obvious_loop(reference: EvalResult) -> None:
     ):
         expected, (frames, actions) = obvious(5 + i, 2, 60)
         assert outcome == expected
-        np.testing.assert_array_equal(trajectory.observations, frames)
+        assert isinstance(trajectory.observations, np.ndarray)
+        np.testing.assert_array_equal(trajectory.observations[:-1], frames)
         np.testing.assert_array_equal(trajectory.actions, actions)
-        np.testing.assert_allclose(trajectory.states[:, :2], frames[:, 18:], rtol=1e-6)
+        np.testing.assert_allclose(trajectory.states[:-1, :2], frames[:, 18:], rtol=1e-6)
+        assert trajectory.rewards.max() == outcome.score
     assert len({outcome.score for outcome in reference.episodes}) > 2
 
 
@@ -131,6 +133,10 @@ class Drifting(Line):
         self.position += Drifting.resets
         return observation, info | {"state": np.zeros(1)}
 
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        *others, info = super().step(action)
+        return *others, info | {"state": np.zeros(1)}  # type: ignore[return-value]
+
 
 gym.register("pcm_policy_test/Line-v0", Line)
 gym.register("pcm_policy_test/Drifting-v0", Drifting)
@@ -181,7 +187,7 @@ def test_dict_observations_are_recorded() -> None:
     )
     observations = result.trajectories[0].observations
     assert isinstance(observations, dict)
-    assert observations["image"].shape == (6, 96, 96, 3)
+    assert observations["image"].shape == (7, 96, 96, 3)
 
 
 def test_films_the_chosen_episodes(tmp_path: Path) -> None:

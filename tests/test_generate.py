@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_and_leaves_no_process(made: Path, tmp_path: Path) 
     assert not path.exists()
     kept = {file.name: file.stat().st_mtime_ns for file in journal.glob("0*.npz")}
     assert kept
-    with pytest.raises(PcmError, match="was begun with seed=3, not 4: repeat that command"):
+    with pytest.raises(PcmError, match="was begun with seed=3, not 4; repeat that command"):
         Journal.open(path, json.loads((journal / "made.json").read_text()) | {"seed": 4})
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in there) and time.monotonic() < deadline:
