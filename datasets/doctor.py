@@ -11,9 +11,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pcm_policy.datasets import checks
+from pcm_policy.datasets import checks, doctor_robomimic
 from pcm_policy.datasets.checks import Finding, Values
 from pcm_policy.datasets.fields import parse_field
+from pcm_policy.datasets.open import is_hdf5
+from pcm_policy.datasets.robomimic import read_robomimic
 from pcm_policy.datasets.store import (
     ReplayError,
     count_rows,
@@ -53,20 +55,25 @@ def validate(
     obs: Sequence[str] = (),
     action: str = "action",
     position: str | None = None,
+    filter_key: str | None = None,
 ) -> Report:
     """Examine a store; nothing is raised for what is wrong with it.
 
     Args:
-        path: folder or ``.zip``.
+        path: folder or ``.zip`` of a replay buffer, or a robomimic file.
         obs: fields of the observation (``["keypoint", "state[0:2]"]``). The checks of values keep
             to them and the action; without any they take every array but images.
         action: field of the action.
         position: field in the units of the action, if the action is an absolute target
             (``"state[0:2]"``); checks that actions lead the positions they ask for.
+        filter_key: one that a robomimic file must have.
     """
     path = Path(path)
     findings: list[Finding] = []
     try:
+        if is_hdf5(path):
+            findings.extend(_examine_hdf5(path, obs, action, position, filter_key))
+            return Report(path, tuple(sorted(findings, key=lambda f: _LEVELS.index(f.level))))
         with open_group(path) as group:
             findings.extend(_examine(path, group, obs, action, position))
     except ReplayError as fault:
@@ -95,6 +102,8 @@ def summary(path: str | Path) -> str:
         ReplayError: the store, its arrays or its episode ends are missing, damaged or inconsistent.
     """
     path = Path(path)
+    if is_hdf5(path):
+        return _summary_hdf5(path)
     with open_group(path) as group:
         handles = find_keys(path, group)
         ends = read_ends(path, group)
@@ -105,11 +114,34 @@ def summary(path: str | Path) -> str:
         for key, handle in handles.items():
             with decoding(path, f"data/{key}"):
                 rows.append((key, str(handle.shape), str(handle.dtype), _range(handle)))
+    return "\n".join([str(path), *_table(ends, n_steps, rows)])
+
+
+def _table(ends: NDArray[np.int64], n_steps: int, rows: Sequence[tuple[str, ...]]) -> list[str]:
     lengths = np.diff(ends, prepend=0)
     spread = f"{lengths.min()} to {lengths.max()} steps, median {np.median(lengths):g}"
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([str(path), f"{len(ends)} episodes, {n_steps} rows; {spread}", *table])
+    return [f"{len(ends)} episodes, {n_steps} rows; {spread}", *table]
+
+
+def _summary_hdf5(path: Path) -> str:
+    recording = read_robomimic(path)
+    bounds: dict[str, tuple[float, float]] = {}
+    lengths = []
+    for episode in recording.episodes():
+        lengths.append(len(next(iter(episode.values()))))
+        for name, values in episode.items():
+            if values.dtype.kind in "biuf" and values.size:
+                low, high = bounds.get(name, (np.inf, -np.inf))
+                bounds[name] = min(low, float(values.min())), max(high, float(values.max()))
+    steps = sum(lengths)
+    rows = [("array", "shape", "dtype", "range")]
+    for name, step in recording.fields.items():
+        spread = "{:g} to {:g}".format(*bounds[name]) if name in bounds else "-"
+        rows.append((name, str((steps, *step.shape)), str(step.base), spread))
+    lines = [*_table(np.cumsum(lengths), steps, rows), *doctor_robomimic.describe(path)]
+    return "\n".join([str(path), *lines])
 
 
 def _range(array: zarr.Array[Any]) -> str:
@@ -148,13 +180,45 @@ def _examine(
         except ReplayError as fault:
             yield _error("read", fault)
 
+    yield from _values(arrays, list(handles), ends, obs, action, position)
+
+
+def _examine_hdf5(
+    path: Path,
+    obs: Sequence[str],
+    action: str,
+    position: str | None,
+    filter_key: str | None,
+) -> Iterator[Finding]:
+    arrays: dict[str, Values] = {}
+    ends: list[int] = []
+    wrong = False
+    for finding in doctor_robomimic.examine(path, filter_key, arrays, ends):
+        wrong |= finding.check in ("lengths", "arrays", "shapes", "read", "finite")
+        yield finding
+    own = {"actions": "action", "rewards": "reward", "dones": "done"}
+    arrays = {own.get(k, k): v for k, v in arrays.items() if not k.startswith("next_obs.")}
+    if not wrong:
+        obs = obs or [k for k in arrays if k not in ("reward", "done", "states")]
+        yield from _values(arrays, list(arrays), np.array(ends), obs, action, position)
+
+
+def _values(
+    arrays: dict[str, Values],
+    keys: Sequence[str],
+    ends: NDArray[np.int64] | None,
+    obs: Sequence[str],
+    action: str,
+    position: str | None,
+) -> Iterator[Finding]:
+    """Yield what looks wrong with the numbers themselves."""
     checked = list(dict.fromkeys([action, *(obs or arrays)]))
     signals: dict[str, Values] = {}
     for text in dict.fromkeys([*checked, *([position] if position else [])]):
         try:
             field = parse_field(text)
-            if field.key not in handles:
-                found = f"data/{field.key}: missing; data holds {', '.join(handles)}"
+            if field.key not in keys:
+                found = f"data/{field.key}: missing; data holds {', '.join(keys)}"
                 yield Finding("error", "arrays", found, "name one of these")
             elif field.key in arrays:
                 signals[text] = field.columns(arrays[field.key]).astype(np.float64)

@@ -36,12 +36,12 @@ def read_robomimic(path: Path) -> Recording:
         PcmError: h5py is not installed; or a ReplayError: the file or a demonstration is damaged,
             or demonstrations differ.
     """
-    with _open(path) as file:
-        demos = _demos(path, file)
+    with open_file(path) as file:
+        demos = demonstrations(path, file)
         first = file["data"][demos[0]]
         attrs = {k: _json(v) for k, v in file["data"].attrs.items()}
         meta = parse_meta(path, attrs.pop(META, None))
-        names = _names(path, file, first)
+        names = array_names(path, file, first)
         meta.pop("names", None)
         fields = {name: step_type(first[native]) for name, native in names.items()}
         named = [k for k in first.attrs if k != "num_samples"]
@@ -59,12 +59,12 @@ def read_robomimic(path: Path) -> Recording:
         fps = _fps(section["attrs"])
 
     def episodes() -> Iterator[Episode]:
-        with _open(path) as opened:
+        with open_file(path) as opened:
             for demo in demos:
                 yield _episode(path, opened["data"][demo], demo, names, fields)
 
     def attributes(i: int) -> dict[str, Any]:
-        with _open(path) as opened:
+        with open_file(path) as opened:
             found = opened["data"][demos[i]].attrs.items()
             return {k: _json(v) for k, v in found if k != "num_samples"}
 
@@ -97,10 +97,10 @@ def open_robomimic(
             key is missing, demonstrations differ, or a float array holds NaN or inf.
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_file(path) as file:
         demos = masked(path, file, filter_key)
         first = file["data"][demos[0]]
-        names = _names(path, file, first)
+        names = array_names(path, file, first)
         for key in keys or ():
             if key not in names and _native(key) in first:
                 names[key] = _native(key)  # "action" is what robomimic calls "actions"
@@ -136,7 +136,7 @@ def masked(path: Path, file: Any, filter_key: str | None) -> list[str]:
     Raises:
         ReplayError: there is no such filter key, or it names demonstrations that are not there.
     """
-    demos = _demos(path, file)
+    demos = demonstrations(path, file)
     if filter_key is None:
         return demos
     there = list(file["mask"]) if "mask" in file else []
@@ -196,7 +196,8 @@ def write_robomimic(path: Path, recording: Recording) -> list[str]:
     return notes
 
 
-def _open(path: Path) -> Any:
+def open_file(path: Path) -> Any:
+    """Open a file for reading; ReplayError when it is missing, no HDF5 file or cut short."""
     h5py = require("h5py", "robomimic's HDF5")
     try:
         return h5py.File(path, "r")
@@ -205,7 +206,7 @@ def _open(path: Path) -> Any:
         raise ReplayError(path, "file", f"cannot be opened ({error})", fix) from error
 
 
-def _demos(path: Path, file: Any) -> list[str]:
+def demonstrations(path: Path, file: Any) -> list[str]:
     """Return the demonstrations in the order of their numbers, as robomimic takes them."""
     there = list(file["data"]) if "data" in file else []
     demos = [name for name in there if re.fullmatch(r"demo_\d+", name)]
@@ -242,7 +243,7 @@ def _native(name: str) -> str:
     return f"{head}/{rest}" if head in ("next_obs", "obs") and rest else f"obs/{name}"
 
 
-def _names(path: Path, file: Any, demo: Any) -> dict[str, str]:
+def array_names(path: Path, file: Any, demo: Any) -> dict[str, str]:
     """Return where every array of a demonstration is, by the names used here."""
     natives = _datasets(path, demo)
     meta = parse_meta(path, _json(file["data"].attrs.get(META)))

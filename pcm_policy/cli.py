@@ -283,6 +283,7 @@ def data_main(config: DictConfig) -> None:
             obs=task["obs_fields"],
             action=task["action_field"],
             position=task["position_field"],
+            filter_key=config.filter_key,
         )
         print(doctor.format_report(report))
         if not report.ok:
