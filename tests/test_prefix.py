@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from pcm_policy.runtime import Inputs, Program
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 from pcm_policy.training.cloning import Cloning, Windows, random_prefixes
+from pcm_policy.training.data import continued_policy
 from pcm_policy.training.loop import Share
 
 TINY = {"width": 32, "depth": 1}
@@ -54,6 +56,27 @@ def test_drawn_prefixes_have_every_length_and_nothing_else() -> None:
     assert not random_prefixes(config, 10, torch.Generator(), 0).any()
     few = random_prefixes(config, 4000, torch.Generator().manual_seed(0), 5, share=0.1)
     assert 0.08 < few.any(dim=1).float().mean() < 0.12
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [("mlp", TINY), ("unet1d", {"down_dims": [8, 16], "step_embed_dim": 8})],
+)
+def test_a_policy_without_prefixes_goes_on_with_them(network: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    start = DiffusionPolicy(PolicyConfig(3, 2, network=network, network_options=options))
+    config = replace(start.config, prefix_steps=6)
+    policy = continued_policy(config, start)
+    x, t, obs = torch.randn(4, 16, 2), torch.tensor([0, 10, 50, 99]), torch.rand(4, 2, 3)
+    cond = policy.condition(obs, policy.known_prefix(np.ones((4, 3, 2))))
+    assert cond[:, 6:].abs().sum() > 0
+    found = policy.network(x, t, cond)
+    torch.testing.assert_close(found, start.network(x, t, start.condition(obs)), rtol=0, atol=1e-6)
+    found.square().sum().backward()
+    columns = [p.grad for p in policy.network.parameters() if p.grad is not None]
+    assert any(g.ndim == 2 and g[:, -18:].abs().sum() > 0 for g in columns)  # they learn
+    with pytest.raises(PcmError, match="prefix_steps is 6"):
+        continued_policy(start.config, policy)
 
 
 def test_the_network_sees_the_prefix_and_the_chunk_keeps_it() -> None:

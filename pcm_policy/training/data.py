@@ -230,7 +230,7 @@ def new_policy(
 
 FIXED_BY_WEIGHTS = (
     *("obs_dim", "action_dim", "horizon", "obs_steps", "obs_fields", "action_field"),
-    *("network", "network_options", "schedule", "prediction", "clip", "prefix_steps"),
+    *("network", "network_options", "schedule", "prediction", "clip"),
 )
 
 
@@ -239,15 +239,15 @@ def continued_policy(config: PolicyConfig, start: DiffusionPolicy) -> DiffusionP
 
     Args:
         config: of the new policy; what it observes, its network and what that was trained to
-            predict must be as in ``start``.
+            predict must be as in ``start``. Only ``prefix_steps`` may go from 0 to some: known
+            actions then have weights of zero at first, and change no prediction.
         start: where training starts; its head, if any, is left out.
 
     Raises:
         PcmError: a setting differs that the weights depend on; the message names it.
     """
-    differs = [
-        key for key in FIXED_BY_WEIGHTS if getattr(config, key) != getattr(start.config, key)
-    ]
+    fixed = (*FIXED_BY_WEIGHTS, *(("prefix_steps",) if start.config.prefix_steps else ()))
+    differs = [key for key in fixed if getattr(config, key) != getattr(start.config, key)]
     if differs:
         key = differs[0]
         raise PcmError(
@@ -255,6 +255,15 @@ def continued_policy(config: PolicyConfig, start: DiffusionPolicy) -> DiffusionP
             f"{getattr(config, key)!r} here: training can only go on with the same"
         )
     policy = DiffusionPolicy(config)
-    policy.network.load_state_dict(start.network.state_dict())
+    shapes = {name: value.shape for name, value in policy.network.state_dict().items()}
+    given = start.network.state_dict()
+    policy.network.load_state_dict({k: _widened(v, shapes[k]) for k, v in given.items()})
     policy.obs_normalizer, policy.action_normalizer = start.obs_normalizer, start.action_normalizer
     return policy
+
+
+def _widened(weight: Tensor, shape: torch.Size) -> Tensor:
+    """Append zeros for the inputs that ``shape`` has more: what the condition holds beyond."""
+    if weight.shape == shape:
+        return weight
+    return torch.nn.functional.pad(weight, (0, shape[-1] - weight.shape[-1]))
