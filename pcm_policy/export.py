@@ -17,6 +17,7 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
@@ -136,14 +137,13 @@ def export(
     scale = policy.action_normalizer.scale
     with torch.inference_mode():
         chunk = module(*values).clone()
-    with torch.no_grad():
-        program = torch.export.export(module, values, strict=False)
+    program = exported(policy, solver, inputs)
     found = {
         "eager": Exported("", 0.0, *_time(lambda given: module(*given.values()), inputs, calls))
     }
     for name in formats:
         path = folder / FILES[name]
-        call = _WRITE[name](program, path)
+        call = write_package(program, name, path)
         difference = float(((call(inputs).detach() - chunk) * scale).abs().max())
         if not difference <= TOLERANCE:
             path.unlink()
@@ -152,6 +152,24 @@ def export(
             )
         found[name] = Exported(path.name, difference, *_time(call, inputs, calls))
     return chunk, found
+
+
+def exported(
+    policy: DiffusionPolicy, solver: SolverConfig, inputs: Mapping[str, Tensor]
+) -> ExportedProgram:
+    """Trace a solve with ``torch.export``, for inputs of the shapes of these."""
+    module = FixedSolve(policy, solver).eval()
+    with torch.no_grad():
+        return torch.export.export(module, tuple(inputs.values()), strict=False)
+
+
+def write_package(program: ExportedProgram, name: str, path: Path) -> Call:
+    """Write a traced solve in a :data:`Format`; returns a call of what its own loader makes of it.
+
+    Raises:
+        PcmError: a missing package or compiler.
+    """
+    return _WRITE[name](program, path)
 
 
 def _export(program: Any, path: Path) -> Call:

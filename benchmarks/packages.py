@@ -1,0 +1,150 @@
+"""Time solves as packages without Python: ONNX Runtime on every side, beside eager execution.
+
+    python benchmarks/packages.py [--policy released/pusht_mlp] [--output DIR] [--docs]
+
+The rows are those of ``pcm_study.py`` whose score is the base's (the paired 95 % interval of the
+difference lies within 0.03), its base, and sequential DDPM-100, with the scores measured there.
+Each is exported (``pcm-export``), compared with its eager chunk, and then all take turns at batch
+1 on held-out observations; eager execution is timed in the same way. A ratio is the time of
+DDPM-100, executed in the same way, over that of the row. DDPM-100 is a graph of a hundred unrolled
+steps: its export takes minutes.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pasted import paste
+from torch import Tensor
+from tqdm import tqdm
+
+from pcm_policy.bench import WARMUP, hardware, time_predictions
+from pcm_policy.checkpoint import to_json, write_text
+from pcm_policy.export import TOLERANCE, Call, FixedSolve, example, exported, write_package
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.report import markdown, table
+from pcm_policy.solve import SolverConfig
+from pcm_policy.statistics import percentiles
+
+RESULTS = Path(__file__).parent / "results"
+WITHIN = 0.03
+HEAD = [
+    "solve",
+    "evaluations",
+    "score",
+    "ONNX p50 / p95 ms",
+    "ratio",
+    "eager p50 / p95 ms",
+    "ratio",
+]
+
+
+def study_rows(policy: DiffusionPolicy, study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return DDPM-100, the base, and the rows of equal score that a package can hold."""
+    ddpm = {"method": "sequential", "sampler": "ddpm"}
+    rows: list[dict[str, Any]] = []
+    for row in study["rows"]:
+        low, high = row["score"]["difference_ci95"]
+        base = row is study["rows"][0]
+        equal = low >= -WITHIN and high <= WITHIN and row["solver"]["method"] != "newton"
+        solver = policy.solver(ddpm if row["name"].startswith("DDPM") else row["solver"])
+        if base or row["name"].startswith("DDPM") or equal:
+            name = solver.label if base else row["name"]
+            rows.append({"name": name, "solver": solver, "score": row["score"]["mean"]})
+    return sorted(rows, key=lambda row: row["solver"].sampler.name != "ddpm")
+
+
+def package(
+    policy: DiffusionPolicy, solver: SolverConfig, folder: Path, inputs: Mapping[str, Tensor]
+) -> Call:
+    """Export one solve to ONNX, once, and compare it with eager execution.
+
+    Raises:
+        RuntimeError: the chunks differ by more than ``TOLERANCE``.
+    """
+    with torch.inference_mode():
+        want = FixedSolve(policy, solver).eval()(*inputs.values()).clone()
+    call = write_package(exported(policy, solver, inputs), "onnx", folder / "policy.onnx")
+    difference = ((call(inputs) - want) * policy.action_normalizer.scale).abs().max()
+    if not difference <= TOLERANCE:
+        raise RuntimeError(f"{solver.label}: the package differs by {float(difference):.1e}")
+    return call
+
+
+def time_packages(
+    packages: Sequence[tuple[Call, Mapping[str, Tensor]]], obs: Tensor, calls: int
+) -> list[dict[str, float]]:
+    """Time one call of every package, taking turns; returns percentiles in milliseconds."""
+    spent: list[list[float]] = [[] for _ in packages]
+    for call in tqdm(range(-WARMUP, calls), "ONNX", disable=None):
+        seen = obs[call % len(obs)][None]
+        for times, (run, inputs) in zip(spent, packages, strict=True):
+            given = {**inputs, "obs": seen}
+            start = time.perf_counter()
+            run(given)
+            if call >= 0:
+                times.append((time.perf_counter() - start) * 1e3)
+    return [percentiles(times) for times in spent]
+
+
+def cells(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+    """Return one line of the table; ``first`` is DDPM-100."""
+    found = [row["name"], str(row["nfe"]), f"{row['score']:.3f}"]
+    for mode in ("onnx_ms", "eager_ms"):
+        spent = f"{row[mode]['p50']:.2f} / {row[mode]['p95']:.2f}"
+        found += [spent, f"{first[mode]['p50'] / row[mode]['p50']:.1f}x"]
+    return found
+
+
+def main() -> None:
+    """Export, time, and write ``packages.json``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--policy", default="released/pusht_mlp")
+    parser.add_argument("--study", type=Path, help="study.json of pcm_study.py for that policy")
+    parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=RESULTS / "packages")
+    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    policy = DiffusionPolicy.from_pretrained(options.policy)
+    path = options.study or RESULTS / "study" / Path(options.policy).name / "study.json"
+    rows = study_rows(policy, json.loads(path.read_text()))
+    assert policy.held_out is not None
+    obs = policy.held_out[:24]
+    packages = []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, row in enumerate(tqdm(rows, "exporting", disable=None)):
+            here = Path(folder, str(i))
+            here.mkdir()
+            inputs = example(policy, row["solver"], 1, seed=0)
+            packages.append((package(policy, row["solver"], here, inputs), inputs))
+            row["nfe"] = policy.solve(inputs["obs"], row["solver"]).nfe
+        onnx = time_packages(packages, obs, options.calls)
+    solvers = [row["solver"] for row in rows]
+    eager = time_predictions(policy, solvers, obs.numpy(), options.calls)
+    for row, fast, slow in zip(rows, onnx, eager, strict=True):
+        row |= {"onnx_ms": fast, "eager_ms": slow, "solver": row["solver"].to_flat()}
+    names = ("policy", "calls", "threads")
+    words = " ".join(f"--{name} {getattr(options, name)}" for name in names)
+    report = {
+        "command": f"python benchmarks/packages.py {words}",
+        "hardware": hardware(policy.device),
+        "rows": rows,
+    }
+    write_text(options.output / "packages.json", to_json(report))
+    lines = [cells(row, rows[0]) for row in rows]
+    print(table(HEAD, lines))
+    if options.docs:
+        paste("docs/performance.md", "packages", markdown(HEAD, lines))
+
+
+if __name__ == "__main__":
+    main()
