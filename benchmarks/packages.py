@@ -6,13 +6,12 @@ The rows are those of ``pcm_study.py`` whose score is the base's (the paired 95 
 difference lies within 0.03), its base, and sequential DDPM-100, with the scores measured there.
 Each is exported (``pcm-export``), compared with its eager chunk, and then all take turns at batch
 1 on held-out observations; eager execution is timed in the same way. A ratio is the time of
-DDPM-100, executed in the same way, over that of the row. DDPM-100 is a graph of a hundred unrolled
-steps: its export takes minutes.
+DDPM-100, executed in the same way, over that of the row. The steps of a sequential sampler are a
+loop inside its package.
 """
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,9 @@ from tqdm import tqdm
 
 from pcm_policy.bench import WARMUP, hardware, time_predictions
 from pcm_policy.checkpoint import to_json, write_text
-from pcm_policy.export import TOLERANCE, Call, FixedSolve, example, exported, write_package
+from pcm_policy.export import example
+from pcm_policy.noise import Noise
+from pcm_policy.onnx_solve import Solve, compiled_solve
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import markdown, table
 from pcm_policy.solve import SolverConfig
@@ -59,32 +60,27 @@ def study_rows(policy: DiffusionPolicy, study: Mapping[str, Any]) -> list[dict[s
     return sorted(rows, key=lambda row: row["solver"].sampler.name != "ddpm")
 
 
-def package(
-    policy: DiffusionPolicy, solver: SolverConfig, folder: Path, inputs: Mapping[str, Tensor]
-) -> Call:
-    """Export one solve to ONNX, once, and compare it with eager execution.
+def package(policy: DiffusionPolicy, solver: SolverConfig, inputs: Mapping[str, Tensor]) -> Solve:
+    """Export one solve to ONNX and compare it with eager execution."""
 
-    Raises:
-        RuntimeError: the chunks differ by more than ``TOLERANCE``.
-    """
-    with torch.inference_mode():
-        want = FixedSolve(policy, solver).eval()(*inputs.values()).clone()
-    call = write_package(exported(policy, solver, inputs), "onnx", folder / "policy.onnx")
-    difference = ((call(inputs) - want) * policy.action_normalizer.scale).abs().max()
-    if not difference <= TOLERANCE:
-        raise RuntimeError(f"{solver.label}: the package differs by {float(difference):.1e}")
-    return call
+    def solve(given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        obs, initial, *steps = given
+        found = policy.run(obs, solver, Noise(initial, *steps))
+        assert found.chunk is not None
+        return found.sample, found.chunk
+
+    return compiled_solve(policy, solve, tuple(inputs.values()))
 
 
 def time_packages(
-    packages: Sequence[tuple[Call, Mapping[str, Tensor]]], obs: Tensor, calls: int
+    packages: Sequence[tuple[Solve, Mapping[str, Tensor]]], obs: Tensor, calls: int
 ) -> list[dict[str, float]]:
     """Time one call of every package, taking turns; returns percentiles in milliseconds."""
     spent: list[list[float]] = [[] for _ in packages]
     for call in tqdm(range(-WARMUP, calls), "ONNX", disable=None):
         seen = obs[call % len(obs)][None]
         for times, (run, inputs) in zip(spent, packages, strict=True):
-            given = {**inputs, "obs": seen}
+            given = tuple({**inputs, "obs": seen}.values())
             start = time.perf_counter()
             run(given)
             if call >= 0:
@@ -120,14 +116,11 @@ def main() -> None:
     assert policy.held_out is not None
     obs = policy.held_out[:24]
     packages = []
-    with tempfile.TemporaryDirectory() as folder:
-        for i, row in enumerate(tqdm(rows, "exporting", disable=None)):
-            here = Path(folder, str(i))
-            here.mkdir()
-            inputs = example(policy, row["solver"], 1, seed=0)
-            packages.append((package(policy, row["solver"], here, inputs), inputs))
-            row["nfe"] = policy.solve(inputs["obs"], row["solver"]).nfe
-        onnx = time_packages(packages, obs, options.calls)
+    for row in tqdm(rows, "exporting", disable=None):
+        inputs = example(policy, row["solver"], 1, seed=0)
+        packages.append((package(policy, row["solver"], inputs), inputs))
+        row["nfe"] = policy.solve(inputs["obs"], row["solver"]).nfe
+    onnx = time_packages(packages, obs, options.calls)
     solvers = [row["solver"] for row in rows]
     eager = time_predictions(policy, solvers, obs.numpy(), options.calls)
     for row, fast, slow in zip(rows, onnx, eager, strict=True):

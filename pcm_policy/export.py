@@ -8,9 +8,7 @@ actions not limited.
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 from warnings import catch_warnings, simplefilter
@@ -21,13 +19,12 @@ from torch.export import ExportedProgram
 
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
+from pcm_policy.onnx_solve import TOLERANCE, onnx_session, run_session
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.solve import SolverConfig
 
 Format = Literal["export", "aoti", "onnx"]
 FILES: dict[str, str] = {"export": "policy.pt2", "aoti": "policy_aoti.pt2", "onnx": "policy.onnx"}
-TOLERANCE = 1e-4
-"""Largest difference to the eager chunk, in normalised action units, float32."""
 _INDUCTOR = {"inplace_buffers": False}
 """Inductor of torch 2.13 reuses a buffer that is still read (a case: github.com/pytorch/pytorch
 issue 183575): two PCM rounds of ``released/pusht`` came out 135 pixels off with such buffers and
@@ -137,13 +134,14 @@ def export(
     scale = policy.action_normalizer.scale
     with torch.inference_mode():
         chunk = module(*values).clone()
-    program = exported(policy, solver, inputs)
+    with torch.no_grad():
+        program = torch.export.export(module, values, strict=False)
     found = {
         "eager": Exported("", 0.0, *_time(lambda given: module(*given.values()), inputs, calls))
     }
     for name in formats:
         path = folder / FILES[name]
-        call = write_package(program, name, path)
+        call = _WRITE[name](program, path)
         difference = float(((call(inputs).detach() - chunk) * scale).abs().max())
         if not difference <= TOLERANCE:
             path.unlink()
@@ -152,24 +150,6 @@ def export(
             )
         found[name] = Exported(path.name, difference, *_time(call, inputs, calls))
     return chunk, found
-
-
-def exported(
-    policy: DiffusionPolicy, solver: SolverConfig, inputs: Mapping[str, Tensor]
-) -> ExportedProgram:
-    """Trace a solve with ``torch.export``, for inputs of the shapes of these."""
-    module = FixedSolve(policy, solver).eval()
-    with torch.no_grad():
-        return torch.export.export(module, tuple(inputs.values()), strict=False)
-
-
-def write_package(program: ExportedProgram, name: str, path: Path) -> Call:
-    """Write a traced solve in a :data:`Format`; returns a call of what its own loader makes of it.
-
-    Raises:
-        PcmError: a missing package or compiler.
-    """
-    return _WRITE[name](program, path)
 
 
 def _export(program: Any, path: Path) -> Call:
@@ -194,27 +174,9 @@ def _aoti(program: Any, path: Path) -> Call:
     return lambda given: loaded(*given.values())
 
 
-def _onnx(program: Any, path: Path) -> Call:
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch.onnx asks for it
-    except ImportError as error:
-        raise PcmError("ONNX needs three packages: pip install 'pcm_policy[export]'") from error
-    with catch_warnings(), redirect_stdout(StringIO()):
-        simplefilter("ignore")
-        with torch.no_grad():  # what a solve keeps was made in inference mode
-            written = torch.onnx.export(program, dynamo=True, verbose=False)
-        assert written is not None
-        written.save(str(path))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options)
-
-    def call(given: Mapping[str, Tensor]) -> Tensor:
-        (chunk,) = session.run(None, {name: value.numpy() for name, value in given.items()})
-        return torch.from_numpy(chunk)
-
-    return call
+def _onnx(program: ExportedProgram, path: Path) -> Call:
+    session = onnx_session(program, path)
+    return lambda given: run_session(session, given)[0]
 
 
 _WRITE: dict[str, Callable[[Any, Path], Call]] = {

@@ -1,15 +1,16 @@
-"""How a solve is executed: eagerly, with a compiled network, or as one CUDA graph.
+"""How a solve is executed: eagerly, with a compiled network, as a CUDA graph, by ONNX Runtime.
 
 ``graph`` captures the whole fixed-round solve, from raw observations to the chunk, once per solver,
 batch size and kind of input; a replay launches nothing from Python and reads nothing
 back. With a tolerance or a deadline, the first rounds are one graph and each further base round is
 a replay of another; the host looks at the bound, or the clock, in between. The same programs run
-uncaptured on any device, which is how they are tested without a GPU.
+uncaptured on any device, which is how they are tested without a GPU. ``onnx`` is the same on a CPU:
+a session in place of every graph.
 """
 
 import copy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -21,6 +22,7 @@ from pcm_policy.deadline import Deadline, synchronize
 from pcm_policy.denoise import Network, Prefix
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
+from pcm_policy.onnx_solve import compiled_solve, require_onnx
 from pcm_policy.solve import SolverConfig
 from pcm_policy.solvers import SolveResult
 from pcm_policy.solvers.base import combine, forcing
@@ -28,10 +30,11 @@ from pcm_policy.solvers.base import combine, forcing
 if TYPE_CHECKING:
     from pcm_policy.policy import DiffusionPolicy
 
-Mode = Literal["eager", "compile", "graph"]
+Mode = Literal["eager", "compile", "graph", "onnx"]
 Precision = Literal["float32", "bf16", "fp16"]
 TYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARMUP = 3
+Apply = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class RuntimeConfig:
     """How solves are executed.
 
     Attributes:
-        mode: ``eager``; ``compile``, torch.compile on the network; ``graph``, CUDA graphs.
+        mode: ``eager``; ``compile``, torch.compile on the network; ``graph``, CUDA graphs;
+            ``onnx``, ONNX Runtime on a CPU.
         precision: of the base network alone. States, sums and the head stay as they are. float32
             leaves the weights in the policy's own type.
         tf32: let float32 matrix products and convolutions use TF32 (CUDA), for the whole process.
@@ -112,7 +116,14 @@ class Runtime:
     def __init__(self, policy: "DiffusionPolicy", config: RuntimeConfig) -> None:
         cuda = policy.device.type == "cuda"
         if config.mode == "graph" and not cuda:
-            raise PcmError("runtime.mode=graph needs a CUDA device: use mode=eager or mode=compile")
+            raise PcmError("runtime.mode=graph needs a CUDA device: use mode=eager or mode=onnx")
+        if config.mode == "onnx":
+            if policy.device.type != "cpu" or config.precision != "float32":
+                raise PcmError(
+                    "runtime.mode=onnx runs on a CPU in float32: give device=cpu and "
+                    "runtime.precision=float32, or use mode=graph on a GPU"
+                )
+            require_onnx()
         dtype = TYPES[config.precision]
         head = policy.config.head
         if dtype is not None and head is not None and head.name == "lora":
@@ -141,7 +152,7 @@ class Runtime:
         prefix: Prefix | None = None,
     ) -> SolveResult:
         """Solve as :meth:`DiffusionPolicy.solve` does; results are the caller's own."""
-        if self.config.mode != "graph":
+        if self.config.mode not in ("graph", "onnx"):
             # The compiler is not safe in threads; eager solves share nothing.
             guard: AbstractContextManager[Any]
             guard = self._lock if self.config.mode == "compile" else nullcontext()
@@ -151,8 +162,13 @@ class Runtime:
         key = (solver, inputs.shape)
         with self._lock:
             if key not in self._programs:
-                self._programs[key] = Program(self.policy, self.network, solver, inputs, True)
-            return self._programs[key](inputs)
+                self._programs[key] = Program(
+                    self.policy, self.network, solver, inputs, self.config.mode
+                )
+            program = self._programs[key]
+            if self.config.mode == "graph":  # its buffers are one solve's at a time
+                return program(inputs)
+        return program(inputs)
 
 
 @dataclass(frozen=True)
@@ -170,6 +186,24 @@ class Inputs:
         values = None if self.prefix is None else self.prefix.values
         return [self.obs, self.noise.initial, self.noise.steps, self.guess, values, known]
 
+    def present(self) -> list[Tensor]:
+        """Return those that there are."""
+        return [value for value in self.tensors() if value is not None]
+
+    def filled(self, given: Sequence[Tensor]) -> "Inputs":
+        """Return the same inputs with other tensors, in the order of :meth:`present`."""
+        rest = iter(given)
+        found = [None if value is None else next(rest) for value in self.tensors()]
+        obs, initial, steps, guess, values, known = found
+        assert obs is not None
+        assert initial is not None
+        prefix = self.prefix
+        if prefix is not None:
+            assert values is not None
+            assert known is not None
+            prefix = replace(prefix, values=values, known=known)
+        return Inputs(obs, Noise(initial, steps), guess, prefix)
+
     @property
     def shape(self) -> tuple[Any, ...]:
         """What a program is made for."""
@@ -177,31 +211,16 @@ class Inputs:
         shapes = tuple(None if t is None else tuple(t.shape) for t in self.tensors())
         return (over, *shapes)
 
-    def copy(self) -> "Inputs":
-        """Return buffers of the same shapes and values."""
-        steps = None if self.noise.steps is None else self.noise.steps.clone()
-        prefix = self.prefix
-        if prefix is not None:
-            prefix = replace(prefix, values=prefix.values.clone(), known=prefix.known.clone())
-        guess = None if self.guess is None else self.guess.clone()
-        return Inputs(self.obs.clone(), Noise(self.noise.initial.clone(), steps), guess, prefix)
-
-    def fill(self, other: "Inputs") -> None:
-        """Copy another solve's inputs into these buffers."""
-        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
-            if mine is not None and theirs is not None:
-                mine.copy_(theirs, non_blocking=True)
-
 
 class Program:
-    """One solver on static buffers.
+    """One solver for inputs of fixed shapes.
 
     Args:
         policy: the policy.
         network: what stands in for its base network.
         solver: how to solve.
         inputs: the first solve's inputs, for their shapes.
-        capture: record CUDA graphs; else the same functions run as they are.
+        mode: ``graph`` and ``onnx`` record; else the same functions run as they are.
 
     Raises:
         PcmError: a tolerance or deadline with a solver other than ``picard`` and plain ``pcm``.
@@ -213,14 +232,14 @@ class Program:
         network: Network,
         solver: SolverConfig,
         inputs: Inputs,
-        capture: bool,
+        mode: str = "eager",
     ) -> None:
         self.policy, self.network, self.solver = policy, network, solver
-        self.inputs = inputs.copy()
+        self.like = inputs
         self.fixed = solver.tolerance is None and solver.deadline_ms is None
         if not self.fixed and (solver.method not in ("picard", "pcm") or solver.adaptive):
             raise PcmError(
-                "runtime.mode=graph with a tolerance or a deadline takes solver.method=picard or "
+                f"runtime.mode={mode} with a tolerance or a deadline takes solver.method=picard or "
                 "pcm (not adaptive): use runtime.mode=eager, or fixed solver.rounds"
             )
         heads = sum(1 for s in solver.strengths if s > 0)
@@ -235,47 +254,47 @@ class Program:
                 window=None,
             )
         self.counted = 0, 0  # rounds and evaluations of the opening
-        self._first = _record(self._open, capture)
-        self._again: Callable[[], tuple[Tensor, ...]] | None = None
+        given = inputs.present()
+        self._first = _record(policy, self._open, given, mode)
+        self._again: Apply | None = None
         if not self.fixed:
-            self.states = self._first()[3].clone()
-            self.done = torch.zeros_like(self.states[0, :, 0, 0], dtype=torch.bool)
-            self._again = _record(self._round, capture)
+            states = self._first(given)[3]
+            done = torch.zeros_like(states[0, :, 0, 0], dtype=torch.bool)
+            self._again = _record(policy, self._round, [*given, states, done], mode)
 
     def __call__(self, inputs: Inputs) -> SolveResult:
         """Solve."""
-        solver, device = self.solver, self.inputs.obs.device
+        solver, device, given = self.solver, inputs.obs.device, inputs.present()
         stop = None
         if solver.deadline_ms is not None:
             stop = Deadline(solver.deadline_ms, lambda: synchronize(device))
-        self.inputs.fill(inputs)
-        sample, bound, certified, states, residuals, chunk = (t.clone() for t in self._first())
+        sample, bound, certified, states, residuals, chunk = self._first(given)
         (used, nfe), steps = self.counted, solver.sampler.steps
         if self._again is None:
             return SolveResult(sample, used, nfe, residuals, certified, bound, states, chunk)
         tolerance = solver.tolerance or 0.0
         history = list(residuals)
         base = 0 if self.opening.method == "pcm" else used
-        self.states.copy_(states)
-        self.done.copy_(certified if base else torch.zeros_like(certified))
+        done = certified if base else torch.zeros_like(certified)
         bound = bound if base else torch.full_like(bound, torch.inf)
         while base < steps and not bool((bound <= tolerance).all()):
             if (solver.rounds is not None and used >= solver.rounds) or (stop and stop()):
                 break
-            moved = self._again()[0].clone()
+            states, moved = self._again([*given, states, done])
             used, base, nfe = used + 1, base + 1, nfe + steps
             history.append(moved)
-            bound = torch.where(self.done, bound, solver.safety * moved)
+            bound = torch.where(done, bound, solver.safety * moved)
             bound = torch.zeros_like(bound) if base >= steps else bound
-            self.done.copy_(bound <= tolerance)
-        final = self.states.clone()
-        bound = torch.where(final[-1].isfinite().flatten(1).all(dim=1), bound, torch.inf)
-        chunk = self.policy.raw_chunk(final[-1])
+            done = bound <= tolerance
+        bound = torch.where(states[-1].isfinite().flatten(1).all(dim=1), bound, torch.inf)
+        chunk = self.policy.raw_chunk(states[-1])
         residuals = torch.stack(history)
-        return SolveResult(final[-1], used, nfe, residuals, bound <= tolerance, bound, final, chunk)
+        return SolveResult(
+            states[-1], used, nfe, residuals, bound <= tolerance, bound, states, chunk
+        )
 
-    def _open(self) -> tuple[Tensor, ...]:
-        i = self.inputs
+    def _open(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        i = self.like.filled(given)
         found = self.policy.run(
             i.obs, self.opening, i.noise, i.guess, i.prefix, network=self.network
         )
@@ -284,39 +303,43 @@ class Program:
         state = found.trajectory, found.residuals
         return found.sample, found.bound, found.certified, *state, found.chunk
 
-    def _round(self) -> tuple[Tensor, ...]:
+    def _round(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """One base round over all states; rows that are done stay."""
-        i = self.inputs
+        *read, states, done = given
+        i = self.like.filled(read)
         cond = self.policy.condition(i.obs, i.prefix)
         denoise = self.policy.denoiser(cond, self.solver.sampler, i.prefix)
         denoise = denoise.with_network(self.network)
         steps = denoise.sampler.steps
-        predictions = denoise(self.states[:-1], slice(0, steps))
+        predictions = denoise(states[:-1], slice(0, steps))
         swept = forcing(denoise.sampler, i.noise) + combine(denoise.sampler.M, predictions)
-        swept = torch.where(self.done[:, None, None], self.states, swept)
-        moved = (swept - self.states).abs().amax(dim=(0, 2, 3))
-        self.states.copy_(swept)
-        return (moved,)
+        swept = torch.where(done[:, None, None], states, swept)
+        return swept, (swept - states).abs().amax(dim=(0, 2, 3))
 
 
 def _record(
-    function: Callable[[], tuple[Tensor, ...]], capture: bool
-) -> Callable[[], tuple[Tensor, ...]]:
-    """Return what replays ``function`` on its static buffers."""
-    if not capture:
+    policy: "DiffusionPolicy", function: Apply, given: Sequence[Tensor], mode: str
+) -> Apply:
+    """Return what does as ``function`` does for tensors of the shapes of these."""
+    if mode == "onnx":
+        return compiled_solve(policy, function, given)
+    if mode != "graph":
         return function
+    static = [value.clone() for value in given]
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARMUP):
-            function()
+            function(static)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        outputs = function()
+        outputs = function(static)
 
-    def replay() -> tuple[Tensor, ...]:
+    def replay(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        for mine, theirs in zip(static, values, strict=True):
+            mine.copy_(theirs, non_blocking=True)
         graph.replay()
-        return outputs
+        return tuple(value.clone() for value in outputs)  # the caller's own
 
     return replay

@@ -75,7 +75,7 @@ def test_a_program_is_the_eager_solve(
     first, second = (inputs(policy, solver, batch, extras) for _ in range(2))
     second = replace(second, obs=second.obs.flip(0) + 3.0)
     with torch.inference_mode():
-        program = Program(policy, policy.network, solver, first, capture=False)
+        program = Program(policy, policy.network, solver, first)
         kept = program(first)
         before = kept.sample.clone()
         other = program(second)
@@ -97,7 +97,7 @@ def test_checks_between_replays_certify_what_the_eager_solve_certifies(
     i = inputs(policy, solver, 4, extras)
     exact = eager(policy, SolverConfig("sequential", solver.sampler), i)
     with torch.inference_mode():
-        found = Program(policy, policy.network, solver, i, capture=False)(i)
+        found = Program(policy, policy.network, solver, i)(i)
     want = eager(policy, solver, i)
     error = (found.sample - exact.sample).abs().amax(dim=(1, 2))
     assert (error <= found.bound).all()
@@ -112,9 +112,43 @@ def test_a_deadline_is_looked_at_between_replays(policy: DiffusionPolicy) -> Non
     solver = SolverConfig("picard", DDIM, tolerance=1e-9, deadline_ms=1e-6)
     i = inputs(policy, solver, 1, False)
     with torch.inference_mode():
-        found = Program(policy, policy.network, solver, i, capture=False)(i)
+        found = Program(policy, policy.network, solver, i)(i)
     assert found.rounds == 1
     assert not found.certified.any()
+
+
+ONNX = [
+    (SolverConfig("sequential", SamplerConfig("ddpm", 100)), 1, False),
+    (SolverConfig("sequential", SamplerConfig("dpmpp_2m", 8)), 3, True),
+    (SolverConfig("pcm", rounds=2), 3, True),
+    (SolverConfig("pcm", pcm_rounds=1, tolerance=1e-2), 2, False),
+]
+
+
+@pytest.mark.parametrize(("solver", "batch", "extras"), ONNX, ids=lambda v: getattr(v, "label", v))
+def test_onnx_runtime_gives_the_eager_solve(
+    policy: DiffusionPolicy, solver: SolverConfig, batch: int, extras: bool
+) -> None:
+    solver = bound_to(policy, solver)
+    first = inputs(policy, solver, batch, extras)
+    runtime = Runtime(policy, RuntimeConfig(mode="onnx"))
+    noise = first.noise
+    second = replace(
+        first, obs=first.obs.flip(0) + 3.0, noise=replace(noise, initial=-noise.initial)
+    )
+    for i in (first, second):  # the second one by what was recorded for the first
+        with torch.inference_mode():
+            found = runtime.solve(i.obs, solver, i.noise, i.guess, i.prefix)
+            want = Program(policy, policy.network, solver, i)(i)
+        assert off(found, want) <= 1e-5
+        torch.testing.assert_close(found.chunk, want.chunk, rtol=0, atol=3e-3)  # pixels
+        assert (found.rounds, found.nfe) == (want.rounds, want.nfe)
+        torch.testing.assert_close(found.residuals, want.residuals, rtol=0, atol=1e-5)
+        assert torch.equal(found.certified, want.certified)
+        if solver.tolerance is not None:
+            exact = eager(policy, SolverConfig("sequential", solver.sampler), i)
+            assert found.certified.all()
+            assert off(found, exact) <= solver.tolerance
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -177,6 +211,8 @@ def test_what_cannot_be_executed_is_refused(policy: DiffusionPolicy) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(PcmError, match="needs a CUDA device"):
             policy.use(RuntimeConfig(mode="graph"))
+    with pytest.raises(PcmError, match=r"mode=onnx runs on a CPU in float32"):
+        policy.use(RuntimeConfig(mode="onnx", precision="bf16"))
     with pytest.raises(PcmError, match=r"runtime\.mode='fast': use one of"):
         RuntimeConfig(mode="fast")  # type: ignore[arg-type]
     with pytest.raises(PcmError, match=r"runtime\.precision='int8': use one of"):
@@ -184,7 +220,7 @@ def test_what_cannot_be_executed_is_refused(policy: DiffusionPolicy) -> None:
     solver = SolverConfig("anderson", DDIM, tolerance=1e-3)
     i = inputs(policy, solver, 1, False)
     with pytest.raises(PcmError, match="picard or"):
-        Program(policy, policy.network, solver, i, capture=False)
+        Program(policy, policy.network, solver, i)
 
 
 def test_low_precision_takes_a_copy_of_the_weights(policy: DiffusionPolicy) -> None:

@@ -1,6 +1,10 @@
 """Sequential sampling: forward substitution in the triangular system, one network call a step."""
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor
+from torch._higher_order_ops.scan import scan
 
 from pcm_policy.denoise import Denoiser
 from pcm_policy.noise import Noise
@@ -18,10 +22,13 @@ def sequential(denoise: Denoiser, noise: Noise) -> SolveResult:
     """
     denoise, sampler = denoise.encode(), denoise.sampler
     states = forcing(sampler, noise)
-    predictions = torch.zeros_like(states[1:])
-    for j in range(sampler.steps):
-        predictions[j] = denoise(states[j : j + 1], slice(j, j + 1))[0]
-        states[j + 1] += combine(sampler.M[j + 1 : j + 2, : j + 1], predictions[: j + 1])[0]
+    if torch.compiler.is_exporting():
+        states = states + combine(sampler.M, _scanned(denoise, states))
+    else:
+        predictions = torch.zeros_like(states[1:])
+        for j in range(sampler.steps):
+            predictions[j] = denoise(states[j : j + 1], slice(j, j + 1))[0]
+            states[j + 1] += combine(sampler.M[j + 1 : j + 2, : j + 1], predictions[: j + 1])[0]
     batch = states.shape[1]
     return SolveResult(
         sample=states[-1],
@@ -32,3 +39,21 @@ def sequential(denoise: Denoiser, noise: Noise) -> SolveResult:
         bound=states.new_zeros(batch),
         trajectory=states,
     )
+
+
+def _scanned(denoise: Denoiser, forced: Tensor) -> Tensor:
+    """Return ``(N, B, T, Da)`` predictions by a loop that a package holds once, not ``N`` times."""
+    sampler = denoise.sampler
+    # The loop's body takes nothing from outside that was not computed by the traced program.
+    traced = {k: v.clone() for k, v in vars(sampler).items() if isinstance(v, Tensor)}
+    denoise = replace(denoise, sampler=replace(sampler, **traced))  # type: ignore[arg-type]
+    at = torch.arange(sampler.steps, device=forced.device)
+
+    def step(found: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
+        node = j[None]
+        state = forced[node] + combine(denoise.sampler.M[node], found)
+        new = denoise(state, node)
+        return torch.where((at == j)[:, None, None, None], new, found), j.clone()
+
+    found: Tensor = scan(step, torch.zeros_like(forced[1:]), at)[0]
+    return found
