@@ -38,7 +38,7 @@ def read_lerobot(path: Path, images: Sequence[str] | str = ()) -> Recording:
         raise ReplayError(path, "data", "holds no parquet files", "download them as well")
     lengths, own_times, tasks_used = _index(path, files, float(info["fps"]))
     meta = parse_meta(path, info.get(META))
-    shapes = meta.pop("shapes", {})
+    shapes, image_types = meta.pop("shapes", {}), meta.pop("image_types", {})
     skipped = {*INDEX, *(() if own_times else ("timestamp",))}
     skipped |= set() if tasks_used else {"task_index"}
     decoded = chosen(path, info, images)
@@ -46,7 +46,8 @@ def read_lerobot(path: Path, images: Sequence[str] | str = ()) -> Recording:
     lost: list[str] = []
     for name, feature in info["features"].items():
         if name in decoded:
-            fields[name] = step_kind(feature)
+            kind = step_kind(feature)
+            fields[name] = np.dtype((image_types.get(name, kind.base), kind.shape))
         elif feature["dtype"] in KINDS:
             lost.append(f"{name} ({feature['dtype']}): images=[{name}] decodes it")
         elif feature["dtype"] == "string":
@@ -60,7 +61,7 @@ def read_lerobot(path: Path, images: Sequence[str] | str = ()) -> Recording:
     names = {k: v.get("names") for k, v in info["features"].items() if k in fields}
     section = {
         "tasks": _tasks(path),
-        "features": {k: v for k, v in names.items() if v is not None},
+        "features": {k: v for k, v in names.items() if v is not None and k not in decoded},
         "robot_type": info.get("robot_type"),
     }
     known = {"fps": info["fps"], "lerobot": {k: v for k, v in section.items() if v}}
@@ -162,7 +163,8 @@ def _values(path: Path, column: Any, name: str, kind: np.dtype[Any]) -> NDArray[
     """Turn a column, nested or not, into ``(rows, *shape)``."""
     rows = len(column)
     if hasattr(column.type, "get_field_index"):  # a struct: bytes and path of a picture
-        return pictures(path, column, name, kind)
+        whole = pictures(path, column, name, np.dtype((np.uint8, kind.shape)))
+        return whole.astype(kind.base, copy=False)
     while hasattr(column, "flatten") and hasattr(column.type, "value_type"):
         column = column.flatten()
     values = column.to_numpy(zero_copy_only=False)

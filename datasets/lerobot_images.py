@@ -16,6 +16,8 @@ from pcm_policy.datasets.video import Video
 from pcm_policy.errors import PcmError
 
 KINDS = ("video", "image")
+WIDEST = 4096
+"""Values of a step that a column of numbers may hold."""
 
 
 def chosen(path: Path, info: Mapping[str, Any], images: Sequence[str] | str) -> set[str]:
@@ -58,6 +60,33 @@ def pictures(path: Path, column: Any, name: str, kind: np.dtype[Any]) -> NDArray
             raise ReplayError(path, name, fault, "download it again") from error
         found[row] = _fitting(path, name, np.atleast_3d(image), kind)
     return found
+
+
+def is_image(kind: np.dtype[Any]) -> bool:
+    """Whether steps of this type are written as pictures: ``(H, W, 1 or 3)``, wide or of bytes."""
+    shape = kind.shape
+    wide = kind.base == np.uint8 or int(np.prod(shape, dtype=int)) > WIDEST
+    return len(shape) == 3 and shape[2] in (1, 3) and wide
+
+
+def picture_column(path: Path, name: str, frames: NDArray[Any]) -> Any:
+    """Encode ``(rows, H, W, C)`` as a column of PNG pictures.
+
+    Raises:
+        PcmError: values that are no whole numbers of 0 to 255.
+    """
+    pa = require("pyarrow", "LeRobot")
+    whole = frames.astype(np.uint8)
+    if not (whole == frames).all():
+        raise PcmError(
+            f"{path}: {name} is no image of whole numbers from 0 to 255, which pictures hold "
+            f"without loss; leave_out=[{name}] leaves it out"
+        )
+    rows = []
+    for frame in whole:
+        plain = frame[..., 0] if frame.shape[-1] == 1 else frame
+        rows.append({"bytes": imageio.v3.imwrite("<bytes>", plain, extension=".png"), "path": None})
+    return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
 
 
 def _fitting(path: Path, name: str, frame: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:

@@ -13,6 +13,19 @@ class Statistics:
         self.count, self.low, self.high, self.mean, self.square = count, low, high, mean, square
 
     @classmethod
+    def of_images(cls, frames: NDArray[Any]) -> "Statistics":
+        """Take the statistics of ``(n, H, W, C)`` frames of bytes, ``(C, 1, 1)`` in [0, 1].
+
+        Of large or many frames some are taken, evenly, as LeRobot does.
+        """
+        skip, stride = max(1, len(frames) // 100), max(1, min(frames.shape[1:3]) // 150)
+        some = frames[::skip, ::stride, ::stride]
+        found = cls.of(some.reshape(-1, frames.shape[-1]) / 255.0)
+        low, high, mean = (v[:, None, None] for v in (found.low, found.high, found.mean))
+        square = found.square[:, None, None] / found.count * len(frames)
+        return cls(len(frames), low, high, mean, square)
+
+    @classmethod
     def of(cls, rows: NDArray[Any]) -> "Statistics":
         """Take the statistics of ``(n, D)`` rows in float64."""
         rows = rows.astype(np.float64)
@@ -31,7 +44,7 @@ class Statistics:
             self.square + other.square + step**2 * (self.count * other.count / count),
         )
 
-    def summary(self) -> dict[str, list[float]]:
+    def summary(self) -> dict[str, list[Any]]:
         """Return what LeRobot keeps of them, less the quantiles."""
         values = {"min": self.low, "max": self.high, "mean": self.mean}
         values["std"] = np.sqrt(self.square / self.count)

@@ -1,7 +1,7 @@
 """Write LeRobot dataset folders, v3.0 or v2.1.
 
-Arrays of several axes are written flat, and restored when read here; videos are not written.
-Needs pyarrow.
+Arrays of several axes are written flat, and restored when read here. Images become pictures inside
+the parquet files (LeRobot's ``image``, PNG, without loss), not videos. Needs pyarrow.
 """
 
 import json
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcm_policy.datasets.lerobot import INDEX
+from pcm_policy.datasets.lerobot_images import WIDEST, is_image, picture_column
 from pcm_policy.datasets.lerobot_layouts import LAYOUTS, Layout
 from pcm_policy.datasets.lerobot_statistics import Statistics
 from pcm_policy.datasets.recording import META, Episode, Recording, require
 from pcm_policy.errors import PcmError
 
-_WIDEST = 4096
 _TASK = "unnamed"
 
 
@@ -29,7 +29,7 @@ def write_lerobot(
     """Write a folder that appears whole or not at all; returns notes.
 
     Raises:
-        PcmError: an array that is an image, no rate is known, or another version.
+        PcmError: an array that is wide and no image, no rate is known, or another version.
     """
     require("pyarrow", "a LeRobot dataset")
     if version not in LAYOUTS:
@@ -38,10 +38,10 @@ def write_lerobot(
     if fps is None:
         raise PcmError(f"{recording.path} does not say its rate: give fps=...")
     for name, kind in recording.fields.items():
-        if np.prod(kind.shape, dtype=int) > _WIDEST:
+        if np.prod(kind.shape, dtype=int) > WIDEST and not is_image(kind):
             raise PcmError(
-                f"{recording.path}: {name} has steps of {kind.shape}: LeRobot keeps images in "
-                f"videos, which are not written; leave_out=[{name}] leaves it out"
+                f"{recording.path}: {name} has steps of {kind.shape}, which are too wide for a "
+                f"column and no images (H, W, 1 or 3); leave_out=[{name}] leaves it out"
             )
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -78,13 +78,16 @@ class _Writer:
         steps = len(next(iter(episode.values())))
         frame = np.arange(steps)
         columns: Episode = {"timestamp": (frame / self.fps).astype(np.float32)}
+        images = {k: v for k, v in episode.items() if is_image(self.recording.fields[k])}
         for name, values in episode.items():
-            flat = values.reshape(steps, -1)
-            columns[name] = flat[:, 0] if flat.shape[1] == 1 else flat
+            if name not in images:
+                flat = values.reshape(steps, -1)
+                columns[name] = flat[:, 0] if flat.shape[1] == 1 else flat
         columns |= {"frame_index": frame, "episode_index": np.full(steps, self.count)}
         columns["index"] = self.frames + frame
         columns.setdefault("task_index", np.zeros(steps, np.int64))
         own = {name: Statistics.of(values.reshape(steps, -1)) for name, values in columns.items()}
+        own |= {name: Statistics.of_images(values) for name, values in images.items()}
         for name, found in own.items():
             known = self.statistics.get(name)
             self.statistics[name] = found if known is None else known.joined(found)
@@ -92,7 +95,10 @@ class _Writer:
         if done[0] < 0 or done[-1] >= len(self.tasks):
             raise PcmError(f"{self.recording.path}: task_index {done[-1]} has no task")
         row = {"episode_index": self.count, "tasks": [self.tasks[i] for i in done], "length": steps}
-        table = pa.table({name: _column(pa, values) for name, values in columns.items()})
+        stored = {name: _column(pa, values) for name, values in columns.items()}
+        for name, values in images.items():
+            stored[name] = picture_column(self.recording.path, name, values)
+        table = pa.table(stored)
         self.layout.add(table, row, own, self.frames)
         self.count += 1
         self.frames += steps
@@ -100,8 +106,13 @@ class _Writer:
     def _info(self) -> dict[str, Any]:
         given = self.section.get("features", {})
         features: dict[str, Any] = {}
-        shapes = {}
+        shapes, types = {}, {}
         for name, kind in self.recording.fields.items():
+            if is_image(kind):
+                axes = ["height", "width", "channel"]
+                features[name] = {"dtype": "image", "shape": list(kind.shape), "names": axes}
+                types[name] = kind.base.name
+                continue
             width = int(np.prod(kind.shape, dtype=int))
             if kind.shape != (width,):
                 shapes[name] = list(kind.shape)
@@ -122,7 +133,9 @@ class _Writer:
             "splits": {"train": f"0:{self.count}"},
             **self.layout.info(),
             "features": features,
-            META: meta | ({"shapes": shapes} if shapes else {}),
+            META: meta
+            | ({"shapes": shapes} if shapes else {})
+            | ({"image_types": types} if types else {}),
         }
 
 

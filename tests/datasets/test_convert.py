@@ -314,12 +314,53 @@ def test_names_and_what_is_left_out(buffer: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "b.zarr"]
 
 
-def test_images_are_named_where_they_do_not_fit(tmp_path: Path, parquet: Any) -> None:
-    steps = {"img": np.zeros((3, 96, 96, 3), np.uint8), "action": np.zeros((3, 2))}
-    write_replay(tmp_path / "a.zarr", [steps])
-    with pytest.raises(PcmError, match=r"img has steps of \(96, 96, 3\).*leave_out=\[img\]"):
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Cameras of bytes, of whole numbers in floats (as Push-T's) and of one channel."""
+    rng = np.random.default_rng(3)
+    episodes = []
+    for steps in (3, 4):
+        frames = rng.integers(0, 256, (steps, 96, 80, 3))
+        found = {"action": rng.normal(size=(steps, 2)), "top": frames.astype(np.uint8)}
+        found["img"] = frames[:, ::-1].astype(np.float32)
+        episodes.append(found | {"grey": frames[..., :1].astype(np.uint8)})
+    write_replay(tmp_path / "pictures.zarr", episodes)
+    return tmp_path / "pictures.zarr"
+
+
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_images_survive_lerobot(pictures: Path, tmp_path: Path, parquet: Any, version: Any) -> None:
+    names = {k: f"observation.images.{k}" for k in ("top", "img", "grey")}
+    target = tmp_path / "b"
+    convert(pictures, target, fps=10, rename=names, lerobot_version=version)
+    info = json.loads((target / "meta/info.json").read_text())
+    assert info["features"]["observation.images.top"] == {
+        "dtype": "image",
+        "shape": [96, 80, 3],
+        "names": ["height", "width", "channel"],
+    }
+    back = {v: k for k, v in names.items()}
+    convert(target, tmp_path / "back.zarr", rename=back, images="all")
+    same(pictures, tmp_path / "back.zarr")
+    if version == "v3.0":
+        frames = open_replay(pictures).arrays["top"][:] / 255.0
+        found = json.loads((target / "meta/stats.json").read_text())["observation.images.top"]
+        assert np.shape(found["mean"]) == (3, 1, 1)
+        np.testing.assert_allclose(np.ravel(found["mean"]), frames.mean((0, 1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(np.ravel(found["std"]), frames.std((0, 1, 2)), rtol=1e-6)
+        assert found["count"] == [7]
+
+
+def test_what_is_no_image_is_named(tmp_path: Path, parquet: Any) -> None:
+    wide = {"img": np.full((3, 96, 96, 3), 0.5, np.float32), "action": np.zeros((3, 2))}
+    write_replay(tmp_path / "a.zarr", [wide])
+    with pytest.raises(PcmError, match=r"img is no image of whole numbers.*leave_out=\[img\]"):
         convert(tmp_path / "a.zarr", tmp_path / "b", fps=10)
-    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+    wide = {"cloud": np.zeros((3, 2000, 3), np.float32), "action": np.zeros((3, 2))}
+    write_replay(tmp_path / "c.zarr", [wide])
+    with pytest.raises(PcmError, match=r"cloud has steps of \(2000, 3\).*leave_out=\[cloud\]"):
+        convert(tmp_path / "c.zarr", tmp_path / "b", fps=10)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "c.zarr"]
     convert(tmp_path / "a.zarr", tmp_path / "b", fps=10, leave_out=["img"])
 
 
@@ -407,6 +448,25 @@ def test_lerobot_opens_what_is_written(
     convert(target, tmp_path / "back.zarr", rename={"observation.state": "state"})
     if version == "v3.0":  # LeRobot's converter drops what it does not know, as shapes
         same(buffer, tmp_path / "back.zarr")
+
+
+SEES = """
+import sys
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+data = LeRobotDataset("me/test", root=sys.argv[1])
+item = data[4]["observation.images.top"]
+assert item.shape == (3, 96, 80), item.shape
+assert len(data.meta.camera_keys) == 3
+assert data.meta.stats["observation.images.top"]["mean"].shape == (3, 1, 1)
+print((item * 255).round().int().permute(1, 2, 0)[:2, :3].tolist())
+"""
+
+
+def test_lerobot_sees_the_images(pictures: Path, tmp_path: Path, parquet: Any) -> None:
+    names = {k: f"observation.images.{k}" for k in ("top", "img", "grey")}
+    convert(pictures, tmp_path / "me/test", fps=10, rename=names)
+    seen = json.loads(in_lerobot("-c", SEES, tmp_path / "me/test").strip().splitlines()[-1])
+    np.testing.assert_array_equal(seen, open_replay(pictures).arrays["top"][4][:2, :3])
 
 
 def test_an_unknown_lerobot_version(buffer: Path, tmp_path: Path, parquet: Any) -> None:
