@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[pusht,metaworld,test]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[pusht,metaworld,robomimic,test]'
 	touch $@
 
 demo: $(VENV)/installed

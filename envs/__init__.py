@@ -7,6 +7,7 @@ processes too. A simulator is imported when an environment is made, not before.
 import gymnasium as gym
 
 from pcm_policy.configs import METAWORLD_TASKS
+from pcm_policy.envs.robosuite_tasks import TASKS as ROBOSUITE_TASKS
 
 gym.register(
     id="pcm_policy/PushTKeypoints-v0",
@@ -25,3 +26,11 @@ for _task in METAWORLD_TASKS:
         max_episode_steps=500,
         kwargs={"task": _task},
     )
+for _name, _robosuite in ROBOSUITE_TASKS.items():
+    gym.register(
+        id=f"pcm_policy/{_name}-v0",
+        entry_point="pcm_policy.envs.robosuite:Robosuite",
+        max_episode_steps=_robosuite.max_steps,
+        kwargs={"task": _name},
+    )
+gym.register(id="pcm_policy/Robosuite-v0", entry_point="pcm_policy.envs.robosuite:Robosuite")

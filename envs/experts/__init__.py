@@ -34,6 +34,16 @@ def make_expert(task: str) -> Expert:
         from pcm_policy.envs.metaworld import Demonstrator
 
         return Demonstrator(task.removeprefix("metaworld/"))
+    from pcm_policy.envs.experts import robosuite
+
+    known: dict[str, type[robosuite.Grasping]] = {
+        "lift": robosuite.Lift,
+        "can": robosuite.Can,
+        "square": robosuite.Square,
+    }
+    if task in known:
+        return known[task]()
     raise PcmError(
-        f"no expert knows task {task!r}: use metaworld/NAME, or roll a policy out with policy=..."
+        f"no expert knows task {task!r}: use {', '.join(known)} or metaworld/NAME, or roll a "
+        "policy out with policy=..."
     )

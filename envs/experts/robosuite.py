@@ -1,0 +1,193 @@
+"""Scripted experts of Lift, Can and Square: reach, close, carry, let go, and again what failed.
+
+They see what a policy sees and nothing else. Each episode has a speed, a height of approach, a
+grasp point and noise of its own, so that demonstrations are not one trajectory.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pcm_policy.envs.experts.grasping import (
+    CLOSED,
+    OPEN,
+    Floats,
+    Hand,
+    Observation,
+    Scene,
+    about_z,
+    above,
+    nearest,
+)
+
+
+class Grasping:
+    """Reach for an object, close the hand, and do with it what the task wants (`carry`).
+
+    Args:
+        noise: largest standard deviation (m) of the noise on the hand's goals.
+        slowest: smallest share of full speed.
+    """
+
+    near: ClassVar[float] = 0.012
+    """Distance to the grasp point at which the hand closes."""
+    closing: ClassVar[int] = 5
+    """Fewest steps that closing takes."""
+
+    def __init__(self, noise: float = 0.01, slowest: float = 0.7) -> None:
+        self.noise, self.slowest = noise, slowest
+        self.reset(np.random.default_rng(0))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings, for the record of how demonstrations were made."""
+        return {"expert": type(self).__name__, "noise": self.noise, "slowest": self.slowest}
+
+    def reset(self, generator: np.random.Generator) -> None:
+        """Draw an episode's speed, approach, grasp point and strength of noise."""
+        self.hand = Hand(generator, self.noise, self.slowest)
+        self.approach = float(generator.uniform(0.03, 0.08))
+        self.offset = generator.uniform(-1.0, 1.0, 3) * self.spread()
+        self._patience = self.closing + int(generator.integers(0, 3))
+        self._held = -1  # steps since the hand began to close; -1: not yet
+
+    def act(self, observation: Observation) -> NDArray[np.float32]:
+        """Return the next action, (7,)."""
+        scene = Scene.read(observation)
+        point, yaw = self.grasp(scene)
+        away = float(np.linalg.norm(scene.hand - point))
+        if self._held > self._patience and away > 0.05 and not self.done(scene):
+            self._held = -1  # it slipped
+        if self._held < 0:
+            turned = abs(nearest(yaw - scene.hand_yaw, 2 * np.pi)) < 0.15
+            if away < self.near and turned:
+                self._held = 0
+            aside = float(np.linalg.norm(scene.hand[:2] - point[:2]))
+            height = min(self.approach, max(0.0, 2.0 * (aside - 0.5 * self.near)))
+            height = height if turned else max(height, 0.03)
+            calm = min(1.0, away / 0.1)
+            return self.hand.towards(scene, above(point, height), yaw, OPEN, calm)
+        self._held += 1
+        if self._held <= self._patience:
+            return self.hand.towards(scene, point, yaw, CLOSED, 0.0)
+        return self.carry(scene)
+
+    def spread(self) -> Floats:
+        """Return how far from the usual grasp point an episode may grasp."""
+        return np.array([0.004, 0.004, 0.004])
+
+    def grasp(self, scene: Scene) -> tuple[Floats, float]:
+        """Return where to close the hand, and its yaw there."""
+        raise NotImplementedError
+
+    def carry(self, scene: Scene) -> NDArray[np.float32]:
+        """Return the next action once the hand has closed."""
+        raise NotImplementedError
+
+    def done(self, scene: Scene) -> bool:
+        """Say whether the object is where it should be."""
+        return False
+
+
+class Lift(Grasping):
+    """Lift a cube of four centimetres from the table."""
+
+    def grasp(self, scene: Scene) -> tuple[Floats, float]:
+        """Grasp two opposite sides, whichever turns the hand least from its rest."""
+        return scene.thing + self.offset, nearest(scene.yaw, np.pi / 2)
+
+    def carry(self, scene: Scene) -> NDArray[np.float32]:
+        """Go straight up."""
+        up = above(scene.hand, 0.1)
+        return self.hand.towards(scene, up, scene.hand_yaw, CLOSED, 0.3)
+
+
+class Can(Grasping):
+    """Carry a can of soda from one bin into its compartment of the other."""
+
+    bin: ClassVar[Floats] = np.array([0.15, 0.37])
+    """Within the compartment and within reach: its middle, (0.1975, 0.4025), is not quite."""
+
+    def reset(self, generator: np.random.Generator) -> None:
+        """Draw where to put it down as well."""
+        super().reset(generator)
+        self._target = self.bin + generator.uniform(-0.02, 0.02, 2)
+        self._height = float(generator.uniform(1.02, 1.08))
+        self._released = False
+
+    def grasp(self, scene: Scene) -> tuple[Floats, float]:
+        """Grasp from above; a can that lies is grasped across."""
+        return above(scene.thing + self.offset, 0.01), 0.0
+
+    def carry(self, scene: Scene) -> NDArray[np.float32]:
+        """Go up and over, and let go."""
+        aside = self._target - scene.hand[:2]
+        distance = float(np.linalg.norm(aside))
+        if self._released or (distance < 0.03 and scene.hand[2] < 0.97):
+            self._released = True
+            return self.hand.towards(scene, above(scene.hand, 0.05), 0.0, OPEN, 0.3)
+        low = scene.thing[2] < 0.96 and distance > 0.1  # still behind the bin's wall
+        target = np.append(scene.hand[:2] + (0.15 if low else 1.0) * aside, self._height)
+        if distance < 0.06:
+            target[2] = 0.94
+        return self.hand.towards(scene, target, 0.0, CLOSED)
+
+    def done(self, scene: Scene) -> bool:
+        """Let it fall into the compartment."""
+        return self._released and bool(np.linalg.norm(scene.thing[:2] - self.bin) < 0.1)
+
+
+class Square(Grasping):
+    """Put a nut with a square hole over a square peg."""
+
+    peg: ClassVar[Floats] = np.array([0.23, 0.1])
+    handle: ClassVar[float] = 0.054
+    near: ClassVar[float] = 0.01
+    closing: ClassVar[int] = 6
+
+    def spread(self) -> Floats:
+        """Grasp the middle of the handle."""
+        return np.array([0.003, 0.003, 0.002])
+
+    def reset(self, generator: np.random.Generator) -> None:
+        """Draw how high to carry it as well."""
+        super().reset(generator)
+        self._height = float(generator.uniform(1.0, 1.03))
+        self._lowering = False
+        self._before = np.zeros(3)
+
+    def grasp(self, scene: Scene) -> tuple[Floats, float]:
+        """Grasp the handle from above, the fingers on its long sides."""
+        along = np.array([np.cos(scene.yaw), np.sin(scene.yaw), 0.0])
+        point = scene.thing + self.handle * along + self.offset
+        facing = nearest(scene.yaw + np.pi, 2 * np.pi)
+        if abs(facing) < 2.0:
+            return point, facing
+        return point, nearest(scene.yaw, 2 * np.pi)
+
+    def carry(self, scene: Scene) -> NDArray[np.float32]:
+        """Bring the hole over the peg, then down.
+
+        Of the four angles that fit, those are out of the arm's reach whose handle points away from
+        the robot or to its far side: it points to the robot if the hand holds it that way round,
+        otherwise to the right.
+        """
+        hand = scene.hand_yaw
+        facing = abs(nearest(hand - scene.yaw, 2 * np.pi)) > np.pi / 2
+        turn = nearest((np.pi if facing else -np.pi / 2) - scene.yaw, 2 * np.pi)
+        reach = about_z(turn)[:2, :2] @ (scene.thing - scene.hand)[:2]
+        aside = float(np.linalg.norm(self.peg - scene.thing[:2]))
+        drop = scene.hand[2] - scene.thing[2]
+        still = float(np.linalg.norm(scene.thing - self._before)) < 0.003
+        self._before = scene.thing
+        if aside < 0.004 and abs(turn) < 0.06 and still:
+            self._lowering = True
+        elif aside > 0.012:
+            self._lowering = False
+        if scene.thing[2] < 0.96 and aside > 0.06:  # first clear of everything
+            target = above(scene.hand, 0.1)
+            target[:2] += 0.1 * (self.peg - scene.hand[:2])
+            return self.hand.towards(scene, target, hand + turn, CLOSED)
+        height = 0.83 if self._lowering else self._height
+        target = np.append(self.peg - reach, height + drop)
+        return self.hand.towards(scene, target, hand + turn, CLOSED, min(1.0, aside / 0.1))

@@ -1,0 +1,48 @@
+"""robomimic and robosuite, imported when the first of their environments is made.
+
+Neither declares all that it imports: robomimic 0.3 wants ``mujoco_py``, of which it uses the name
+of one exception, and ``six``; and it imports torchvision, which does not load beside every torch.
+"""
+
+import contextlib
+import ctypes.util
+import importlib
+import io
+import logging
+import os
+import sys
+import types
+import warnings
+from typing import Any
+
+from pcm_policy.errors import PcmError
+from pcm_policy.vision_operators import declare_vision_operators
+
+INSTALL = "pip install -c constraints.txt -e '.[robomimic]' (or 'pcm_policy[robomimic]')"
+EGL = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
+
+
+def import_robomimic(module: str = "robomimic") -> Any:
+    """Import a module of robomimic, or of robosuite.
+
+    Args:
+        module: such as ``robomimic.utils.file_utils``.
+
+    Raises:
+        PcmError: something is not installed; the message holds the line that installs it.
+    """
+    if "mujoco_py" not in sys.modules:
+        stub: Any = types.ModuleType("mujoco_py")
+        stub.builder = types.SimpleNamespace(MujocoException=RuntimeError)
+        sys.modules["mujoco_py"] = stub
+    if not (os.environ.get("MUJOCO_GL") or ctypes.util.find_library("EGL")):
+        os.environ["MUJOCO_GL"] = "glx"  # robosuite imports EGL even where nothing is drawn
+    declare_vision_operators()
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of missing private macros, and of old annotations
+            importlib.import_module("six")  # robomimic.config imports it and does not say so
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise PcmError(f"robosuite's tasks need {error.name or error}: {INSTALL}") from error
