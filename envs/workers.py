@@ -27,6 +27,13 @@ def fitting_workers(gigabytes: float = 1.0) -> int:
     return max(1, min(cores, most))
 
 
+def side_by_side(num_envs: int | None, mode: str) -> int:
+    """Return how many environments run side by side where nothing is said (None)."""
+    if num_envs is not None:
+        return num_envs
+    return fitting_workers() if mode == "async" else 50
+
+
 def end_with_parent() -> None:
     """End this process when the one that started it ends, however it does."""
     parent = multiprocessing.parent_process()

@@ -109,7 +109,8 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     """Roll a policy out; returns what ``eval.json`` holds."""
     from pcm_policy.bench import hardware, time_predictions
     from pcm_policy.cli_control import simulate_main, simulates
-    from pcm_policy.evaluate import evaluate
+    from pcm_policy.envs.workers import side_by_side
+    from pcm_policy.evaluate import EvaluationCut, evaluate
     from pcm_policy.rollout_policy import EpisodePolicy
 
     output = writable(config.output_dir)
@@ -119,19 +120,25 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     if simulates(config):
         return simulate_main(config, policy, solver, output)
     runner = EpisodePolicy(policy, solver)
-    result = evaluate(
-        runner,
-        task["env_id"],
-        episodes=config.episodes,
-        seed=config.seed,
-        n_obs_steps=policy.config.obs_steps,
-        num_envs=config.num_envs,
-        mode=config.mode,
-        solve_batch=config.solve_batch,
-        max_steps=config.max_steps,
-        video_episodes=list(config.video_episodes),
-        video_dir=output / "videos",
-    )
+    cut: EvaluationCut | None = None
+    try:
+        result = evaluate(
+            runner,
+            task["env_id"],
+            episodes=config.episodes,
+            seed=config.seed,
+            n_obs_steps=policy.config.obs_steps,
+            num_envs=side_by_side(config.num_envs, config.mode),
+            mode=config.mode,
+            solve_batch=config.solve_batch,
+            max_steps=config.max_steps,
+            video_episodes=list(config.video_episodes),
+            video_dir=output / "videos",
+        )
+    except EvaluationCut as error:
+        if not error.result.episodes:
+            raise
+        result, cut = error.result, error
     timed = time_predictions(policy, [solver], runner.observations(), config.latency_calls)[0]
     outcome = result.to_json()
     episodes = outcome.pop("episodes")
@@ -140,6 +147,7 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
         "policy": str(config.policy),
         "task": task["name"],
         "solver": {"label": solver.label, **asdict(solver)},
+        **({"incomplete": str(cut)} if cut else {}),
         **outcome,
         "rounds": runner.mean_rounds,
         "nfe": runner.mean_nfe,
@@ -160,6 +168,8 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     ]
     head = ["solver", "score [95 %]", "success [95 %]", "rounds", "NFE", "p50 / p99 ms"]
     print(table(head, rows))
+    if cut is not None:
+        raise PcmError(f"{cut} and are in {output / 'eval.json'}") from cut
     print(output / "eval.json")
     return report
 
@@ -312,7 +322,7 @@ def data_main(config: DictConfig) -> None:
 def generate_main(config: DictConfig) -> None:
     """Let the task's expert, or a policy, make demonstrations."""
     from pcm_policy.demonstrate import Actor, ExpertActor, PolicyActor, World
-    from pcm_policy.envs.workers import fitting_workers
+    from pcm_policy.envs.workers import fitting_workers, side_by_side
     from pcm_policy.generate import generate
     from pcm_policy.rollout_policy import EpisodePolicy
 
@@ -334,7 +344,7 @@ def generate_main(config: DictConfig) -> None:
             EpisodePolicy(policy, solver),
             seed=config.seed,
             obs_steps=policy.config.obs_steps,
-            num_envs=config.num_envs,
+            num_envs=side_by_side(config.num_envs, config.mode),
             mode=config.mode,
             solve_batch=config.solve_batch,
             settings={"policy": str(config.policy), "solver": solver.label},

@@ -16,6 +16,7 @@ from pcm_policy.control.delay import FixedLatency
 from pcm_policy.control.planner import Planner
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.control.simulate import SimulationResult, simulate
+from pcm_policy.envs.workers import side_by_side
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import table
 from pcm_policy.solve import SolverConfig
@@ -42,7 +43,7 @@ def simulate_main(
         settings,
         episodes=config.episodes,
         seed=config.seed,
-        num_envs=config.num_envs,
+        num_envs=side_by_side(config.num_envs, config.mode),
         mode=config.mode,
         solve_batch=config.solve_batch,
         max_steps=config.max_steps,

@@ -6,7 +6,7 @@ are therefore bitwise the same for every number of environments, in one process 
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pcm_policy.envs.record import Trajectory, record
 from pcm_policy.envs.vector import ActionChunks, Env, find_spec, make_vector
 from pcm_policy.errors import PcmError
-from pcm_policy.rollout import Predict, Run, repeat, run_episodes
+from pcm_policy.rollout import Interrupted, Predict, Run, repeat, run_episodes
 from pcm_policy.statistics import bootstrap_mean_interval, wilson_interval
 
 
@@ -85,6 +85,14 @@ class EvalResult:
         }
 
 
+class EvaluationCut(PcmError):
+    """An environment failed; ``result`` has the episodes that had finished, if any."""
+
+    def __init__(self, message: str, result: EvalResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 def evaluate(
     predict: Predict,
     env_id: str,
@@ -127,6 +135,7 @@ def evaluate(
         Outcomes and statistics.
 
     Raises:
+        EvaluationCut: An environment raised, or its process died.
         PcmError: An argument is out of range, `predict` returned a wrong shape or a value that
             is not finite (which is never executed), or an episode to film or to record did not
             repeat exactly.
@@ -149,7 +158,10 @@ def evaluate(
         closing(envs),
         tqdm(total=episodes, desc=env_id, unit="ep", disable=None if progress else True) as bar,
     ):
-        runs = run_episodes(predict, envs, episodes, seed, solve_batch, bar)
+        try:
+            runs = run_episodes(predict, envs, episodes, seed, solve_batch, bar)
+        except Interrupted as error:
+            raise EvaluationCut(str(error), EvalResult(_outcomes(error.runs))) from error
 
     env_kwargs["disable_env_checker"] = True
     trajectories = []
@@ -160,8 +172,11 @@ def evaluate(
         with closing(gym.make(env_id, **env_kwargs | {"render_mode": "rgb_array"})) as env:
             for i in films:
                 _film(runs[i], env, video_dir)
-    outcomes = (EpisodeOutcome(run.seed, run.score, run.success, run.steps) for run in runs)
-    return EvalResult(tuple(outcomes), tuple(trajectories))
+    return EvalResult(_outcomes(runs), tuple(trajectories))
+
+
+def _outcomes(runs: Sequence[Run]) -> tuple[EpisodeOutcome, ...]:
+    return tuple(EpisodeOutcome(run.seed, run.score, run.success, run.steps) for run in runs)
 
 
 def _wrap(env: Env, n_obs_steps: int) -> Env:

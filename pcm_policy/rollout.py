@@ -1,6 +1,7 @@
 """The closed loop: plan for many episodes at once, execute, plan again; and exact repeats."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,14 @@ Observations (B, To, Do), or a dict of such arrays, oldest frame first; the envi
 and the control steps already executed (B,), which together name the noise of a row; actions
 (B, Ta, Da), all of which are executed. B never changes; rows that no episode needs repeat another.
 """
+
+
+class Interrupted(PcmError):
+    """An environment failed; the episodes that had finished are in ``runs``."""
+
+    def __init__(self, message: str, runs: "Sequence[Run]") -> None:
+        super().__init__(message)
+        self.runs = tuple(runs)
 
 
 @dataclass
@@ -61,9 +70,11 @@ def run_episodes(
         The episodes in the order of their seeds.
 
     Raises:
+        Interrupted: an environment raised, or its process died.
         PcmError: `predict` returned a wrong shape or a value that is not finite.
     """
     runs = [Run(seed + i) for i in range(episodes)]
+    finished: list[int] = []
     scores: list[float] = []
     current = np.arange(envs.num_envs) - envs.num_envs  # episode of each environment
     over = np.ones(envs.num_envs, np.bool_)
@@ -71,12 +82,14 @@ def run_episodes(
         if over.any():
             current[over] += envs.num_envs  # idle once past the last episode
             seeds: Any = (seed + current).tolist()
-            observation, _ = envs.reset(seed=seeds, options={"reset_mask": over})
+            with _watched(envs, runs, finished, current):
+                observation, _ = envs.reset(seed=seeds, options={"reset_mask": over})
         live = np.flatnonzero(current < episodes)
         if not live.size:
             return runs
         chunks = _plan(predict, observation, runs, current, live, solve_batch, envs)
-        observation, rewards, terminated, truncated, info = envs.step(chunks)
+        with _watched(envs, runs, finished, current):
+            observation, rewards, terminated, truncated, info = envs.step(chunks)
         for slot in live:
             run, steps = runs[current[slot]], int(info["steps"][slot])
             run.chunks.append(chunks[slot, :steps])
@@ -85,9 +98,50 @@ def run_episodes(
             run.steps += steps
         over = terminated | truncated
         if over.any():
+            finished.extend(current[over].tolist())
             scores.extend(runs[i].score for i in current[over])
             bar.update(int(over.sum()))
             bar.set_postfix(score=f"{np.mean(scores):.3f}")
+
+
+@contextmanager
+def _watched(
+    envs: VectorEnv[Any, Any, Any],
+    runs: list[Run],
+    finished: list[int],
+    current: NDArray[np.int64],
+) -> Iterator[None]:
+    """Turn what an environment raises, and the death of its process, into `Interrupted`."""
+    try:
+        yield
+    except PcmError:
+        raise
+    except Exception as error:
+        slot, what = _culprit(envs, error)
+        where = "an environment"
+        if slot is not None:
+            where = f"environment {slot}"
+            if current[slot] < len(runs):
+                where += f", episode of seed {runs[current[slot]].seed},"
+        close = {"terminate": True} if hasattr(envs, "processes") else {}
+        envs.close(**close)  # its other processes would wait for ever
+        done = [runs[i] for i in sorted(finished)]
+        raise Interrupted(
+            f"{where} {what}; {len(done)} of {len(runs)} episodes had finished", done
+        ) from error
+
+
+def _culprit(envs: VectorEnv[Any, Any, Any], error: Exception) -> tuple[int | None, str]:
+    """Say which environment failed, if that can be known, and how."""
+    for slot, process in enumerate(getattr(envs, "processes", ())):
+        process.join(0.2 if isinstance(error, EOFError | OSError) else 0)
+        if process.exitcode:
+            code = process.exitcode
+            return slot, f"died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+    pipes = getattr(envs, "parent_pipes", ())
+    slots = [slot for slot, pipe in enumerate(pipes) if pipe is None]
+    text = " ".join(str(error).split())
+    return (slots[0] if slots else None), f"raised {type(error).__name__}: {text}"
 
 
 def _plan(

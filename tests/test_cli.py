@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pcm_policy import cli
 from pcm_policy.commands import compose, run_command
 from pcm_policy.datasets.replay import open_replay
 from pcm_policy.datasets.writing import write_replay
+from pcm_policy.envs.pusht import PushTKeypoints
 
 BIN = Path(sys.executable).parent
 COMMANDS = {
@@ -162,6 +164,28 @@ def test_eval_writes_what_it_promises(policy: Path, tmp_path: Path) -> None:
     assert {"p50", "p95", "p99", "max"} <= set(report["latency_ms"])
     assert [e["seed"] for e in report["episodes"]] == [7, 8, 9]
     assert (tmp_path / "out/videos/episode_8.mp4").stat().st_size > 1000
+
+
+def test_eval_keeps_the_episodes_before_an_environment_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = PushTKeypoints.step
+
+    def breaks(env: PushTKeypoints, action: Any) -> Any:
+        if env.steps > 11:
+            raise RuntimeError("no more")
+        env.steps += 1
+        return step(env, action)
+
+    monkeypatch.setattr(PushTKeypoints, "steps", 0, raising=False)
+    monkeypatch.setattr(PushTKeypoints, "step", breaks)
+    words = ["policy=released/pusht_mlp", "episodes=3", "max_steps=6", "num_envs=1"]
+    words += ["solve_batch=1", "latency_calls=1", "solver=ddim", "solver.steps=1"]
+    line = fails(capsys, "eval", *words, f"output_dir={tmp_path}")
+    assert "raised RuntimeError: no more; 2 of 3 episodes had finished and are in" in line
+    report = json.loads((tmp_path / "eval.json").read_text())
+    assert [episode["seed"] for episode in report["episodes"]] == [100000, 100001]
+    assert "no more" in report["incomplete"]
 
 
 def test_scripts_as_a_user_runs_them(tmp_path: Path) -> None:

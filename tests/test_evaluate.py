@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pcm_policy.errors import PcmError
-from pcm_policy.evaluate import EpisodeOutcome, EvalResult, evaluate
+from pcm_policy.evaluate import EpisodeOutcome, EvalResult, EvaluationCut, evaluate
 
 ENV = "pcm_policy/PushTKeypoints-v0"
 TA = 8
@@ -250,3 +252,45 @@ def test_an_environment_that_does_not_repeat_is_not_recorded() -> None:
             max_steps=9,
             record=True,
         )
+
+
+def test_a_dead_process_is_named_and_what_had_finished_is_kept(reference: EvalResult) -> None:
+    def predict(
+        observations: NDArray[np.float32], seeds: NDArray[np.int64], ticks: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        if 10 in seeds and ticks[seeds == 10][0] > 8:  # kill the one that runs episode 5
+            workers = {int(p.name.split("-")[1].split(">")[0]): p for p in active()}
+            os.kill(workers[2].pid or 0, signal.SIGKILL)
+        return scripted(observations, seeds, ticks)
+
+    def active() -> list[Any]:
+        return [p for p in multiprocessing.active_children() if p.name.startswith("Worker<")]
+
+    with pytest.raises(EvaluationCut, match=r"environment 2, episode of seed 10, died") as caught:
+        evaluate(predict, ENV, episodes=7, num_envs=3, solve_batch=4, mode="async", **QUICK)
+    assert "(signal 9); 3 of 7 episodes had finished" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.result.episodes == reference.episodes[:3]
+    assert multiprocessing.active_children() == []
+
+
+class Brittle(Line):
+    """Breaks at position 7."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.position == 7:
+            raise RuntimeError("the arm\ncame off")
+        return super().step(action)
+
+
+gym.register("pcm_policy_test/Brittle-v0", Brittle)
+
+
+def test_an_environment_that_raises_ends_the_run_with_what_had_finished() -> None:
+    seeds = {"episodes": 4, "seed": 8, "max_steps": 9}
+    assert evaluate(step_right, "pcm_policy_test/Brittle-v0", **seeds).success == 1
+    with pytest.raises(EvaluationCut, match="raised RuntimeError: the arm came off") as caught:
+        evaluate(
+            step_right, "pcm_policy_test/Brittle-v0", episodes=9, seed=0, num_envs=1, max_steps=5
+        )
+    assert [episode.seed for episode in caught.value.result.episodes] == [0, 1, 2]

@@ -1,5 +1,6 @@
 """Meta-World for real: repeats bit by bit, goes back to recorded states; its experts succeed."""
 
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ from pcm_policy.configs import METAWORLD_TASKS
 from pcm_policy.envs.experts import make_expert
 from pcm_policy.envs.metaworld import SIZES, MetaWorld
 from pcm_policy.errors import PcmError
+from pcm_policy.evaluate import evaluate
 
 metaworld = pytest.importorskip("metaworld")
 ENV = "pcm_policy/MetaWorld-{}-v3"
@@ -101,3 +103,22 @@ def test_a_missing_simulator_is_named_with_its_pip_line(monkeypatch: pytest.Monk
 def test_unknown_experts_are_refused() -> None:
     with pytest.raises(PcmError, match="no expert knows task 'juggling'"):
         make_expert("juggling")
+
+
+def towards_the_goal(
+    observations: dict[str, Any], seeds: Any, ticks: Any
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    way = observations["goal"][:, -1] - observations["proprio"][:, -1, :3]
+    grip = np.sin(seeds + ticks)[:, None]
+    return np.repeat(np.concatenate([way * 5, grip], axis=1)[:, None], 8, axis=1)
+
+
+def test_sync_and_async_give_identical_episodes() -> None:
+    quick: dict[str, Any] = {"episodes": 3, "seed": 4, "solve_batch": 2, "max_steps": 40}
+    name = ENV.format("reach")
+    alone = evaluate(towards_the_goal, name, num_envs=1, record=True, **quick)
+    beside = evaluate(towards_the_goal, name, num_envs=2, mode="async", record=True, **quick)
+    assert alone.episodes == beside.episodes
+    for one, other in zip(alone.trajectories, beside.trajectories, strict=True):
+        np.testing.assert_array_equal(one.states, other.states)
+    assert multiprocessing.active_children() == []
