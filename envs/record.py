@@ -25,6 +25,8 @@ class Trajectory:
         states: raw simulator states, `info["state"]`, (steps + 1, Ds).
         actions: (steps, Da).
         rewards: (steps,).
+        recorded: what the environment's `info["recorded"]` held after each action: arrays of a row
+            an action that a demonstration holds as well, or instead of `action`.
         attributes: robomimic's about a demonstration: `model_file`, if the environment has a
             `model_xml` of its episode.
     """
@@ -35,6 +37,7 @@ class Trajectory:
     states: NDArray[np.float64]
     actions: NDArray[np.float32]
     rewards: NDArray[np.float64]
+    recorded: Arrays = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -58,12 +61,14 @@ def record(
     attributes = {} if model is None else {"model_file": str(model)}
     seen, states = [observation], [info["state"]]
     actions, rewards, success, over = [], [], False, False
+    recorded: list[Arrays] = []
     while not over:
         actions.append(np.asarray(act(observation), np.float32))
         observation, reward, terminated, truncated, info = env.step(actions[-1])
         seen.append(observation)
         states.append(info["state"])
         rewards.append(float(reward))
+        recorded.append(info.get("recorded", {}))
         success |= bool(info.get("is_success", terminated))
         over = terminated or truncated
     return Trajectory(
@@ -73,6 +78,7 @@ def record(
         np.array(states),
         np.array(actions),
         np.array(rewards),
+        {name: np.stack([row[name] for row in recorded]) for name in recorded[0]},
         attributes,
     )
 
@@ -103,6 +109,7 @@ def demonstration(trajectory: Trajectory, env: gym.Env[Any, Any]) -> Arrays:
         **{name: values[:-1] for name, values in entries.items()},
         **{f"next_obs.{name}": values[1:] for name, values in entries.items()},
         "action": trajectory.actions,
+        **trajectory.recorded,
         "reward": trajectory.rewards,
         "done": done,
         "states": trajectory.states[:-1],

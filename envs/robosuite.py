@@ -64,8 +64,9 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
 
     Episode end: `terminated` on success; the number of steps is limited by the registration.
 
-    Info: ``state``, time, positions and velocities of MuJoCo; ``is_success``; and after a step of
-    an OSC_POSE controller ``absolute_action`` (10 * arms,), the same step as an absolute action.
+    Info: ``state``, time, positions and velocities of MuJoCo; ``is_success``; and after a step
+    ``recorded``, what a demonstration holds of it: with an OSC_POSE controller ``absolute_action``
+    (10 * arms,), and the ``action`` that robosuite took where that is another one than was given.
 
     Args:
         task: Lift, Can, Square, ToolHang or Transport; or
@@ -170,12 +171,14 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
         values = np.asarray(action, np.float64)
         if values.shape != self.action_space.shape:
             raise PcmError(f"an action is {self.action_space.shape}, not {values.shape}")
-        self._sim.env.step(to_control(values) if self._control == "absolute" else values)
-        info = self._info()
+        recorded: Observation = {}
         if self._control == "absolute":
-            info["absolute_action"] = np.asarray(action, np.float32)
-        elif self._osc:
-            info["absolute_action"] = goals(self._sim.env.robots, values)
+            recorded["absolute_action"] = values.astype(np.float32)
+            recorded["action"] = values = to_control(values)
+        self._sim.env.step(values)
+        if self._control == "delta" and self._osc:
+            recorded["absolute_action"] = goals(self._sim.env.robots, values)
+        info = self._info() | {"recorded": recorded}
         success = info["is_success"]
         return self._observe(), float(success), success, False, info
 

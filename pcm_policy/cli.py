@@ -25,7 +25,7 @@ from pcm_policy.checkpoint import (
     to_json,
     write_text,
 )
-from pcm_policy.commands import pick_device, plain, run_command, typed, writable
+from pcm_policy.commands import env_kwargs, pick_device, plain, run_command, typed, writable
 from pcm_policy.datasets import doctor
 from pcm_policy.errors import PcmError
 from pcm_policy.exactness import exactness_report
@@ -134,6 +134,7 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
             max_steps=config.max_steps,
             video_episodes=list(config.video_episodes),
             video_dir=output / "videos",
+            **env_kwargs(task),
         )
     except EvaluationCut as error:
         if not error.result.episodes:
@@ -238,6 +239,7 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
             episodes=config.episodes,
             seed=config.seed,
             n_obs_steps=policy.config.obs_steps,
+            **env_kwargs(plain(config.task)),
         )
         return [episode.score for episode in result.episodes]
 
@@ -329,10 +331,10 @@ def generate_main(config: DictConfig) -> None:
     task, place = plain(config.task), config.output or config.path
     if place is None:
         raise PcmError("name the file to write: pcm-data generate ... output=FILE.hdf5")
-    env_kwargs = dict(task.get("env_kwargs") or {})
+    kwargs = env_kwargs(task, demonstrate=config.policy is None)
     if config.max_steps is not None:
-        env_kwargs["max_episode_steps"] = config.max_steps
-    world = World(task["name"], task["env_id"], env_kwargs)
+        kwargs["max_episode_steps"] = config.max_steps
+    world = World(task["name"], task["env_id"], kwargs)
     actor: Actor
     if config.policy is None:
         actor = ExpertActor(world, config.workers or fitting_workers())

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from pcm_policy.bench import hardware
 from pcm_policy.checkpoint import to_json, write_text
-from pcm_policy.commands import plain, run_command
+from pcm_policy.commands import env_kwargs, plain, run_command
 from pcm_policy.control.config import latency_model, rest_command
 from pcm_policy.control.delay import FixedLatency
 from pcm_policy.control.planner import Planner
@@ -48,6 +48,7 @@ def simulate_main(
         solve_batch=config.solve_batch,
         max_steps=config.max_steps,
         rest=rest_command(task),
+        **env_kwargs(task),
     )
     outcome = found.to_json()
     episodes = outcome.pop("episodes")

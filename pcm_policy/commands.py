@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -111,6 +111,17 @@ def plain(section: DictConfig) -> dict[str, Any]:
     """Return a section as a plain dictionary, interpolations resolved."""
     result: Any = OmegaConf.to_container(section, resolve=True)
     return result  # type: ignore[no-any-return]
+
+
+def env_kwargs(task: Mapping[str, Any], demonstrate: bool = False) -> dict[str, Any]:
+    """Return what a task's environment is made with.
+
+    Args:
+        task: the task section.
+        demonstrate: for its scripted expert, which may act in another way than policies do.
+    """
+    own = dict(task.get("env_kwargs") or {})
+    return own | dict(task.get("demonstrate") or {}) if demonstrate else own
 
 
 def pick_device(name: str) -> torch.device:

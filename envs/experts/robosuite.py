@@ -50,6 +50,8 @@ class Grasping:
         self.offset = generator.uniform(-1.0, 1.0, 3) * self.spread()
         self._patience = self.closing + int(generator.integers(0, 3))
         self._held = -1  # steps since the hand began to close; -1: not yet
+        self._near = 0  # steps close to the grasp point without getting there
+        self._random = generator
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
         """Return the next action, (7,)."""
@@ -65,6 +67,12 @@ class Grasping:
             aside = float(np.linalg.norm(scene.hand[:2] - point[:2]))
             height = min(self.approach, max(0.0, 2.0 * (aside - 0.5 * self.near)))
             height = height if turned else max(height, 0.03)
+            self._near += away < 0.05 and turned
+            if self._near > 12:  # something is in the way: up, and again elsewhere
+                height = 0.07
+                if self._near > 24 or away > 0.06:
+                    self._near = 0
+                    self.offset = self._random.uniform(-1.0, 1.0, 3) * self.spread()
             calm = min(1.0, away / 0.1)
             return self.hand.towards(scene, above(point, height), yaw, OPEN, calm)
         self._held += 1

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pcm_policy.bench import hardware
 from pcm_policy.checkpoint import held_out_observations, to_json, write_file, write_text
-from pcm_policy.commands import pick_device, plain, typed, writable
+from pcm_policy.commands import env_kwargs, pick_device, plain, typed, writable
 from pcm_policy.control.config import rest_command
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
@@ -57,7 +57,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     controller = Controller(planner.spec, settings, config.seed, delay)
     world: World
     if config.source == "env":
-        world = EnvWorld(task["env_id"], config.seed, rest_command(task))
+        world = EnvWorld(task["env_id"], config.seed, rest_command(task), **env_kwargs(task))
     elif config.source == "recorded":
         world = RecordedWorld(held_out_observations(config.policy)[:, -1].numpy())
     else:

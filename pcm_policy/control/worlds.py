@@ -44,11 +44,19 @@ class EnvWorld:
         seed: of the first episode; the others count on from it.
         rest: from the first frame to the command that keeps the robot where it is.
         kept: scores kept.
+        **env_kwargs: for ``gymnasium.make``.
     """
 
-    def __init__(self, env_id: str, seed: int, rest: Rest | None = None, kept: int = 1000) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        seed: int,
+        rest: Rest | None = None,
+        kept: int = 1000,
+        **env_kwargs: Any,
+    ) -> None:
         find_spec(env_id)
-        self._env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True)
+        self._env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True, **env_kwargs)
         self._seed, self._rest, self._kept = seed - 1, rest, kept
         self._scores: list[float] = []
         self._best = 0.0

@@ -32,7 +32,7 @@ def play(env: gym.Env[Any, Any], actions: np.ndarray) -> tuple[np.ndarray, np.nd
     for action in actions:
         observation, _, _, _, info = env.step(action)
         states.append(info["state"])
-        absolute.append(info["absolute_action"])
+        absolute.append(info["recorded"]["absolute_action"])
         seen.append(observation)
     return np.array(states), np.array(absolute), seen
 
