@@ -66,6 +66,12 @@ class ReplayBuffer:
         rows = slice(self.starts[i], self.episode_ends[i])
         return {key: values[rows] for key, values in self.arrays.items()}
 
+    def first(self, count: int) -> "ReplayBuffer":
+        """Return the first ``count`` episodes, or all if there are fewer."""
+        ends = self.episode_ends[: max(1, count)]
+        arrays = {key: values[: ends[-1]] for key, values in self.arrays.items()}
+        return ReplayBuffer(arrays, ends, self.path, self.attrs)
+
 
 def open_replay(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBuffer:
     """Read a store into memory and check it; only ``keys`` are read (None: every array).

@@ -103,8 +103,8 @@ def open_robomimic(
         first = file["data"][demos[0]]
         names = array_names(path, file, first)
         for key in keys or ():
-            if key not in names and _native(key) in first:
-                names[key] = _native(key)  # "action" is what robomimic calls "actions"
+            if key not in names and native_name(key) in first:
+                names[key] = native_name(key)  # "action" is what robomimic calls "actions"
             if key not in names:
                 found = f"missing; the file holds {', '.join(names)}"
                 raise ReplayError(path, f"{demos[0]}: {key}", found, "name one of these")
@@ -159,7 +159,7 @@ def write_robomimic(path: Path, recording: Recording) -> list[str]:
     h5py = require("h5py", "robomimic's HDF5")
     section = dict(recording.meta.get("robomimic", {}))
     names = section.get("names", {})
-    natives = {name: names.get(name) or _native(name) for name in recording.fields}
+    natives = {name: names.get(name) or native_name(name) for name in recording.fields}
     numbers = section.get("numbers", range(recording.n_episodes))
     attrs = section.get("attrs", {})
     meta = {k: v for k, v in recording.meta.items() if k != "robomimic"}
@@ -235,7 +235,7 @@ def _neutral(natives: list[str]) -> dict[str, str]:
     return names
 
 
-def _native(name: str) -> str:
+def native_name(name: str) -> str:
     """Return where robomimic looks for an array that it never had."""
     own = _OWN.get(name, name)
     if own in _PLAIN:

@@ -67,7 +67,8 @@ def time_predictions(
     Args:
         policy: the policy.
         solvers: what is timed.
-        observations: ``n`` of them, each as ``predict`` takes one, used in turn.
+        observations: ``n`` of them, each as ``predict`` takes one, used in turn; or tensors
+            ``(To, Do)``, whose images are encoded already: the solve alone is timed then.
         calls: timed calls per solver; a warm-up comes before them and is not counted.
         progress: shows how far it has come.
         others: further sides, which take their turns after the solvers.
@@ -87,7 +88,10 @@ def time_predictions(
             noise = paired_noise(policy, solver, 1, call + WARMUP)
             synchronize(policy.device)
             start = time.perf_counter()
-            policy.predict(obs, solver=solver, noise=noise)
+            if isinstance(obs, Tensor):  # encoded already
+                policy.solve(obs[None], solver, noise)
+            else:
+                policy.predict(obs, solver=solver, noise=noise)
             synchronize(policy.device)
             if call >= 0:
                 times.append((time.perf_counter() - start) * 1e3)
@@ -96,6 +100,31 @@ def time_predictions(
             if call >= 0:
                 times.append(ms)
     return [percentiles(times) for times in spent]
+
+
+def time_encoding(
+    policy: DiffusionPolicy, observations: Sequence[Any], calls: int
+) -> dict[str, float]:
+    """Time ``observe`` at batch 1: checks, and images to features.
+
+    Args:
+        policy: the policy.
+        observations: each as ``predict`` takes one, used in turn.
+        calls: timed calls, after a warm-up.
+
+    Returns:
+        p50, p95, p99 and max in milliseconds.
+    """
+    times = []
+    for call in range(-WARMUP, calls):
+        obs = observations[call % len(observations)]
+        synchronize(policy.device)
+        start = time.perf_counter()
+        policy.observe(obs)
+        synchronize(policy.device)
+        if call >= 0:
+            times.append((time.perf_counter() - start) * 1e3)
+    return percentiles(times)
 
 
 def default_rows(
@@ -150,6 +179,7 @@ def run_bench(
     progress: Progress = lambda items, _: items,
     methods: Sequence[str] | None = None,
     lerobot: str | None = None,
+    sights: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Compare all solvers on one policy.
 
@@ -163,6 +193,8 @@ def run_bench(
         progress: shows how far it has come.
         methods: rows of these methods alone, beside the sequential ones; None for all.
         lerobot: Python of LeRobot's environment; its own loops on the same weights are rows then.
+        sights: of a policy with cameras: observations with images. Encoding them is timed apart
+            from the solves.
 
     Returns:
         Plain data for JSON: ``rows`` (one a solver), ``rounds_to_error`` and ``hardware``.
@@ -202,7 +234,8 @@ def run_bench(
                 "rmse": float(off.square().mean(dim=(1, 2)).sqrt().mean()),
             }
         )
-    solvers, frames = [s for s, _ in pairs], obs.float().cpu().numpy()
+    solvers = [s for s, _ in pairs]
+    frames = obs.float().cpu().numpy() if policy.vision is None else list(obs)
     slowest_first = pairs[0][0].label
     with ExitStack() as stack:
         left_out: list[str] = []
@@ -232,6 +265,7 @@ def run_bench(
         "batch": 1,
         "dtype": str(policy.dtype).removeprefix("torch."),
         "hardware": hardware(policy.device),
+        **({"encode_ms": time_encoding(policy, sights, calls)} if sights else {}),
     }
 
 

@@ -35,6 +35,7 @@ from pcm_policy.policy_config import PolicyConfig
 FORMAT_VERSION = 1
 FRONT_MATTER = "---\nlibrary_name: pcm_policy\npipeline_tag: robotics\ntags: [robotics]\n---\n"
 """What the hub reads at the head of a card."""
+_SIGHT = "sight."
 RELEASED = Path(__file__).parent / "released"
 
 
@@ -169,6 +170,7 @@ def save_policy(
     *,
     card: str | None = None,
     observations: Tensor | None = None,
+    sights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a policy folder atomically.
 
@@ -177,6 +179,7 @@ def save_policy(
         path: the folder; an existing one is replaced.
         card: text of ``README.md``.
         observations: ``(n, To, Do)`` raw held-out observations.
+        sights: of a policy with cameras, some of them before they were encoded, by entry.
 
     Raises:
         PcmError: the folder cannot be written.
@@ -188,7 +191,8 @@ def save_policy(
         save_file(_packed(tensors), folder / "model.safetensors")
         if observations is not None:
             held_out = observations.detach().cpu().contiguous()
-            save_file({"observations": held_out}, folder / "observations.safetensors")
+            raw = {f"{_SIGHT}{k}": v.contiguous() for k, v in (sights or {}).items()}
+            save_file({"observations": held_out, **raw}, folder / "observations.safetensors")
         if card is not None:
             head = "" if card.startswith("---\n") else FRONT_MATTER
             (folder / "README.md").write_text(head + card)
@@ -309,6 +313,21 @@ def held_out_observations(path: str | Path) -> Tensor:
     if "observations" not in tensors or tensors["observations"].ndim != 3:
         raise PcmError(f"{file} holds no (n, To, Do) array 'observations': train again")
     return tensors["observations"]
+
+
+def held_out_sights(path: str | Path) -> list[dict[str, Any]]:
+    """Read the held-out observations with images of a policy folder, each as ``predict`` takes it.
+
+    There are none where the policy has no cameras, or was imported.
+    """
+    file = resolve(path) / "observations.safetensors"
+    found = {
+        k.removeprefix(_SIGHT): v.numpy()
+        for k, v in load_tensors(file).items()
+        if k.startswith(_SIGHT)
+    }
+    count = min(map(len, found.values()), default=0)
+    return [{k: v[i] for k, v in found.items() if v[i].size} for i in range(count)]
 
 
 def to_json(value: Any) -> str:

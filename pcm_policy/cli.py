@@ -19,6 +19,7 @@ from tqdm import tqdm
 from pcm_policy.checkpoint import (
     fingerprint,
     held_out_observations,
+    held_out_sights,
     resolve_data,
     round_to_half,
     save_policy,
@@ -55,12 +56,13 @@ def train_main(config: DictConfig) -> Path:
     windows, held_out = data.windows(policy)
     objective = Cloning(policy, windows, held_out, training.batch, training.seed)
     accelerator = _accelerator(config)
-    average = fit(objective, training, output, accelerator, resume=config.resume)
-    policy.network.load_state_dict(average.state_dict())
+    policy = objective.adopt(
+        fit(objective, training, output, accelerator, resume=config.resume)
+    ).eval()
     if half:
         round_to_half(policy.network)
     text = card(policy, data.describe(dataset), "pcm-train", training)
-    return _save(policy, data, text, output, accelerator)
+    return _save(policy, data, text, output, accelerator, data.sights(policy))
 
 
 def distill_main(config: DictConfig) -> Path:
@@ -70,6 +72,7 @@ def distill_main(config: DictConfig) -> Path:
     dataset = _dataset(config)
     base = DiffusionPolicy.from_pretrained(config.policy)
     data = load_demonstrations(dataset, base.config)
+    seen, data = data, data.encoded(base.to(pick_device(config.device)))
     objective = _distillation(config, base, data, training)
     accelerator = _accelerator(config)
     start = time.monotonic()
@@ -85,7 +88,7 @@ def distill_main(config: DictConfig) -> Path:
     if accelerator.is_main_process:
         measured = exactness_report(policy.eval(), data.observations(policy), base)
     text = card(policy, data.describe(dataset), "pcm-distill", training, made, measured)
-    return _save(policy, data, text, output, accelerator)
+    return _save(policy, data, text, output, accelerator, seen.sights(policy))
 
 
 def _distillation(
@@ -107,7 +110,7 @@ def _distillation(
 
 def eval_main(config: DictConfig) -> dict[str, Any]:
     """Roll a policy out; returns what ``eval.json`` holds."""
-    from pcm_policy.bench import hardware, time_predictions
+    from pcm_policy.bench import hardware, time_encoding, time_predictions
     from pcm_policy.cli_control import simulate_main, simulates
     from pcm_policy.envs.workers import side_by_side
     from pcm_policy.evaluate import EvaluationCut, evaluate
@@ -140,7 +143,10 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
         if not error.result.episodes:
             raise
         result, cut = error.result, error
-    timed = time_predictions(policy, [solver], runner.observations(), config.latency_calls)[0]
+    frames = runner.observations()
+    timed = time_predictions(policy, [solver], frames, config.latency_calls)[0]
+    if policy.vision is not None:
+        timed["encode"] = time_encoding(policy, frames, config.latency_calls)["p50"]
     outcome = result.to_json()
     episodes = outcome.pop("episodes")
     score, success = outcome["score"], outcome["success"]
@@ -185,6 +191,7 @@ def bench_main(config: DictConfig) -> dict[str, Any]:
     report = run_bench(
         policy,
         held_out_observations(config.policy),
+        sights=held_out_sights(config.policy),
         observations_used=config.observations,
         calls=config.calls,
         error=config.error,
@@ -431,7 +438,8 @@ def _half(config: DictConfig) -> bool:
 def _dataset(config: DictConfig) -> DatasetConfig:
     dataset = typed(DatasetConfig, config.dataset, "dataset")
     more = [resolve_data(path) for path in dataset.more]
-    return replace(dataset, path=resolve_data(dataset.path), more=more)
+    cache = str(Path(config.output_dir, "frames"))
+    return replace(dataset, path=resolve_data(dataset.path), more=more, cache=cache)
 
 
 def _save(
@@ -440,10 +448,12 @@ def _save(
     text: str,
     output: Path,
     accelerator: Accelerator,
+    sights: dict[str, torch.Tensor],
 ) -> Path:
     folder = output / "policy"
     if accelerator.is_main_process:
-        save_policy(policy, folder, card=text, observations=data.observations(policy))
+        held_out = data.observations(policy)
+        save_policy(policy, folder, card=text, observations=held_out, sights=sights)
         print(folder)
     return folder
 

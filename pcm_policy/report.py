@@ -111,6 +111,14 @@ def bench_table(report: Mapping[str, Any]) -> str:
             f"{machine['mode']}, {report['calls']} calls; errors over {report['observations']} "
             "held-out observations against the sequential chunk of the same sampler (few-step "
             "rows: of the sampler they shorten), actions in [-1, 1]",
+            *(
+                [
+                    "images to features, before every solve: p50 {p50:.2f} ms, p95 {p95:.2f} ms; "
+                    "the rows are the solves alone".format(**report["encode_ms"])
+                ]
+                if "encode_ms" in report
+                else []
+            ),
             *report.get("left_out", ()),
             *(
                 f"{name}: its own loop, eager, in its own process with as many threads, from "

@@ -17,7 +17,6 @@ from pcm_policy.networks.camera import CameraEncoder
 from pcm_policy.runtime import RuntimeConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
-from pcm_policy.training.data import DatasetConfig, load_demonstrations
 from pcm_policy.vision import VisionConfig
 
 DDIM = SamplerConfig("ddim", 6)
@@ -198,8 +197,6 @@ def test_sizes_that_contradict() -> None:
         make(obs_dim=10)
 
 
-def test_what_takes_no_images_says_so(demos: Path) -> None:
+def test_what_takes_no_images_says_so() -> None:
     with pytest.raises(PcmError, match="controllers take no images yet"):
         describe(make())
-    with pytest.raises(PcmError, match="images of demonstrations are not read yet"):
-        load_demonstrations(DatasetConfig(str(demos)), make().config)

@@ -8,11 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pcm_policy.datasets.frames import Frames
 from pcm_policy.denoise import Prefix, training_target
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.training.loop import Share
+from pcm_policy.training.seeing import SeeingNetwork, Sight, seeded
+
+VALIDATED, VALIDATED_SEEING = 2048, 64
+"""Held-out windows of a validation; images take their time."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +27,21 @@ class Windows:
     Attributes:
         seen: ``(n, To * Do)`` observations.
         chunk: ``(n, T, Da)`` actions.
+        sight: where the images are, of a policy with cameras; ``seen`` has no columns then.
     """
 
     seen: Tensor
     chunk: Tensor
+    sight: Sight | None = None
 
     @classmethod
     def gather(
-        cls, policy: DiffusionPolicy, obs: Tensor, action: Tensor, rows: NDArray[np.int64]
+        cls,
+        policy: DiffusionPolicy,
+        obs: Tensor,
+        action: Tensor,
+        rows: NDArray[np.int64],
+        frames: Mapping[str, Frames] | None = None,
     ) -> "Windows":
         """Cut windows out of raw ``(steps, Do)`` and ``(steps, Da)`` arrays.
 
@@ -38,14 +50,19 @@ class Windows:
             obs: raw observations.
             action: raw actions.
             rows: ``(n, T)`` row of every window step.
+            frames: of every camera, where images are encoded in training; ``obs`` holds the state
+                alone then.
         """
         index = torch.from_numpy(rows)
-        seen = policy.obs_normalizer.normalize(obs[index[:, : policy.config.obs_steps]])
-        return cls(seen.flatten(1), policy.action_normalizer.normalize(action[index]))
+        observed = index[:, : policy.config.obs_steps]
+        chunk = policy.action_normalizer.normalize(action[index])
+        if frames:
+            return cls(obs.new_zeros(len(rows), 0), chunk, Sight(observed, obs[observed], frames))
+        return cls(policy.obs_normalizer.normalize(obs[observed]).flatten(1), chunk)
 
     def to(self, device: torch.device) -> "Windows":
         """Return a copy on ``device``."""
-        return Windows(self.seen.to(device), self.chunk.to(device))
+        return Windows(self.seen.to(device), self.chunk.to(device), self.sight)
 
 
 def batch_rows(count: int, batch: int, step: int, seed: int) -> Tensor:
@@ -130,7 +147,8 @@ class Cloning:
         self, policy: DiffusionPolicy, train: Windows, held_out: Windows, batch: int, seed: int
     ) -> None:
         refuse_inpainting(policy)
-        self.module: nn.Module = policy.network
+        seeing = train.sight is not None
+        self.module: nn.Module = SeeingNetwork(policy) if seeing else policy.network
         self.policy, self.train, self.held_out = policy, train, held_out
         self.batch, self.seed = batch, seed
         schedule = policy.config.schedule
@@ -145,16 +163,23 @@ class Cloning:
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
-        rows = batch_rows(len(self.train.seen), self.batch, step, self.seed)
-        return self._denoising(module, self.train, rows, step_generator(self.seed, step), share)
+        rows = batch_rows(len(self.train.chunk), self.batch, step, self.seed)
+        with seeded(self.seed, step, share.rank):
+            return self._denoising(module, self.train, rows, step_generator(self.seed, step), share)
+
+    def adopt(self, average: nn.Module) -> DiffusionPolicy:
+        """Return the policy with the averaged weights of a run."""
+        self.module.load_state_dict(average.state_dict())
+        return self.policy
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> Mapping[str, float]:
-        """Return ``val_loss`` on at most 2048 held-out windows, always with the same noise."""
-        count = len(self.held_out.seen)
+        """Return ``val_loss`` on some held-out windows, always with the same noise."""
+        count = len(self.held_out.chunk)
         if count == 0:
             return {}
-        rows = torch.linspace(0, count - 1, min(count, 2048)).long()
+        most = VALIDATED if self.held_out.sight is None else VALIDATED_SEEING
+        rows = torch.linspace(0, count - 1, min(count, most)).long()
         generator = step_generator(self.seed, 2**32)
         return {
             "val_loss": float(self._denoising(module, self.held_out, rows, generator, Share(0, 1)))
@@ -168,7 +193,7 @@ class Cloning:
         generator: torch.Generator,
         share: Share,
     ) -> Tensor:
-        device = windows.seen.device
+        device = windows.chunk.device
         shape = (rows.shape[0], *windows.chunk.shape[1:])
         trained = self.policy.config.schedule.train_steps
         if self.abar is None:  # any level of a flow, zero noise left out
@@ -180,7 +205,7 @@ class Cloning:
         known = random_prefixes(config, len(rows), generator, config.prefix_steps)
         rows, t, noise, known = (share(v).to(device) for v in (rows, t, noise, known))
         clean = windows.chunk[rows]
-        cond = self.policy.join(windows.seen[rows], Prefix(clean, known))
+        prefix = Prefix(clean, known)
         if self.abar is None:
             sigma = (t / trained).view(-1, 1, 1)
             alpha = 1 - sigma
@@ -188,7 +213,11 @@ class Cloning:
             abar = self.abar[t].view(-1, 1, 1)
             alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         target = training_target(clean, noise, alpha, sigma, self.policy.config.prediction)
-        output: Tensor = module(alpha * clean + sigma * noise, t, cond)
+        x = alpha * clean + sigma * noise
+        if windows.sight is not None:
+            output: Tensor = module(x, t, *windows.sight(rows, device), prefix)
+        else:
+            output = module(x, t, self.policy.join(windows.seen[rows], prefix))
         if self.policy.config.prefix_steps == 0:
             return nn.functional.mse_loss(output.float(), target)
         weight = (~known).float().expand_as(target)  # what is known is not asked for

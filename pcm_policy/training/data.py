@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pcm_policy.datasets.frames import Frames, open_frames
 from pcm_policy.datasets.open import open_demonstrations
 from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
 from pcm_policy.errors import PcmError
@@ -20,6 +21,11 @@ from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.schedules import NoiseSchedule
 from pcm_policy.training.cloning import Windows
+from pcm_policy.training.seeing import encode_rows, joined_frames
+from pcm_policy.vision import STATE, VisionConfig
+
+SEEN = 64
+"""Held-out observations with images that a policy carries, encoded."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,9 @@ class DatasetConfig:
         val_filter_key: of a robomimic file: hold out those that this one names, in place of
             ``val_fraction``.
         more: further replay buffers; all their episodes are trained on.
+        episodes: take the first episodes alone; None for all.
+        names: what a policy's entries are called in the demonstrations, where they differ.
+        cache: folder for decoded camera frames.
         symmetry: ``module:function`` that maps all rows ``(obs, action)`` to an equally valid
             copy of them; the training episodes are seen both ways. None for no copy.
     """
@@ -45,6 +54,9 @@ class DatasetConfig:
     filter_key: str | None = None
     val_filter_key: str | None = None
     more: list[str] = field(default_factory=list)
+    episodes: int | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    cache: str = "frames"
     symmetry: str | None = None
 
 
@@ -58,6 +70,7 @@ class Demonstrations:
         train: ``(n, T)`` rows of the training windows.
         held_out: ``(m, T)`` rows of the other episodes' windows.
         train_steps: ``(k,)`` rows of the training episodes.
+        frames: of every camera; ``obs`` holds the state alone then, ``(steps, state_dim)``.
     """
 
     obs: Tensor
@@ -65,11 +78,12 @@ class Demonstrations:
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
     train_steps: NDArray[np.int64]
+    frames: Mapping[str, Frames] = field(default_factory=dict)
 
     def windows(self, policy: DiffusionPolicy) -> tuple[Windows, Windows]:
         """Return normalised training and held-out windows."""
         train, held_out = (
-            Windows.gather(policy, self.obs, self.action, rows)
+            Windows.gather(policy, self.obs, self.action, rows, self.frames)
             for rows in (self.train, self.held_out)
         )
         return train, held_out
@@ -86,11 +100,38 @@ class Demonstrations:
     def observations(self, policy: DiffusionPolicy, count: int = 256) -> Tensor:
         """Return up to ``count`` raw held-out observations ``(n, To, Do)``, evenly spread.
 
-        Where no episode was held out they come from the training windows.
+        Where no episode was held out they come from the training windows. Images are encoded by the
+        policy.
         """
+        if self.frames:
+            rows = self._spread(policy, min(count, SEEN))
+            frames = {k: Frames.of([v.take(rows.ravel())]) for k, v in self.frames.items()}
+            found = encode_rows(policy, self.obs[rows.ravel()], frames)
+            return found.view(*rows.shape, -1)
+        return self.obs[torch.from_numpy(self._spread(policy, count))]
+
+    def sights(self, policy: DiffusionPolicy, count: int = 16) -> dict[str, Tensor]:
+        """Return some held-out observations as they are before anything is encoded.
+
+        Returns:
+            ``state`` ``(n, To, state_dim)`` and images ``(n, To, H, W, 3)``; nothing without them.
+        """
+        if not self.frames:
+            return {}
+        rows = self._spread(policy, count)
+        images = {k: torch.from_numpy(v.take(rows)) for k, v in self.frames.items()}
+        return {STATE: self.obs[torch.from_numpy(rows)], **images}
+
+    def encoded(self, policy: DiffusionPolicy) -> "Demonstrations":
+        """Return the same with images encoded by a policy, in place of the images."""
+        if not self.frames:
+            return self
+        return replace(self, obs=encode_rows(policy, self.obs, self.frames), frames={})
+
+    def _spread(self, policy: DiffusionPolicy, count: int) -> NDArray[np.int64]:
         rows = self.held_out if len(self.held_out) else self.train
         picked = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
-        return self.obs[torch.from_numpy(picked[:, : policy.config.obs_steps])]
+        return picked[:, : policy.config.obs_steps]
 
 
 def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonstrations:
@@ -100,17 +141,22 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
         PcmError: the file is damaged, lacks a field, or its widths are not the policy's.
     """
     if dataset.val_filter_key is None:
-        data = _read(
-            dataset.path, config, dataset.val_fraction, dataset.val_seed, dataset.filter_key
-        )
+        data = _read(dataset, config, dataset.val_fraction, dataset.filter_key)
     else:
-        data = _read(dataset.path, config, 0.0, 0, dataset.filter_key)
-        held_out = _read(dataset.path, config, 0.0, 0, dataset.val_filter_key)
-        data = replace(_joined(data, held_out), train=data.train, train_steps=data.train_steps)
-        data = replace(data, held_out=held_out.train + len(data.obs) - len(held_out.obs))
+        data = _read(dataset, config, 0.0, dataset.filter_key)
+        held_out = _read(dataset, config, 0.0, dataset.val_filter_key)
+        both = _joined(data, held_out)
+        data = replace(
+            both,
+            train=data.train,
+            train_steps=data.train_steps,
+            held_out=held_out.train + len(data.obs),
+        )
     for path in dataset.more:
-        data = _joined(data, _read(path, config, 0.0, 0))
+        data = _joined(data, _read(replace(dataset, path=path), config, 0.0))
     obs, action, train, steps = data.obs, data.action, data.train, data.train_steps
+    if dataset.symmetry is not None and data.frames:
+        raise PcmError("dataset.symmetry maps numbers, not images: set dataset.symmetry=null")
     if dataset.symmetry is not None:
         copied = _function(dataset.symmetry)(obs.numpy(), action.numpy())
         count = len(obs)
@@ -119,32 +165,40 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
             for rows, copy in zip((obs, action), copied, strict=True)
         )
         train, steps = (np.concatenate([rows, rows + count]) for rows in (train, steps))
-    return Demonstrations(obs, action, train, data.held_out, steps)
+    return Demonstrations(obs, action, train, data.held_out, steps, data.frames)
 
 
 def _read(
-    path: str,
+    dataset: DatasetConfig,
     config: PolicyConfig,
     val_fraction: float,
-    val_seed: int,
     filter_key: str | None = None,
 ) -> Demonstrations:
-    if config.vision is not None:
-        raise PcmError(f"{path}: images of demonstrations are not read yet: the policy has cameras")
-    fields = [*config.obs_fields, config.action_field]
-    buffer = open_demonstrations(path, field_keys(fields), filter_key)
-    obs = torch.from_numpy(gather_fields(buffer, config.obs_fields))
-    action = torch.from_numpy(gather_fields(buffer, [config.action_field]))
+    path = dataset.path
+    obs_fields = [dataset.names.get(text, text) for text in config.obs_fields]
+    action_field = dataset.names.get(config.action_field, config.action_field)
+    buffer = open_demonstrations(path, field_keys([*obs_fields, action_field]), filter_key)
+    if dataset.episodes is not None:
+        buffer = buffer.first(dataset.episodes)
+    action = torch.from_numpy(gather_fields(buffer, [action_field]))
+    state_dim = config.obs_dim if config.vision is None else config.vision.state_dim
+    obs = torch.zeros(len(action), 0)
+    if obs_fields or state_dim:
+        obs = torch.from_numpy(gather_fields(buffer, obs_fields))
     for name, rows, want in (
-        ("observation " + "+".join(config.obs_fields), obs, config.obs_dim),
-        ("action " + config.action_field, action, config.action_dim),
+        ("observation " + "+".join(obs_fields), obs, state_dim),
+        ("action " + action_field, action, config.action_dim),
     ):
         if rows.shape[1] != want:
             raise PcmError(
                 f"{path}: {name} is {rows.shape[1]} wide, the policy takes {want}: "
                 "check task.obs_fields and task.action_field, or choose another task"
             )
-    kept, held = split_episodes(buffer.n_episodes, val_fraction, val_seed)
+    frames = {}
+    for name, size in ({} if config.vision is None else config.vision.cameras).items():
+        key, cache = dataset.names.get(name, name), Path(dataset.cache)
+        frames[name] = open_frames(path, key, size, cache, filter_key, buffer.n_steps)
+    kept, held = split_episodes(buffer.n_episodes, val_fraction, dataset.val_seed)
     train, held_out = (
         window_indices(
             buffer.episode_ends,
@@ -159,7 +213,7 @@ def _read(
         raise PcmError(f"{path}: no episode is long enough for horizon {config.horizon}")
     starts, ends = buffer.starts, buffer.episode_ends
     steps = np.concatenate([np.arange(starts[e], ends[e]) for e in kept])
-    return Demonstrations(obs, action, train, held_out, steps)
+    return Demonstrations(obs, action, train, held_out, steps, frames)
 
 
 def _joined(first: Demonstrations, more: Demonstrations) -> Demonstrations:
@@ -171,6 +225,7 @@ def _joined(first: Demonstrations, more: Demonstrations) -> Demonstrations:
         np.concatenate([first.train, more.train + count]),
         first.held_out,
         np.concatenate([first.train_steps, more.train_steps + count]),
+        joined_frames(first.frames, more.frames),
     )
 
 
@@ -192,8 +247,17 @@ def policy_config(
         PcmError: a value out of range or an unknown key.
     """
     try:
+        vision, obs_dim = None, task["obs_dim"]
+        if task.get("cameras"):
+            layout = [*([obs_dim] if obs_dim else []), *task["cameras"]]
+            sizes = {name: tuple(size) for name, size in task["cameras"].items()}
+            vision = VisionConfig.from_dict(
+                {"layout": layout, "cameras": sizes, **settings["vision"]}
+            )
+            obs_dim = vision.obs_dim
         return PolicyConfig(
-            obs_dim=task["obs_dim"],
+            obs_dim=obs_dim,
+            vision=vision,
             action_dim=task["action_dim"],
             horizon=task["horizon"],
             obs_steps=task["obs_steps"],
@@ -223,14 +287,27 @@ def new_policy(
         torch.manual_seed(seed)
         policy = DiffusionPolicy(config)
     rows = torch.from_numpy(data.train_steps)
-    policy.obs_normalizer = Normalizer.fit(data.obs[rows], mode)
+    policy.obs_normalizer = _beside_features(policy, Normalizer.fit(data.obs[rows], mode))
     policy.action_normalizer = Normalizer.fit(data.action[rows], mode)
     return policy
 
 
+def _beside_features(policy: DiffusionPolicy, state: Normalizer) -> Normalizer:
+    """Leave features of images as they are, and accept all of them."""
+    if policy.config.vision is None:
+        return state
+    found = Normalizer(policy.config.obs_dim)
+    found.low.fill_(-torch.inf)
+    found.high.fill_(torch.inf)
+    columns = policy.config.vision.state_columns
+    for name in ("scale", "shift", "low", "high"):
+        getattr(found, name)[columns] = getattr(state, name)
+    return found
+
+
 FIXED_BY_WEIGHTS = (
     *("obs_dim", "action_dim", "horizon", "obs_steps", "obs_fields", "action_field"),
-    *("network", "network_options", "schedule", "prediction", "clip"),
+    *("network", "network_options", "schedule", "prediction", "clip", "vision"),
 )
 
 
@@ -258,6 +335,8 @@ def continued_policy(config: PolicyConfig, start: DiffusionPolicy) -> DiffusionP
     shapes = {name: value.shape for name, value in policy.network.state_dict().items()}
     given = start.network.state_dict()
     policy.network.load_state_dict({k: _widened(v, shapes[k]) for k, v in given.items()})
+    if policy.vision is not None and start.vision is not None:
+        policy.vision.load_state_dict(start.vision.state_dict())
     policy.obs_normalizer, policy.action_normalizer = start.obs_normalizer, start.action_normalizer
     return policy
 
