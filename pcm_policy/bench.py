@@ -115,14 +115,22 @@ def time_encoding(
     Returns:
         p50, p95, p99 and max in milliseconds.
     """
+
+    def observe(call: int) -> None:
+        synchronize(policy.device)
+        policy.observe(observations[call % len(observations)])
+        synchronize(policy.device)
+
+    return time_calls(observe, calls)
+
+
+def time_calls(call: Callable[[int], Any], calls: int) -> dict[str, float]:
+    """Time a function of the call's number, after a warm-up: p50, p95, p99, max in milliseconds."""
     times = []
-    for call in range(-WARMUP, calls):
-        obs = observations[call % len(observations)]
-        synchronize(policy.device)
+    for number in range(-WARMUP, calls):
         start = time.perf_counter()
-        policy.observe(obs)
-        synchronize(policy.device)
-        if call >= 0:
+        call(number)
+        if number >= 0:
             times.append((time.perf_counter() - start) * 1e3)
     return percentiles(times)
 

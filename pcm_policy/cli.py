@@ -112,64 +112,108 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     """Roll a policy out; returns what ``eval.json`` holds."""
     from pcm_policy.bench import hardware, time_encoding, time_predictions
     from pcm_policy.cli_control import simulate_main, simulates
-    from pcm_policy.envs.workers import side_by_side
-    from pcm_policy.evaluate import EvaluationCut, evaluate
+    from pcm_policy.robomimic_baseline import SCHEME
     from pcm_policy.rollout_policy import EpisodePolicy
 
     output = writable(config.output_dir)
+    if str(config.policy).startswith(SCHEME):
+        return _eval_baseline(config, output)
     policy = _load(config)
     solver = policy.solver(plain(config.solver))
-    task = plain(config.task)
     if simulates(config):
         return simulate_main(config, policy, solver, output)
     runner = EpisodePolicy(policy, solver)
-    cut: EvaluationCut | None = None
+    result, cut = _roll_out(config, output, runner, policy.config.obs_steps)
+    frames = runner.observations()
+    timed = time_predictions(policy, [solver], frames, config.latency_calls)[0]
+    if policy.vision is not None:
+        timed["encode"] = time_encoding(policy, frames, config.latency_calls)["p50"]
+    made = {
+        "solver": {"label": solver.label, **asdict(solver)},
+        "rounds": runner.mean_rounds,
+        "nfe": runner.mean_nfe,
+        "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
+        "hardware": hardware(policy.device),
+    }
+    return _report(config, output, result, cut, made)
+
+
+def _eval_baseline(config: DictConfig, output: Path) -> dict[str, Any]:
+    """Roll out a policy that robomimic trained; it acts as the demonstrations of its file do."""
+    from pcm_policy.bench import hardware, time_calls
+    from pcm_policy.robomimic_baseline import SCHEME, RobomimicPolicy
+
+    runner = RobomimicPolicy(str(config.policy).removeprefix(SCHEME))
+    result, cut = _roll_out(config, output, runner, 1, demonstrate=True)
+    frames, row = runner.observations(), np.zeros(1, np.int64)
+    batched = [{key: values[None] for key, values in frame.items()} for frame in frames]
+    timed = time_calls(
+        lambda call: runner(batched[call % len(batched)], row, row), config.latency_calls
+    )
+    made = {
+        "solver": {"label": runner.label},
+        "rounds": 1.0,
+        "nfe": 1.0,
+        "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
+        "hardware": hardware(torch.device("cpu")),
+    }
+    return _report(config, output, result, cut, made)
+
+
+def _roll_out(
+    config: DictConfig, output: Path, runner: Any, obs_steps: int, demonstrate: bool = False
+) -> tuple[Any, PcmError | None]:
+    """Evaluate; where an environment failed, what had finished and the error."""
+    from pcm_policy.envs.workers import side_by_side
+    from pcm_policy.evaluate import EvaluationCut, evaluate
+
+    task = plain(config.task)
     try:
         result = evaluate(
             runner,
             task["env_id"],
             episodes=config.episodes,
             seed=config.seed,
-            n_obs_steps=policy.config.obs_steps,
+            n_obs_steps=obs_steps,
             num_envs=side_by_side(config.num_envs, config.mode),
             mode=config.mode,
             solve_batch=config.solve_batch,
             max_steps=config.max_steps,
             video_episodes=list(config.video_episodes),
             video_dir=output / "videos",
-            **env_kwargs(task),
+            **env_kwargs(task, demonstrate),
         )
     except EvaluationCut as error:
         if not error.result.episodes:
             raise
-        result, cut = error.result, error
-    frames = runner.observations()
-    timed = time_predictions(policy, [solver], frames, config.latency_calls)[0]
-    if policy.vision is not None:
-        timed["encode"] = time_encoding(policy, frames, config.latency_calls)["p50"]
+        return error.result, error
+    return result, None
+
+
+def _report(
+    config: DictConfig, output: Path, result: Any, cut: PcmError | None, made: dict[str, Any]
+) -> dict[str, Any]:
+    """Write ``eval.json`` and print its line of the table."""
     outcome = result.to_json()
     episodes = outcome.pop("episodes")
-    score, success = outcome["score"], outcome["success"]
+    score, success, timed = outcome["score"], outcome["success"], made["latency_ms"]
     report = {
         "policy": str(config.policy),
-        "task": task["name"],
-        "solver": {"label": solver.label, **asdict(solver)},
+        "task": plain(config.task)["name"],
+        "solver": made.pop("solver"),
         **({"incomplete": str(cut)} if cut else {}),
         **outcome,
-        "rounds": runner.mean_rounds,
-        "nfe": runner.mean_nfe,
-        "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
-        "hardware": hardware(policy.device),
+        **made,
         "episodes": episodes,
     }
     write_text(output / "eval.json", to_json(report))
     rows = [
         [
-            solver.label,
+            report["solver"]["label"],
             "{:.3f} [{:.3f}, {:.3f}]".format(score["mean"], *score["ci95"]),
             "{:.2f} [{:.2f}, {:.2f}]".format(success["rate"], *success["ci95"]),
-            f"{runner.mean_rounds:.1f}",
-            f"{runner.mean_nfe:.1f}",
+            f"{made['rounds']:.1f}",
+            f"{made['nfe']:.1f}",
             f"{timed['p50']:.2f} / {timed['p99']:.2f}",
         ]
     ]
