@@ -15,7 +15,13 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.envs.robosuite_tasks import EnvArgs, check_env_args, find_task, read_env_args
+from pcm_policy.envs.robosuite_tasks import (
+    EnvArgs,
+    check_env_args,
+    controls_deltas,
+    find_task,
+    read_env_args,
+)
 from pcm_policy.envs.simulators import EGL, import_robomimic
 from pcm_policy.errors import PcmError
 from pcm_policy.rotations import (
@@ -201,7 +207,7 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
         Raises:
             PcmError: these are no delta actions of OSC_POSE, or no states of this model.
         """
-        if self._control != "delta" or not self._osc:
+        if self._control != "delta" or not controls_deltas(self.env_args, "env_args"):
             raise PcmError("only delta actions of OSC_POSE are converted: use control='delta'")
         if actions.shape != (len(states), CONTROL_DIM * self.arms):
             raise PcmError(f"actions are {actions.shape}, not ({len(states)}, {CONTROL_DIM}*arms)")
@@ -302,14 +308,9 @@ def _description(
 def _adapted(found: EnvArgs, control: str) -> EnvArgs:
     """Return ``env_args`` with the controller that ``control`` asks for."""
     found = deepcopy(found)
-    controller = found["env_kwargs"].get("controller_configs")
     if control == "absolute":
-        if not isinstance(controller, dict) or controller.get("type") != "OSC_POSE":
-            kind = controller.get("type") if isinstance(controller, dict) else controller
-            raise PcmError(
-                f"absolute actions need controller OSC_POSE, not {kind}: control='delta'"
-            )
-        controller["control_delta"] = False
+        controls_deltas(found, "env_args")
+        found["env_kwargs"]["controller_configs"]["control_delta"] = False
     return found
 
 

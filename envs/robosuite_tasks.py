@@ -126,3 +126,18 @@ def check_env_args(found: Any, where: str) -> EnvArgs:
     if kind != 1 or not isinstance(found.get("env_kwargs"), dict):
         raise PcmError(f"{where}: env_args is of type {kind}: only robosuite (type 1) is simulated")
     return found
+
+
+def controls_deltas(env_args: EnvArgs, where: str) -> bool:
+    """Say whether the actions of an environment are deltas rather than absolute poses.
+
+    Raises:
+        PcmError: its controller is not OSC_POSE; the message begins with ``where``.
+    """
+    controller = env_args["env_kwargs"].get("controller_configs")
+    kind = controller.get("type") if isinstance(controller, dict) else controller
+    if not isinstance(controller, dict) or kind != "OSC_POSE":
+        raise PcmError(
+            f"{where}: absolute actions need controller OSC_POSE, not {kind}: use control='delta'"
+        )
+    return bool(controller.get("control_delta", True))

@@ -368,8 +368,17 @@ def data_main(config: DictConfig) -> None:
             images=config.images if isinstance(config.images, str) else list(config.images),
         )
         print(found.describe())
+    elif config.command == "absolute":
+        from pcm_policy.envs.absolute import add_absolute_actions
+
+        if config.target is None:
+            raise PcmError("give the target: pcm-data absolute SOURCE.hdf5 TARGET.hdf5")
+        count = add_absolute_actions(Path(path), Path(config.target))
+        print(f"{config.target}: absolute_actions in {count} demonstrations")
     else:
-        raise PcmError(f"pcm-data {config.command}: use info, validate, generate or convert")
+        raise PcmError(
+            f"pcm-data {config.command}: use info, validate, generate, convert or absolute"
+        )
 
 
 def generate_main(config: DictConfig) -> None:

@@ -34,6 +34,10 @@ class Grasping:
     """Distance to the grasp point at which the hand closes."""
     closing: ClassVar[int] = 5
     """Fewest steps that closing takes."""
+    approach: ClassVar[tuple[float, float]] = (0.03, 0.08)
+    """Heights above the grasp point that the hand may come in at."""
+    slope: ClassVar[float] = 2.0
+    """Of the funnel in which it comes down."""
 
     def __init__(self, noise: float = 0.01, slowest: float = 0.7) -> None:
         self.noise, self.slowest = noise, slowest
@@ -46,7 +50,7 @@ class Grasping:
     def reset(self, generator: np.random.Generator) -> None:
         """Draw an episode's speed, approach, grasp point and strength of noise."""
         self.hand = Hand(generator, self.noise, self.slowest)
-        self.approach = float(generator.uniform(0.03, 0.08))
+        self._height = float(generator.uniform(*self.approach))
         self.offset = generator.uniform(-1.0, 1.0, 3) * self.spread()
         self._patience = self.closing + int(generator.integers(0, 3))
         self._held = -1  # steps since the hand began to close; -1: not yet
@@ -65,7 +69,7 @@ class Grasping:
             if away < self.near and turned:
                 self._held = 0
             aside = float(np.linalg.norm(scene.hand[:2] - point[:2]))
-            height = min(self.approach, max(0.0, 2.0 * (aside - 0.5 * self.near)))
+            height = min(self._height, max(0.0, self.slope * (aside - self.near)))
             height = height if turned else max(height, 0.03)
             self._near += away < 0.05 and turned
             if self._near > 12:  # something is in the way: up, and again elsewhere
@@ -115,16 +119,19 @@ class Can(Grasping):
 
     bin: ClassVar[Floats] = np.array([0.15, 0.37])
     """Within the compartment and within reach: its middle, (0.1975, 0.4025), is not quite."""
+    near: ClassVar[float] = 0.016
+    approach: ClassVar[tuple[float, float]] = (0.08, 0.12)
+    slope: ClassVar[float] = 5.0
 
     def reset(self, generator: np.random.Generator) -> None:
         """Draw where to put it down as well."""
         super().reset(generator)
         self._target = self.bin + generator.uniform(-0.02, 0.02, 2)
-        self._height = float(generator.uniform(1.02, 1.08))
+        self._over = float(generator.uniform(1.02, 1.08))
         self._released = False
 
     def grasp(self, scene: Scene) -> tuple[Floats, float]:
-        """Grasp from above; a can that lies is grasped across."""
+        """Grasp from above, a little over its middle."""
         return above(scene.thing + self.offset, 0.01), 0.0
 
     def carry(self, scene: Scene) -> NDArray[np.float32]:
@@ -135,7 +142,7 @@ class Can(Grasping):
             self._released = True
             return self.hand.towards(scene, above(scene.hand, 0.05), 0.0, OPEN, 0.3)
         low = scene.thing[2] < 0.96 and distance > 0.1  # still behind the bin's wall
-        target = np.append(scene.hand[:2] + (0.15 if low else 1.0) * aside, self._height)
+        target = np.append(scene.hand[:2] + (0.15 if low else 1.0) * aside, self._over)
         if distance < 0.06:
             target[2] = 0.94
         return self.hand.towards(scene, target, 0.0, CLOSED)
@@ -152,6 +159,7 @@ class Square(Grasping):
     handle: ClassVar[float] = 0.054
     near: ClassVar[float] = 0.01
     closing: ClassVar[int] = 6
+    slope: ClassVar[float] = 4.0
 
     def spread(self) -> Floats:
         """Grasp the middle of the handle."""
@@ -160,7 +168,7 @@ class Square(Grasping):
     def reset(self, generator: np.random.Generator) -> None:
         """Draw how high to carry it as well."""
         super().reset(generator)
-        self._height = float(generator.uniform(1.0, 1.03))
+        self._over = float(generator.uniform(1.0, 1.03))
         self._lowering = False
         self._before = np.zeros(3)
 
@@ -169,7 +177,7 @@ class Square(Grasping):
         along = np.array([np.cos(scene.yaw), np.sin(scene.yaw), 0.0])
         point = scene.thing + self.handle * along + self.offset
         facing = nearest(scene.yaw + np.pi, 2 * np.pi)
-        if abs(facing) < 2.0:
+        if -1.6 < facing < 2.4:  # the last joint turns further one way than the other
             return point, facing
         return point, nearest(scene.yaw, 2 * np.pi)
 
@@ -196,6 +204,6 @@ class Square(Grasping):
             target = above(scene.hand, 0.1)
             target[:2] += 0.1 * (self.peg - scene.hand[:2])
             return self.hand.towards(scene, target, hand + turn, CLOSED)
-        height = 0.83 if self._lowering else self._height
+        height = 0.83 if self._lowering else self._over
         target = np.append(self.peg - reach, height + drop)
         return self.hand.towards(scene, target, hand + turn, CLOSED, min(1.0, aside / 0.1))

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,8 +218,6 @@ def test_a_wrong_state_is_refused(can: Robosuite) -> None:
 def test_a_missing_package_is_named_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "six", None)
     with pytest.raises(PcmError, match=r"need six: pip install .*robomimic"):
         Robosuite("Lift")
@@ -233,3 +233,42 @@ def test_processes_of_their_own_give_the_same_episodes(can: Robosuite) -> None:
         envs.close()
     for key in first:
         np.testing.assert_array_equal(found[key], np.stack([first[key], second[key]]))
+
+
+def test_cameras_draw_and_leave_nothing_behind() -> None:
+    script = """
+import numpy as np
+from pcm_policy.envs.robosuite import Robosuite
+from pcm_policy.errors import PcmError
+cameras = ("agentview", "robot0_eye_in_hand")
+try:
+    env = Robosuite("Lift", cameras=cameras, camera_size=32, render_mode="rgb_array")
+except PcmError as error:
+    print("NONE", error)
+    raise SystemExit
+first, _ = env.reset(seed=1)
+again, _ = env.reset(seed=1)
+for camera in cameras:
+    image = first[camera + "_image"]
+    assert image.shape == (32, 32, 3) and image.dtype == np.uint8, image.shape
+    assert image.std() > 10, "nothing to be seen"
+    assert (image == again[camera + "_image"]).all()
+assert env.observation_space.contains(first)
+pose = np.concatenate([first["robot0_eef_pos"] + 0.03, [0, 1, 0, 1, 0, 0], [-1]])
+for _ in range(3):
+    moved = env.step(pose)[0]
+assert (moved["agentview_image"] != first["agentview_image"]).any()
+assert env.render().shape == (512, 512, 3)
+env.close()
+env.close()
+print("DRAWN")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
+    )
+    if "NONE" in done.stdout:
+        assert "drawing needs EGL" in done.stdout
+        pytest.skip(done.stdout.strip())
+    assert "DRAWN" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "EGL" not in done.stderr
