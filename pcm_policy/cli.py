@@ -465,7 +465,15 @@ def info() -> None:
     rows = [["python", platform.python_version()], ["platform", platform.platform()]]
     for name in ("pcm_policy", "torch", "numpy", "accelerate", "safetensors", "zarr", "hydra-core"):
         rows.append([name, metadata.version(name)])
-    for name, extra in (("gymnasium", ""), ("gym-pusht", "pusht"), ("diffusers", "test")):
+    for name, extra in (
+        ("gymnasium", ""),
+        ("gym-pusht", "pusht"),
+        ("metaworld", "metaworld"),
+        ("robomimic", "robomimic"),
+        ("robosuite", "robomimic"),
+        ("h5py", "convert"),
+        ("diffusers", "test"),
+    ):
         try:
             rows.append([name, metadata.version(name)])
         except metadata.PackageNotFoundError:
