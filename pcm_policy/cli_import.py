@@ -18,15 +18,17 @@ def import_main(config: DictConfig) -> Path:
     output = writable(config.output_dir)
     imported = _named(read(config.source), config)
     policy = imported.policy()
-    observations = None
+    observations, sights = None, None
     if config.data is not None:
-        data = load_demonstrations(DatasetConfig(config.data), imported.config)
-        observations = data.observations(policy)
+        dataset = DatasetConfig(config.data, cache=str(output / "frames"))
+        data = load_demonstrations(dataset, imported.config)
+        observations, sights = data.observations(policy), data.sights(policy)
     checked: SelfCheck | str = "self_check=false"
     if config.self_check:
         checked = self_check(imported, config.original_python)
     folder = output / "policy"
-    save_policy(policy, folder, card=_card(imported, checked), observations=observations)
+    text = _card(imported, checked)
+    save_policy(policy, folder, card=text, observations=observations, sights=sights)
     write_text(output / "import.json", to_json(_report(imported, checked)))
     print("\n".join([*_lines(imported, checked), str(folder)]))
     return folder
