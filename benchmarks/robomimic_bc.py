@@ -1,4 +1,4 @@
-"""Train robomimic's own behaviour cloning on a file, with its own loop; defaults but the rate, 1e-3.
+"""Train robomimic's own behaviour cloning on a file, by its own loop; defaults but a rate of 1e-3.
 
 python benchmarks/robomimic_bc.py DEMOS.hdf5 OUTPUT --keys proprio,object,goal --epochs 60
 pcm-eval policy=robomimic:OUTPUT/model.pth task=metaworld/pick-place output_dir=DIR
