@@ -6,7 +6,7 @@ compressed HDF5) are decoded once into a file of bytes beside the run, and that 
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,11 @@ def open_frames(
         count = min(rows or count, count)
         with decoding(path, native):
             return Frames.of([_decoded(path, key, handles, count, cache, filter_key)])
+
+
+def joined_frames(first: Mapping[str, Frames], second: Mapping[str, Frames]) -> dict[str, Frames]:
+    """Put the frames of two sets of demonstrations end to end."""
+    return {k: Frames.of([*v.parts, *second[k].parts]) for k, v in first.items()}
 
 
 def _check(path: Path, where: str, handle: Any, size: tuple[int, int]) -> None:

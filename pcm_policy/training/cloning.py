@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pcm_policy.datasets.frames import Frames
 from pcm_policy.denoise import Prefix, training_target
 from pcm_policy.errors import PcmError
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.training.loop import Share
 from pcm_policy.training.seeing import SeeingNetwork, Sight, seeded
+
+if TYPE_CHECKING:
+    from pcm_policy.datasets.frames import Frames
 
 VALIDATED, VALIDATED_SEEING = 2048, 64
 """Held-out windows of a validation; images take their time."""
@@ -41,7 +44,7 @@ class Windows:
         obs: Tensor,
         action: Tensor,
         rows: NDArray[np.int64],
-        frames: Mapping[str, Frames] | None = None,
+        frames: "Mapping[str, Frames] | None" = None,
     ) -> "Windows":
         """Cut windows out of raw ``(steps, Do)`` and ``(steps, Da)`` arrays.
 

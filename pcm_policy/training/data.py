@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pcm_policy.datasets.frames import Frames, open_frames
+from pcm_policy.datasets.frames import Frames, joined_frames, open_frames
 from pcm_policy.datasets.open import open_demonstrations
 from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
 from pcm_policy.errors import PcmError
@@ -21,7 +21,7 @@ from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.schedules import NoiseSchedule
 from pcm_policy.training.cloning import Windows
-from pcm_policy.training.seeing import encode_rows, joined_frames
+from pcm_policy.training.seeing import encode_rows
 from pcm_policy.vision import STATE, VisionConfig
 
 SEEN = 64

@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pcm_policy.datasets.frames import Frames
 from pcm_policy.denoise import Prefix
 from pcm_policy.policy import DiffusionPolicy
+
+if TYPE_CHECKING:  # it needs zarr, which training on tensors does not
+    from pcm_policy.datasets.frames import Frames
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Sight:
 
     rows: Tensor
     state: Tensor
-    frames: Mapping[str, Frames]
+    frames: Mapping[str, "Frames"]
 
     def __call__(self, which: Tensor, device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
         """Read states ``(b, To, state_dim)`` and images ``(b, To, H, W, 3)`` of some windows."""
@@ -75,7 +78,7 @@ def seeded(seed: int, step: int, rank: int) -> Iterator[None]:
 
 @torch.no_grad()
 def encode_rows(
-    policy: DiffusionPolicy, state: Tensor, frames: Mapping[str, Frames], batch: int = 64
+    policy: DiffusionPolicy, state: Tensor, frames: Mapping[str, "Frames"], batch: int = 64
 ) -> Tensor:
     """Return the observation vectors ``(steps, Do)`` of all rows, images encoded once and for all.
 
@@ -93,8 +96,3 @@ def encode_rows(
         some = state[rows].to(device, policy.dtype)[:, None]
         found.append(policy.vision(some, images)[:, 0].cpu())
     return torch.cat(found)
-
-
-def joined_frames(first: Mapping[str, Frames], second: Mapping[str, Frames]) -> dict[str, Frames]:
-    """Put the frames of two sets of demonstrations end to end."""
-    return {k: Frames.of([*v.parts, *second[k].parts]) for k, v in first.items()}
