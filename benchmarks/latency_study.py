@@ -21,6 +21,7 @@ step of 0.1 s at every rate: a higher rate is a faster world.
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def fixed(policy: DiffusionPolicy, options: argparse.Namespace) -> list[dict[str
     period_ms = 1e3 / policy.config.control_hz
     batch = min(options.batch, options.episodes)
     points = []
-    jobs = [(steps, mode) for steps in options.steps for mode in MODES]
+    jobs = [(steps, mode) for steps in options.steps for mode in options.modes]
     for steps, mode in tqdm(jobs, desc="latency", disable=None):
         which, values = MODES[mode]
         settings = ControlSettings(replan_steps=options.replan, **values)
@@ -163,7 +164,7 @@ def picture(report: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.5))
-    for mode in MODES:
+    for mode in dict.fromkeys(p["mode"] for p in report["fixed"]):
         row = [p for p in report["fixed"] if p["mode"] == mode]
         steps = [p["latency_steps"] for p in row]
         mean = [p["score"]["mean"] for p in row]
@@ -190,6 +191,7 @@ def main() -> None:
     parser.add_argument("--policy", default="released/pusht")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--steps", type=int, nargs="*", default=list(range(8)))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--replan", type=int, default=8, help="executed steps a plan")
     parser.add_argument("--repeat", type=int, default=1, help="simulator steps a control step")
     parser.add_argument("--rounds", type=int, default=2, help="PCM rounds")
@@ -200,13 +202,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latency"))
     options = parser.parse_args()
     options.steps = sorted({0, *options.steps}) if options.steps else []  # the reference is at 0
+    if "naive" not in options.modes:
+        parser.error("--modes: losses are taken against naive at 0 steps, which is not among them")
     torch.set_num_threads(options.threads)
     policy = DiffusionPolicy.from_pretrained(options.policy)
     report: dict[str, Any] = {
         "command": "python benchmarks/latency_study.py "
-        + " ".join(
-            f"--{k.replace('_', '-')} {v}" for k, v in vars(options).items() if k != "output"
-        ),
+        + " ".join(_word(k, v) for k, v in vars(options).items() if k != "output"),
         "episodes": options.episodes,
         "seed": SEED,
         "replan": options.replan,
@@ -223,6 +225,11 @@ def main() -> None:
     if report["measured"]:
         head = ["solver", "mode", "score [95 %]", "misses", "p50 / p99 ms"]
         print(table(head, [_measured_cells(p) for p in report["measured"]]))
+
+
+def _word(name: str, value: Any) -> str:
+    values = [shlex.quote(str(v)) for v in (value if isinstance(value, list) else [value])]
+    return " ".join([f"--{name.replace('_', '-')}", *values])
 
 
 def _score(p: dict[str, Any]) -> str:
