@@ -37,6 +37,7 @@ from pcm_policy.statistics import paired_difference_interval
 
 ENV = "pcm_policy/PushTKeypoints-v0"
 SEED = 100_000
+METHODS = ("picard", "pcm")
 STARTS = ("off", "chunk", "trajectory")
 FOLDS = 5
 RIDGE = 1.0
@@ -155,6 +156,8 @@ def main() -> None:
     parser.add_argument("--policy", default="released/pusht")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--rounds", type=int, nargs="*", default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, help="of the sampler of the Picard rows")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--replan", type=int, default=8, help="executed steps a plan")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
@@ -162,7 +165,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     policy = DiffusionPolicy.from_pretrained(options.policy)
-    methods = ("picard",) if policy.config.head is None else ("picard", "pcm")
+    methods = [m for m in options.methods if m != "pcm" or policy.config.head is not None]
     jobs = [
         (method, rounds, start, coupled)
         for method in methods
@@ -173,6 +176,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for method, rounds, start, coupled in tqdm(jobs, desc="warm", disable=None):
         solver = {"method": method, "rounds": rounds}
+        if method == "picard" and options.steps is not None:
+            solver["steps"] = options.steps
         row = rollout(policy, solver, start, coupled, options)
         rows.append({"method": method, "rounds": rounds} | row)
         cold = next(r for r in rows if r["method"] == method and r["rounds"] == rounds)
@@ -185,14 +190,16 @@ def main() -> None:
             rows[-1][f"{key}_ratio"] = cold[key] / max(row[key], 1e-12)
     report = {
         "command": "python benchmarks/warm_study.py "
-        + " ".join(f"--{k} {v}" for k, v in vars(options).items() if k != "output"),
+        + " ".join(
+            _word(k, v) for k, v in vars(options).items() if k != "output" and v is not None
+        ),
         "episodes": options.episodes,
         "seed": SEED,
         "hardware": hardware(torch.device("cpu")),
         "rows": rows,
     }
     write_text(options.output / "warm.json", to_json(report))
-    if "pcm" in methods:
+    if len(methods) > 1:
         picture(rows, options.output / "warm.png")
     head = [
         "solver",
@@ -207,6 +214,10 @@ def main() -> None:
     ]
     head += ["seam jump", "seam jerk", "noise explained"]
     print(table(head, [_cells(row) for row in rows]))
+
+
+def _word(name: str, value: Any) -> str:
+    return " ".join([f"--{name}", *map(str, value if isinstance(value, list) else [value])])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
