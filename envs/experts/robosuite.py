@@ -105,8 +105,8 @@ class Lift(Grasping):
     """Lift a cube of four centimetres from the table."""
 
     def grasp(self, scene: Scene) -> tuple[Floats, float]:
-        """Grasp two opposite sides, whichever turns the hand least from its rest."""
-        return scene.thing + self.offset, nearest(scene.yaw, np.pi / 2)
+        """Grasp as the hand is: its fingers turn a cube that lies askew as they close."""
+        return scene.thing + self.offset, 0.0
 
     def carry(self, scene: Scene) -> NDArray[np.float32]:
         """Go straight up."""
