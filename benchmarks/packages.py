@@ -22,7 +22,7 @@ from pasted import paste
 from torch import Tensor
 from tqdm import tqdm
 
-from pcm_policy.bench import WARMUP, hardware, time_predictions
+from pcm_policy.bench import Timed, hardware, time_predictions
 from pcm_policy.checkpoint import to_json, write_text
 from pcm_policy.export import example
 from pcm_policy.noise import Noise
@@ -30,7 +30,6 @@ from pcm_policy.onnx_solve import Solve, compiled_solve
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import markdown, table
 from pcm_policy.solve import SolverConfig
-from pcm_policy.statistics import percentiles
 
 RESULTS = Path(__file__).parent / "results"
 WITHIN = 0.03
@@ -72,20 +71,16 @@ def package(policy: DiffusionPolicy, solver: SolverConfig, inputs: Mapping[str, 
     return compiled_solve(policy, solve, tuple(inputs.values()))
 
 
-def time_packages(
-    packages: Sequence[tuple[Solve, Mapping[str, Tensor]]], obs: Tensor, calls: int
-) -> list[dict[str, float]]:
-    """Time one call of every package, taking turns; returns percentiles in milliseconds."""
-    spent: list[list[float]] = [[] for _ in packages]
-    for call in tqdm(range(-WARMUP, calls), "ONNX", disable=None):
-        seen = obs[call % len(obs)][None]
-        for times, (run, inputs) in zip(spent, packages, strict=True):
-            given = tuple({**inputs, "obs": seen}.values())
-            start = time.perf_counter()
-            run(given)
-            if call >= 0:
-                times.append((time.perf_counter() - start) * 1e3)
-    return [percentiles(times) for times in spent]
+def side(run: Solve, inputs: Mapping[str, Tensor], obs: Tensor) -> Timed:
+    """Return a side of :func:`time_predictions`: one call of a package, in milliseconds."""
+
+    def call(number: int) -> float:
+        given = tuple({**inputs, "obs": obs[number % len(obs)][None]}.values())
+        start = time.perf_counter()
+        run(given)
+        return (time.perf_counter() - start) * 1e3
+
+    return call
 
 
 def cells(row: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
@@ -118,11 +113,11 @@ def main() -> None:
     packages = []
     for row in tqdm(rows, "exporting", disable=None):
         inputs = example(policy, row["solver"], 1, seed=0)
-        packages.append((package(policy, row["solver"], inputs), inputs))
+        packages.append(side(package(policy, row["solver"], inputs), inputs, obs))
         row["nfe"] = policy.solve(inputs["obs"], row["solver"]).nfe
-    onnx = time_packages(packages, obs, options.calls)
-    solvers = [row["solver"] for row in rows]
-    eager = time_predictions(policy, solvers, obs.numpy(), options.calls)
+    frames, solvers = obs.numpy(), [row["solver"] for row in rows]
+    onnx = time_predictions(policy, [], frames, options.calls, others=packages)
+    eager = time_predictions(policy, solvers, frames, options.calls)
     for row, fast, slow in zip(rows, onnx, eager, strict=True):
         row |= {"onnx_ms": fast, "eager_ms": slow, "solver": row["solver"].to_flat()}
     names = ("policy", "calls", "threads")

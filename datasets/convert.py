@@ -118,7 +118,7 @@ def convert(
     """
     source, target = Path(source), Path(target)
     kind, wanted = source_format(source), target_format(target)
-    _refuse_existing(target)
+    refuse_existing(target)
     recording = _read(kind, source, images)
     if fps is not None:
         recording = replace(recording, meta={**recording.meta, "fps": fps})
@@ -145,7 +145,7 @@ def write_recording(
     Raises:
         PcmError: as :func:`convert`.
     """
-    wanted, place = target_format(target), _refuse_existing(target)
+    wanted, place = target_format(target), refuse_existing(target)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if wanted == "zarr":
@@ -162,7 +162,7 @@ def write_recording(
     return notes
 
 
-def _refuse_existing(target: Path) -> Path:
+def refuse_existing(target: Path) -> Path:
     """Return the folder or file that a target is; ReplayError when it is there already."""
     place = minari_folder(target) if target_format(target) == "minari" else target
     if place.exists():

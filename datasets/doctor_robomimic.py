@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pcm_policy.datasets.checks import Finding, Values
 from pcm_policy.datasets.recording import step_type
 from pcm_policy.datasets.robomimic import array_names, demonstrations, masked, open_file
-from pcm_policy.datasets.store import ReplayError
+from pcm_policy.datasets.store import ReplayError, nonfinite_rows
 
 _ENV_ARGS = ("env_name", "env_kwargs")
-_BLOCK_VALUES = 4 << 20
 _MAX_COLUMNS = 256  # wider arrays are images
 
 
@@ -130,10 +128,11 @@ def _demonstration(
             yield name, error("shapes", where, found, fix)
             continue
         try:
-            bad = _bad_rows(handle)
             narrow = handle.dtype.kind in "biuf" and np.prod(handle.shape[1:]) <= _MAX_COLUMNS
+            values = handle[()] if narrow else handle  # the others are read block by block
+            bad = nonfinite_rows(values)
             if narrow and handle.size:
-                parts[name].append(np.asarray(handle[()], np.float64).reshape(steps, -1))
+                parts[name].append(np.asarray(values, np.float64).reshape(steps, -1))
         except (OSError, ValueError, TypeError, RuntimeError) as problem:
             yield name, error("read", where, f"cannot be read ({problem})", "copy the file again")
             continue
@@ -144,18 +143,6 @@ def _demonstration(
 
 def _step(handle: Any) -> str:
     return f"{tuple(handle.shape[1:])} {handle.dtype}"
-
-
-def _bad_rows(handle: Any) -> NDArray[np.int64]:
-    """Return the rows that are not finite; reads everything, a block at a time."""
-    rows = max(1, _BLOCK_VALUES // max(1, int(np.prod(handle.shape[1:]))))
-    bad: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-    for start in range(0, handle.shape[0], rows):
-        block = np.asarray(handle[start : start + rows])
-        if block.dtype.kind == "f":
-            finite = np.isfinite(block).reshape(len(block), -1).all(axis=1)
-            bad.append(start + np.flatnonzero(~finite))
-    return np.concatenate(bad)
 
 
 def describe(path: Path) -> list[str]:

@@ -152,14 +152,10 @@ def _decoded(
 def _blocks(handles: Sequence[tuple[str, Any]], count: int) -> Iterator[tuple[str, NDArray[Any]]]:
     left = count
     for where, handle in handles:
-        if hasattr(handle, "nchunks"):  # zarr
-            blocks = row_blocks(handle)
-        else:
-            blocks = (handle[i : i + 64] for i in range(0, len(handle), 64))
-        for block in blocks:
+        for block in row_blocks(handle):
             if left <= 0:
                 return
-            yield where, np.asarray(block[:left])
+            yield where, block[:left]
             left -= len(block)
 
 

@@ -37,11 +37,9 @@ class Journal:
             made: all that the episodes depend on but their seeds, as JSON holds it.
 
         Raises:
-            ReplayError: ``target`` exists, the folder cannot be written, or a journal is there that
-                was made in another way.
+            ReplayError: the folder cannot be written, or a journal is there that was made in
+                another way.
         """
-        if target.exists():
-            raise ReplayError(target, "store", "exists already", "remove it or choose another name")
         folder = target.with_name(f".{target.name}.part")
         try:
             folder.mkdir(parents=True, exist_ok=True)

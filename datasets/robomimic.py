@@ -24,9 +24,13 @@ from pcm_policy.datasets.recording import (
 from pcm_policy.datasets.replay import ReplayBuffer
 from pcm_policy.datasets.store import ReplayError, nonfinite_fault, nonfinite_rows
 
-_OWN = {"action": "actions", "reward": "rewards", "done": "dones"}
-_OWN["absolute_action"] = "absolute_actions"  # ours: see pcm_policy/rotations.py
-_PLAIN = {"actions", "rewards", "dones", "states", "absolute_actions"}
+_OWN = {
+    "action": "actions",
+    "reward": "rewards",
+    "done": "dones",
+    "absolute_action": "absolute_actions",  # ours: see pcm_policy/rotations.py
+}
+_PLAIN = {*_OWN.values(), "states"}
 _NO_ENV = {"env_name": "unknown", "type": 2, "env_kwargs": {}}
 
 

@@ -110,16 +110,20 @@ def read_array(path: Path, where: str, array: zarr.Array[Any]) -> NDArray[Any]:
         return np.asarray(array[...])
 
 
-def row_blocks(array: NDArray[Any] | zarr.Array[Any]) -> Iterator[NDArray[Any]]:
-    """Yield consecutive blocks of rows, a few million values each, made of whole zarr chunks."""
-    chunk = array.chunks[0] if isinstance(array, zarr.Array) else 1
+def row_blocks(array: Any) -> Iterator[NDArray[Any]]:
+    """Yield consecutive blocks of rows, a few million values each, made of whole chunks.
+
+    Args:
+        array: of numpy, zarr or HDF5.
+    """
+    chunk = (getattr(array, "chunks", None) or [1])[0]
     per_chunk = chunk * max(1, int(np.prod(array.shape[1:])))
     rows = chunk * max(1, _BLOCK_VALUES // per_chunk)
     for start in range(0, array.shape[0], rows):
         yield np.asarray(array[start : start + rows])
 
 
-def nonfinite_rows(array: NDArray[Any] | zarr.Array[Any]) -> NDArray[np.int64]:
+def nonfinite_rows(array: Any) -> NDArray[np.int64]:
     """Return the rows that hold a NaN or an infinity (floats alone can); reads every block."""
     bad, start = [np.empty(0, dtype=np.int64)], 0
     for block in row_blocks(array):

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pcm_policy.envs.record import Trajectory, record
 from pcm_policy.envs.vector import ActionChunks, Env, find_spec, make_vector
 from pcm_policy.errors import PcmError
-from pcm_policy.rollout import Interrupted, Predict, Run, repeat, run_episodes
+from pcm_policy.rollout import Interrupted, Predict, Run, check_repeat, repeat, run_episodes
 from pcm_policy.statistics import bootstrap_mean_interval, wilson_interval
 
 
@@ -186,9 +186,7 @@ def _wrap(env: Env, n_obs_steps: int) -> Env:
 def _record(run: Run, env: Env) -> Trajectory:
     actions = iter(run.actions)
     trajectory = record(env, run.seed, lambda _: next(actions, run.actions[-1]))
-    score = float(trajectory.rewards.max())
-    if (score, len(trajectory.actions)) != (run.score, run.steps):
-        raise PcmError(f"the environment does not repeat: {score}, not {run.score}, at {run.seed}")
+    check_repeat(run, float(trajectory.rewards.max()), len(trajectory.actions))
     return trajectory
 
 

@@ -5,8 +5,6 @@ depends on data stays outside: the number of rounds is fixed, observations are n
 actions not limited.
 """
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from pcm_policy.bench import time_calls
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
 from pcm_policy.onnx_solve import TOLERANCE, onnx_session, run_session
@@ -188,11 +187,5 @@ _WRITE: dict[str, Callable[[Any, Path], Call]] = {
 
 @torch.inference_mode()
 def _time(call: Call, inputs: Mapping[str, Tensor], calls: int) -> tuple[float, float]:
-    for _ in range(5):
-        call(inputs)
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        call(inputs)
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times), sorted(times)[int(0.95 * (calls - 1))]
+    spent = time_calls(lambda _: call(inputs), calls)
+    return spent["p50"], spent["p95"]

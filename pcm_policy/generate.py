@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pcm_policy.datasets.convert import target_format, write_recording
+from pcm_policy.datasets.convert import refuse_existing, target_format, write_recording
 from pcm_policy.datasets.journal import Journal
 from pcm_policy.datasets.recording import Recording, step_type
 from pcm_policy.demonstrate import Actor, World
@@ -51,6 +51,7 @@ def generate(
     if min(episodes, attempts) < 1 or seed < 0:
         raise PcmError(f"episodes={episodes}, attempts={attempts} are at least 1, seed={seed} is 0")
     kind = target_format(path)
+    refuse_existing(path)
     made = {
         "made_by": "pcm-data generate",
         "task": world.task,
@@ -58,7 +59,7 @@ def generate(
         **actor.describe(),
         "seed": seed,
         "env_args": json.dumps(_env_args(world, control_hz)),
-        "versions": {name: _version(name) for name in _PACKAGES if _version(name)},
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
     journal = Journal.open(path, made)
     kept, tried = _run(actor, journal, episodes, attempts, seed)

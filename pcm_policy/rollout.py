@@ -209,5 +209,14 @@ def repeat(run: Run, env: Env) -> Iterator[tuple[Any, dict[str, Any]]]:
         observation, reward, _, _, info = env.step(action)
         score = max(score, float(reward))
         yield observation, info
-    if score != run.score:
+    check_repeat(run, score, len(run.actions))
+
+
+def check_repeat(run: Run, score: float, steps: int) -> None:
+    """Compare an episode with what its repeat gave.
+
+    Raises:
+        PcmError: The environment did not give the same again.
+    """
+    if (score, steps) != (run.score, run.steps):
         raise PcmError(f"the environment does not repeat: {score}, not {run.score}, at {run.seed}")

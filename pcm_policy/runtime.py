@@ -10,7 +10,7 @@ a session in place of every graph.
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -22,7 +22,7 @@ from pcm_policy.deadline import Deadline, synchronize
 from pcm_policy.denoise import Network, Prefix
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
-from pcm_policy.onnx_solve import compiled_solve, require_onnx
+from pcm_policy.onnx_solve import Solve, compiled_solve, require_onnx
 from pcm_policy.solve import SolverConfig
 from pcm_policy.solvers import SolveResult
 from pcm_policy.solvers.base import combine, forcing
@@ -34,7 +34,6 @@ Mode = Literal["eager", "compile", "graph", "onnx"]
 Precision = Literal["float32", "bf16", "fp16"]
 TYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARMUP = 3
-Apply = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -165,10 +164,9 @@ class Runtime:
                 self._programs[key] = Program(
                     self.policy, self.network, solver, inputs, self.config.mode
                 )
-            program = self._programs[key]
-            if self.config.mode == "graph":  # its buffers are one solve's at a time
-                return program(inputs)
-        return program(inputs)
+        # A graph's buffers are one solve's at a time; a session has none.
+        with self._lock if self.config.mode == "graph" else nullcontext():
+            return self._programs[key](inputs)
 
 
 @dataclass(frozen=True)
@@ -256,7 +254,7 @@ class Program:
         self.counted = 0, 0  # rounds and evaluations of the opening
         given = inputs.present()
         self._first = _record(policy, self._open, given, mode)
-        self._again: Apply | None = None
+        self._again: Solve | None = None
         if not self.fixed:
             states = self._first(given)[3]
             done = torch.zeros_like(states[0, :, 0, 0], dtype=torch.bool)
@@ -318,8 +316,8 @@ class Program:
 
 
 def _record(
-    policy: "DiffusionPolicy", function: Apply, given: Sequence[Tensor], mode: str
-) -> Apply:
+    policy: "DiffusionPolicy", function: Solve, given: Sequence[Tensor], mode: str
+) -> Solve:
     """Return what does as ``function`` does for tensors of the shapes of these."""
     if mode == "onnx":
         return compiled_solve(policy, function, given)

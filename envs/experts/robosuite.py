@@ -4,6 +4,7 @@ They see what a policy sees and nothing else. Each episode has a speed, a height
 grasp point and noise of its own, so that demonstrations are not one trajectory.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from pcm_policy.envs.experts.grasping import (
 )
 
 
-class Grasping:
+class Grasping(ABC):
     """Reach for an object, close the hand, and do with it what the task wants (`carry`).
 
     Args:
@@ -88,13 +89,13 @@ class Grasping:
         """Return how far from the usual grasp point an episode may grasp."""
         return np.array([0.004, 0.004, 0.004])
 
+    @abstractmethod
     def grasp(self, scene: Scene) -> tuple[Floats, float]:
         """Return where to close the hand, and its yaw there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def carry(self, scene: Scene) -> NDArray[np.float32]:
         """Return the next action once the hand has closed."""
-        raise NotImplementedError
 
     def done(self, scene: Scene) -> bool:
         """Say whether the object is where it should be."""

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
 
 from pcm_policy.denoise import Denoiser
 from pcm_policy.noise import Noise
@@ -22,7 +21,7 @@ def sequential(denoise: Denoiser, noise: Noise) -> SolveResult:
     """
     denoise, sampler = denoise.encode(), denoise.sampler
     states = forcing(sampler, noise)
-    if torch.compiler.is_exporting():
+    if getattr(torch.compiler, "is_exporting", bool)():  # older torch cannot say, and unrolls
         states = states + combine(sampler.M, _scanned(denoise, states))
     else:
         predictions = torch.zeros_like(states[1:])
@@ -43,6 +42,8 @@ def sequential(denoise: Denoiser, noise: Noise) -> SolveResult:
 
 def _scanned(denoise: Denoiser, forced: Tensor) -> Tensor:
     """Return ``(N, B, T, Da)`` predictions by a loop that a package holds once, not ``N`` times."""
+    from torch._higher_order_ops.scan import scan  # not in every torch that samples
+
     sampler = denoise.sampler
     # The loop's body takes nothing from outside that was not computed by the traced program.
     traced = {k: v.clone() for k, v in vars(sampler).items() if isinstance(v, Tensor)}
