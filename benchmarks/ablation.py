@@ -24,7 +24,7 @@ from typing import Any
 from perturbed import situations
 from torch import Tensor
 
-from pcm_policy import cli
+from pcm_policy import cli_train
 from pcm_policy.bench import hardware
 from pcm_policy.checkpoint import fingerprint, held_out_observations, to_json, write_text
 from pcm_policy.commands import compose
@@ -118,7 +118,7 @@ def run_row(name: str, words: list[str], output: Path, base: DiffusionPolicy) ->
     folder = output / "runs" / name
     again = ["resume=true"] if (folder / "checkpoints").exists() else []
     start = time.monotonic()
-    trained = cli.distill_main(compose("distill", [*words, f"output_dir={folder}", *again]))
+    trained = cli_train.distill_main(compose("distill", [*words, f"output_dir={folder}", *again]))
     minutes = None if again else (time.monotonic() - start) / 60
     policy = DiffusionPolicy.from_pretrained(trained)
     module = policy.network if policy.head is None else policy.head

@@ -61,7 +61,7 @@ def main() -> None:
     args.folder.mkdir(parents=True)
     write_replay(args.folder / RING[0], episodes(args.steps))
     rows = []
-    code = "import pcm_policy.cli, pcm_policy.datasets.convert"
+    code = "import pcm_policy.cli_data, pcm_policy.datasets.convert"
     rows.append(("nothing", *measured(["-c", code], args.folder)))
     for source, target in pairwise(RING):
         words = ["-m", "pcm_policy.cli", "data", "convert", source, target]

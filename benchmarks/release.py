@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pcm_policy import cli
+from pcm_policy import cli_train
 from pcm_policy.checkpoint import RELEASED
 from pcm_policy.commands import compose
 
@@ -76,7 +76,7 @@ def main() -> None:
             print(f"pcm-{command} {shlex.join(given)}")
         elif not made[folder].exists():
             again = f"resume={str((output / 'checkpoints').exists()).lower()}"
-            run = cli.train_main if command == "train" else cli.distill_main
+            run = cli_train.train_main if command == "train" else cli_train.distill_main
             run(compose(command, [*given, again]))
     print(made["pcm"])
 

@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pcm_policy.configs import register
 from pcm_policy.errors import PcmError
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.runtime import RuntimeConfig
 
 CONFIGS = "pcm_policy.configs"
 register()
@@ -137,6 +139,14 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise PcmError("device=cuda: torch finds no CUDA device; use device=cpu")
     return torch.device(name)
+
+
+def load_policy(config: DictConfig) -> DiffusionPolicy:
+    """Load the policy that a config names, on its device and with its runtime."""
+    policy = DiffusionPolicy.from_pretrained(config.policy, pick_device(config.device))
+    if "runtime" in config:
+        policy.use(typed(RuntimeConfig, config.runtime, "runtime"))
+    return policy
 
 
 def writable(folder: str) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pcm_policy import cli
+from pcm_policy import cli_bench, cli_data, cli_eval, cli_train
 from pcm_policy.checkpoint import write_text
 from pcm_policy.commands import compose
 from pcm_policy.report import bench_head, bench_rows, embed, html_table, page, rounds_rows, table
@@ -36,14 +36,14 @@ def main(
     """Run everything and leave ``report.html`` in ``output``."""
     shutil.rmtree(output, ignore_errors=True)
     _say("1/5 Checking the embedded demonstrations")
-    cli.data_main(compose("data", ["command=validate", f"path={DEMONSTRATIONS}"]))
+    cli_data.data_main(compose("data", ["command=validate", f"path={DEMONSTRATIONS}"]))
     _say("2/5 Training briefly from them")
     here = f"dataset.path={DEMONSTRATIONS}"
-    base = cli.train_main(
+    base = cli_train.train_main(
         compose("train", [here, f"output_dir={output}/train", f"train.steps={train_steps}"])
     )
     _say("3/5 Distilling a PCM head briefly")
-    brief = cli.distill_main(
+    brief = cli_train.distill_main(
         compose(
             "distill",
             [
@@ -61,7 +61,7 @@ def main(
         "trained briefly here: PCM, 2 rounds", str(brief), SOLVERS[-1][1], output, episodes
     )
     _say("5/5 Timing every solver on the released policy")
-    bench = cli.bench_main(
+    bench = cli_bench.bench_main(
         compose("bench", [f"policy={RELEASED_POLICY}", f"output_dir={output}/bench", "calls=40"])
     )
     write_text(output / "report.html", _report(output, rows, brief_row, bench))
@@ -78,7 +78,7 @@ def _evaluate(
     overrides = [f"policy={policy}", f"output_dir='{folder}'", f"episodes={episodes}", *flags]
     if label == "PCM, 2 rounds":
         overrides += ["video_episodes=[0,1,2]"]
-    result: dict[str, Any] = cli.eval_main(compose("eval", [*overrides, "latency_calls=60"]))
+    result: dict[str, Any] = cli_eval.eval_main(compose("eval", [*overrides, "latency_calls=60"]))
     score, latency = result["score"], result["latency_ms"]
     low, high = score["ci95"]
     return [

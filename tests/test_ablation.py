@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcm_policy import cli
+from pcm_policy import cli_train
 from pcm_policy.commands import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.exactness import chunk_error, solved
@@ -27,7 +27,7 @@ DISTILL = [*SMALL, "sampler.steps=4", "distill.pool=16", "distill.reuse=2"]
 def base(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["network.options.width=16", "network.options.depth=1", f"dataset.path={demos}"]
     words += [*SMALL, "train.steps=5", f"output_dir={tmp_path_factory.mktemp('base')}"]
-    return cli.train_main(compose("train", words))
+    return cli_train.train_main(compose("train", words))
 
 
 def test_every_row_is_a_command_that_exists(base: Path, demos: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from pcm_policy import cli
+from pcm_policy import cli_bench, cli_data, cli_eval, cli_train
 from pcm_policy.commands import compose, run_command
 from pcm_policy.datasets.replay import open_replay
 from pcm_policy.datasets.writing import write_replay
@@ -19,11 +19,11 @@ from pcm_policy.envs.pusht import PushTKeypoints
 
 BIN = Path(sys.executable).parent
 COMMANDS = {
-    "train": cli.train_main,
-    "distill": cli.distill_main,
-    "eval": cli.eval_main,
-    "bench": cli.bench_main,
-    "data": cli.data_main,
+    "train": cli_train.train_main,
+    "distill": cli_train.distill_main,
+    "eval": cli_eval.eval_main,
+    "bench": cli_bench.bench_main,
+    "data": cli_data.data_main,
 }
 TINY = ["network.options.width=32", "network.options.depth=1", "train.steps=4", "device=cpu"]
 
@@ -31,7 +31,7 @@ TINY = ["network.options.width=32", "network.options.depth=1", "train.steps=4", 
 @pytest.fixture(scope="module")
 def policy(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("tiny")
-    return cli.train_main(
+    return cli_train.train_main(
         compose("train", [*TINY, f"dataset.path={demos}", f"output_dir={output}"])
     )
 
@@ -147,7 +147,7 @@ def test_doctor_says_no_with_exit_code_1(demos: Path, tmp_path: Path) -> None:
     path, group = damaged(demos, tmp_path)
     group["data/action"][3] = np.inf
     with pytest.raises(SystemExit) as caught:
-        run_command("data", cli.data_main, ["command=validate", f"path={path}"])
+        run_command("data", cli_data.data_main, ["command=validate", f"path={path}"])
     assert caught.value.code == 1
 
 
@@ -155,7 +155,7 @@ def test_eval_writes_what_it_promises(policy: Path, tmp_path: Path) -> None:
     words = [f"policy={policy}", f"output_dir={tmp_path}/out", "episodes=3", "seed=7"]
     words += ["solver=picard", "solver.rounds=2", "max_steps=24", "video_episodes=[1]"]
     words += ["num_envs=2", "solve_batch=2", "latency_calls=3", "device=cpu"]
-    cli.eval_main(compose("eval", words))
+    cli_eval.eval_main(compose("eval", words))
     report = json.loads((tmp_path / "out/eval.json").read_text())
     assert set(report["score"]) == {"mean", "ci95"}
     assert set(report["success"]) == {"rate", "ci95"}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pcm_policy import cli
-from pcm_policy.commands import compose
+from pcm_policy import cli_eval, cli_train
+from pcm_policy.commands import compose, plain
 from pcm_policy.denoise import Prefix, to_clean
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import episode_noise
@@ -83,7 +83,7 @@ def test_chosen_timesteps_survive_json_and_the_command_line() -> None:
     assert SamplerConfig(**json.loads(json.dumps(asdict(sampler)))) == sampler
     solver = compose("eval", ["solver=ddim", "solver.timesteps=[99,50,7]", "output_dir=x"]).solver
     policy = tiny()
-    assert policy.solver(cli.plain(solver)).sampler == sampler
+    assert policy.solver(plain(solver)).sampler == sampler
     assert policy.solver({"steps": 2}).sampler.timesteps is None
     own = tiny(sampler=sampler)
     assert own.solver({"method": "picard"}).sampler == sampler
@@ -197,11 +197,11 @@ def test_distils_to_a_policy_folder(demos: Path, tmp_path: Path) -> None:
     small = ["device=cpu", "threads=1", "train.batch=32", "train.warmup=5", "train.lr=0.003"]
     small += [f"dataset.path={demos}", "train.save_every=20", "train.log_every=10"]
     network = ["network.options.width=32", "network.options.depth=1"]
-    base = cli.train_main(
+    base = cli_train.train_main(
         compose("train", [*small, *network, "train.steps=60", f"output_dir={tmp_path}/base"])
     )
     words = [*small, f"policy={base}", "head=consistency", "train.steps=80"]
-    folder = cli.distill_main(compose("distill", [*words, f"output_dir={tmp_path}/whole"]))
+    folder = cli_train.distill_main(compose("distill", [*words, f"output_dir={tmp_path}/whole"]))
     lines = [json.loads(x) for x in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
     held_out = [x["val_rmse_1"] for x in lines if "val_rmse_1" in x]
     losses = [x["loss"] for x in lines if "loss" in x]
@@ -211,7 +211,7 @@ def test_distils_to_a_policy_folder(demos: Path, tmp_path: Path) -> None:
     assert policy.default_solver().label == "consistency-1"
     words = ["solver=consistency", "solver.steps=3", f"policy={folder}", "episodes=1"]
     words += ["max_steps=16", "num_envs=1", "solve_batch=1", "latency_calls=1", "device=cpu"]
-    report = cli.eval_main(compose("eval", [*words, f"output_dir={tmp_path}/eval"]))
+    report = cli_eval.eval_main(compose("eval", [*words, f"output_dir={tmp_path}/eval"]))
     assert report["rounds"] == 3
     obs = np.full((2, 20), 256.0)
     assert policy.predict(obs).action.shape == (1, 8, 2)
@@ -223,9 +223,9 @@ def test_a_cut_run_goes_on_as_it_was(
     small = ["device=cpu", "threads=1", "train.batch=16", "train.warmup=5", "train.save_every=10"]
     small += [f"dataset.path={demos}", "train.steps=30"]
     network = ["network.options.width=16", "network.options.depth=1"]
-    base = cli.train_main(compose("train", [*small, *network, f"output_dir={tmp_path}/base"]))
+    base = cli_train.train_main(compose("train", [*small, *network, f"output_dir={tmp_path}/base"]))
     words = [*small, f"policy={base}", "head=consistency"]
-    whole = cli.distill_main(compose("distill", [*words, f"output_dir={tmp_path}/whole"]))
+    whole = cli_train.distill_main(compose("distill", [*words, f"output_dir={tmp_path}/whole"]))
     loss = Consistency.loss
 
     def stop(self: Consistency, module: torch.nn.Module, step: int, share: Share) -> torch.Tensor:
@@ -237,7 +237,7 @@ def test_a_cut_run_goes_on_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(Consistency, "loss", stop)
         with pytest.raises(KeyboardInterrupt):
-            cli.distill_main(compose("distill", cut))
-    resumed = cli.distill_main(compose("distill", [*cut, "resume=true"]))
+            cli_train.distill_main(compose("distill", cut))
+    resumed = cli_train.distill_main(compose("distill", [*cut, "resume=true"]))
     first, second = (DiffusionPolicy.from_pretrained(p).state_dict() for p in (whole, resumed))
     assert all(torch.equal(value, second[name]) for name, value in first.items())

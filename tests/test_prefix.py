@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcm_policy import cli
+from pcm_policy import cli_train
 from pcm_policy.commands import compose
 from pcm_policy.denoise import Prefix
 from pcm_policy.errors import PcmError
@@ -137,7 +137,7 @@ def trained(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = ["network.options.width=64", "network.options.depth=1", "device=cpu", "threads=1"]
     overrides += [f"dataset.path={demos}", f"output_dir={output}", "task.prefix_steps=6"]
     overrides += ["train.steps=300", "train.batch=64", "train.lr=0.003", "train.warmup=20"]
-    return cli.train_main(compose("train", overrides))
+    return cli_train.train_main(compose("train", overrides))
 
 
 def test_trained_and_saved_with_prefixes(trained: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcm_policy import cli
+from pcm_policy import cli_eval
 from pcm_policy.commands import compose
 from pcm_policy.demonstrate import ExpertActor, World
 from pcm_policy.envs.simulators import import_robomimic
@@ -81,7 +81,7 @@ def test_it_stands_in_the_same_table(
 ) -> None:
     words = [f"policy=robomimic:{checkpoint}", "task=metaworld/reach", "episodes=2", "max_steps=12"]
     words += [f"output_dir={tmp_path}", "num_envs=2", "solve_batch=2", "latency_calls=2"]
-    cli.eval_main(compose("eval", words))
+    cli_eval.eval_main(compose("eval", words))
     report = json.loads((tmp_path / "eval.json").read_text())
     assert report["solver"]["label"] == "robomimic bc"
     assert [episode["steps"] for episode in report["episodes"]] == [12, 12]

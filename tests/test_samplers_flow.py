@@ -12,7 +12,7 @@ import torch
 from test_samplers_diffusers import Wobble, draw
 from torch import Tensor
 
-from pcm_policy.cli import train_main
+from pcm_policy.cli_train import train_main
 from pcm_policy.commands import compose
 from pcm_policy.denoise import Denoiser, PredictionType, to_clean, training_target
 from pcm_policy.errors import PcmError

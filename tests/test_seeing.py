@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pcm_policy import cli
+from pcm_policy import cli_bench, cli_eval, cli_train
+from pcm_policy.checkpoint import held_out_observations, held_out_sights
 from pcm_policy.commands import compose
 from pcm_policy.datasets.writing import write_replay
 from pcm_policy.errors import PcmError
@@ -37,7 +38,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(frames: Path, output: Path, *words: str) -> DiffusionPolicy:
     words = (*SMALL, f"dataset.path={frames}", f"output_dir={output}", *words)
-    return DiffusionPolicy.from_pretrained(cli.train_main(compose("train", words)))
+    return DiffusionPolicy.from_pretrained(cli_train.train_main(compose("train", words)))
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,8 @@ def test_encoders_are_trained_and_a_resumed_run_is_the_same(
 
 def test_what_training_saw_is_what_the_policy_sees(frames: Path, trained: Path) -> None:
     policy = DiffusionPolicy.from_pretrained(trained / "policy")
-    sights = cli.held_out_sights(trained / "policy")
-    held_out = cli.held_out_observations(trained / "policy")
+    sights = held_out_sights(trained / "policy")
+    held_out = held_out_observations(trained / "policy")
     assert len(sights) == 13  # windows of the one episode that was held out
     assert sights[0]["image"].dtype == np.uint8
     vector = policy.observe(sights[0])
@@ -82,14 +83,14 @@ def test_what_training_saw_is_what_the_policy_sees(frames: Path, trained: Path) 
 def test_distilled_rolled_out_and_timed(frames: Path, trained: Path, tmp_path: Path) -> None:
     words = ["task=pusht_image", f"policy={trained}/policy", f"dataset.path={frames}"]
     words += [f"output_dir={tmp_path}", "train.steps=2", "train.batch=4", "distill.pool=8"]
-    folder = cli.distill_main(compose("distill", [*words, "device=cpu"]))
+    folder = cli_train.distill_main(compose("distill", [*words, "device=cpu"]))
     words = ["task=pusht_image", f"policy={folder}", "episodes=2", "max_steps=10", "num_envs=2"]
     words += ["solve_batch=2", "latency_calls=1", f"output_dir={tmp_path}/eval", "device=cpu"]
-    report = cli.eval_main(compose("eval", words))
+    report = cli_eval.eval_main(compose("eval", words))
     assert report["rounds"] == 2
     assert 0 < report["latency_ms"]["encode"] < report["latency_ms"]["p50"] * 3
     words = [f"policy={folder}", f"output_dir={tmp_path}/bench", "observations=2", "calls=1"]
-    cli.bench_main(compose("bench", [*words, "methods=[pcm]", "device=cpu"]))
+    cli_bench.bench_main(compose("bench", [*words, "methods=[pcm]", "device=cpu"]))
     bench = json.loads((tmp_path / "bench/bench.json").read_text())
     assert bench["encode_ms"]["p50"] > 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcm_policy import cli
+from pcm_policy import cli_data, cli_eval, cli_train
 from pcm_policy.commands import compose
 from pcm_policy.datasets.frames import open_frames
 from pcm_policy.datasets.robomimic import open_robomimic
@@ -24,7 +24,7 @@ CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
 def test_two_cameras_from_expert_to_episode(tmp_path: Path) -> None:
     file = tmp_path / "lift.hdf5"
     words = ["command=generate", "task=lift_image", "episodes=1", "workers=1", f"output={file}"]
-    cli.data_main(compose("data", words))
+    cli_data.data_main(compose("data", words))
     buffer = open_robomimic(file, list(CAMERAS))
     steps = buffer.n_steps
     for name in CAMERAS:
@@ -35,11 +35,11 @@ def test_two_cameras_from_expert_to_episode(tmp_path: Path) -> None:
     words += ["train.steps=2", "train.batch=4", "train.warmup=1", "policy.vision.resize=[48,48]"]
     words += ["policy.max_excess=100.0"]  # one demonstration spans little
     words += ["policy.vision.crop=[40,40]", "network.options.width=32", "network.options.depth=1"]
-    folder = cli.train_main(compose("train", words))
+    folder = cli_train.train_main(compose("train", words))
     policy = DiffusionPolicy.from_pretrained(folder)
     assert policy.config.obs_dim == 9 + 2 * 64
     words = ["task=lift_image", f"policy={folder}", "episodes=1", "max_steps=9", "num_envs=1"]
     words += ["solve_batch=1", "latency_calls=1", f"output_dir={tmp_path}/eval", "device=cpu"]
-    report = cli.eval_main(compose("eval", words))
+    report = cli_eval.eval_main(compose("eval", words))
     assert report["episodes"][0]["steps"] == 9
     assert report["latency_ms"]["encode"] > 0

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pcm_policy import cli
+from pcm_policy import cli_train
 from pcm_policy.checkpoint import fingerprint
 from pcm_policy.commands import compose
 from pcm_policy.errors import PcmError
@@ -35,7 +35,7 @@ def training(demos: Path, output: Path, *more: str) -> list[str]:
 
 
 def train(demos: Path, output: Path, *more: str) -> Path:
-    return cli.train_main(compose("train", training(demos, output, *more)))
+    return cli_train.train_main(compose("train", training(demos, output, *more)))
 
 
 def weights(policy: Path) -> dict[str, torch.Tensor]:
@@ -205,7 +205,7 @@ def test_distillation(demos: Path, base: Path, tmp_path: Path, head: str) -> Non
     run = ["train.steps=80", "train.batch=16", "train.save_every=10", "train.log_every=10"]
     source = [f"policy={base}", f"dataset.path={demos}", f"output_dir={tmp_path}/run"]
     flags = [f"head={head}", *options, *run, *source, "train.warmup=10", "device=cpu", "threads=1"]
-    policy = cli.distill_main(compose("distill", [*flags, "train.lr=0.003"]))
+    policy = cli_train.distill_main(compose("distill", [*flags, "train.lr=0.003"]))
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [x["loss"] for x in lines if "loss" in x]
     held_out = [x for x in lines if "val_rmse_2" in x]
@@ -236,7 +236,7 @@ def test_training_starts_from_another_policy_and_stores_16_bits(
     assert loaded.dtype == torch.float32
     head = ["head.options.width=16", "train.steps=2", "train.batch=4", "distill.pool=8"]
     flags = [*head, f"policy={policy}", f"dataset.path={demos}", f"output_dir={tmp_path}/head"]
-    made = cli.distill_main(compose("distill", [*flags, "weights=float16", "device=cpu"]))
+    made = cli_train.distill_main(compose("distill", [*flags, "weights=float16", "device=cpu"]))
     assert {v.dtype for k, v in weights(made).items() if "head." in k} == {torch.float16}
     assert DiffusionPolicy.from_pretrained(made).head is not None
 
@@ -269,7 +269,7 @@ def test_trains_on_the_human_data(human_data: Path, tmp_path: Path) -> None:
 def test_a_transformer_is_trained_and_solved_in_parallel(demos: Path, tmp_path: Path) -> None:
     small = ["network.options.n_layer=2", "network.options.n_emb=32", "train.steps=120"]
     words = training(demos, tmp_path / "run", "network=transformer", *small)
-    folder = cli.train_main(compose("train", [w for w in words if w not in SMALL[:2]]))
+    folder = cli_train.train_main(compose("train", [w for w in words if w not in SMALL[:2]]))
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [x["loss"] for x in lines if "loss" in x]
     assert losses[-1] < 0.7 * losses[0]

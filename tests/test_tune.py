@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pcm_policy.checkpoint import held_out_observations
-from pcm_policy.cli import eval_main, tune_main
+from pcm_policy.cli_bench import tune_main
+from pcm_policy.cli_eval import eval_main
 from pcm_policy.commands import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.exactness import solved

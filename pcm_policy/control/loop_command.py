@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pcm_policy.bench import hardware
 from pcm_policy.checkpoint import held_out_observations, to_json, write_file, write_text
-from pcm_policy.commands import env_kwargs, pick_device, plain, typed, writable
+from pcm_policy.commands import env_kwargs, load_policy, plain, writable
 from pcm_policy.control.config import rest_command
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
@@ -26,9 +26,7 @@ from pcm_policy.control.settings import ControlSettings
 from pcm_policy.control.timing import Times
 from pcm_policy.control.worlds import EnvWorld, RecordedWorld, World
 from pcm_policy.errors import PcmError
-from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import table
-from pcm_policy.runtime import RuntimeConfig
 
 WARMUP = 20
 HOG = """
@@ -46,8 +44,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     output = writable(config.output_dir)
     if not config.duration_s > 0 or config.hog < 0 or not 0 < config.wait_share <= 1:
         raise PcmError("duration_s is positive, hog at least 0, wait_share in (0, 1]")
-    policy = DiffusionPolicy.from_pretrained(config.policy, pick_device(config.device))
-    policy.use(typed(RuntimeConfig, config.runtime, "runtime"))
+    policy = load_policy(config)
     planner = Planner(policy, policy.solver(plain(config.solver)))
     values = plain(config.control)
     if config.control_hz is not None:

@@ -6,18 +6,15 @@ import signal
 
 from omegaconf import DictConfig
 
-from pcm_policy.commands import pick_device, plain, typed
+from pcm_policy.commands import load_policy, plain, typed
 from pcm_policy.control.planner import Planner
 from pcm_policy.control.server import PolicyServer, ServeOptions
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.runtime import RuntimeConfig
 
 
 def run(config: DictConfig) -> None:
     """Serve the policy that a config names; SIGINT and SIGTERM end it in order."""
     options = typed(ServeOptions, config.serve, "serve")
-    policy = DiffusionPolicy.from_pretrained(config.policy, pick_device(config.device))
-    policy.use(typed(RuntimeConfig, config.runtime, "runtime"))
+    policy = load_policy(config)
     planner = Planner(policy, policy.solver(plain(config.solver)))
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_run(PolicyServer(planner, str(config.policy), options)))

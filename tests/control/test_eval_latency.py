@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pcm_policy import cli
+from pcm_policy import cli_eval
 from pcm_policy.commands import compose, run_command
 
 WORDS = [
@@ -21,14 +21,14 @@ WORDS = [
 
 def test_eval_under_latency(tmp_path: Path) -> None:
     words = [*WORDS, f"output_dir={tmp_path}", "latency=steps", "latency.steps=3"]
-    report = cli.eval_main(compose("eval", [*words, "control=realtime"]))
+    report = cli_eval.eval_main(compose("eval", [*words, "control=realtime"]))
     assert json.loads((tmp_path / "eval.json").read_text()) == json.loads(json.dumps(report))
     assert {"score", "success", "counts", "miss_rate", "seams", "rounds"} <= set(report)
     assert report["counts"]["hold"] == 6
     assert report["latency"] == {"kind": "steps", "steps": 3}
     assert set(report["latencies_ms"]) == {300.0}
     words = [*WORDS, f"output_dir={tmp_path}/again", "latency=trace", "control=realtime"]
-    again = cli.eval_main(compose("eval", [*words, f"latency.path={tmp_path}/eval.json"]))
+    again = cli_eval.eval_main(compose("eval", [*words, f"latency.path={tmp_path}/eval.json"]))
     assert again["episodes"] == report["episodes"]
 
 
@@ -41,7 +41,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ("control.replan_steps=99", "15 usable"),
     ):
         with pytest.raises(SystemExit):
-            run_command("eval", cli.eval_main, [*WORDS, f"output_dir={tmp_path}", word])
+            run_command("eval", cli_eval.eval_main, [*WORDS, f"output_dir={tmp_path}", word])
         lines = [x for x in capsys.readouterr().err.splitlines() if "error:" in x]
         assert len(lines) == 1
         assert hint in lines[0], lines[0]
