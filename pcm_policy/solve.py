@@ -27,7 +27,7 @@ from pcm_policy.solvers import (
 from pcm_policy.solvers.adaptive import HeadOnBase
 from pcm_policy.solvers.base import Watch, forcing
 from pcm_policy.solvers.iterate import SAFETY, Predictor
-from pcm_policy.solvers.newton import Jacobian
+from pcm_policy.solvers.newton import Jacobian, QuasiNewton
 
 Method = Literal["sequential", "picard", "coarse", "anderson", "newton", "pcm", "paradigms"]
 
@@ -242,10 +242,19 @@ def solve(
     first = first_guess(head, denoise, noise)
     if first is not None:
         limits["guess"] = first if guess is None else torch.where(guess.isnan(), first, guess)
+    own: Jacobian | None = None
+    if hasattr(head, "jacobian"):
+        own = head.jacobian(denoise.sampler)  # type: ignore[operator]
     if config.adaptive:
         rounds, memory = config.head_rounds, config.memory
-        return adaptive(denoise, noise, head=on_base(head), most=rounds, memory=memory, **limits)
-    return picard(denoise, noise, head=as_predictor(head), strengths=config.strengths, **limits)
+        return adaptive(
+            denoise, noise, head=on_base(head), most=rounds, memory=memory, jacobian=own, **limits
+        )
+    correct = None if own is None else QuasiNewton(own, 0)
+    strengths = config.strengths
+    return picard(
+        denoise, noise, head=as_predictor(head), strengths=strengths, correct=correct, **limits
+    )
 
 
 def first_guess(head: nn.Module, denoise: Denoiser, noise: Noise) -> Tensor | None:
@@ -268,9 +277,9 @@ def on_base(head: nn.Module) -> HeadOnBase:
             "changes the weights; use solver.pcm_rounds or solver.stiffness"
         )
 
-    def predict(denoise: Denoiser, states: Tensor, k: int, base: Tensor) -> Tensor:
+    def predict(denoise: Denoiser, forced: Tensor, states: Tensor, k: int, base: Tensor) -> Tensor:
         rounds = torch.full((states.shape[1],), k, dtype=torch.int64, device=states.device)
-        result: Tensor = head(denoise, states, rounds, 1.0, base)
+        result: Tensor = head(denoise, forced, states, rounds, 1.0, base)
         return result
 
     return predict
@@ -279,9 +288,11 @@ def on_base(head: nn.Module) -> HeadOnBase:
 def as_predictor(head: nn.Module) -> Predictor:
     """Adapt a head to the solver: every row is in the same round."""
 
-    def predict(denoise: Denoiser, states: Tensor, k: int, strength: float) -> Tensor:
+    def predict(
+        denoise: Denoiser, forced: Tensor, states: Tensor, k: int, strength: float
+    ) -> Tensor:
         rounds = torch.full((states.shape[1],), k, dtype=torch.int64, device=states.device)
-        result: Tensor = head(denoise, states, rounds, strength)
+        result: Tensor = head(denoise, forced, states, rounds, strength)
         return result
 
     for name in ("evaluations", "nodes"):

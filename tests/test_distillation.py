@@ -94,7 +94,9 @@ def test_the_papers_loss_row_by_row(head: dict[str, object], weight: str) -> Non
         distance.append([float((x - exact)[:-1].square().mean()) for x in states])
         row = []
         for k, x in enumerate(states):
-            predictions = as_predictor(policy.head)(denoise, x[:-1], k, 1.0)
+            predictions = as_predictor(policy.head)(
+                denoise, pool.forced[:-1, i : i + 1], x[:-1], k, 1.0
+            )
             jumped = pool.forced[:, i : i + 1] + combine(denoise.sampler.M, predictions)
             row.append(float((jumped - exact).square().mean()))
         losses.append(row)

@@ -281,7 +281,7 @@ def test_the_predictor_tells_every_row_the_round() -> None:
     seen: list[tuple[list[int], float]] = []
 
     class Spy(torch.nn.Module):
-        def forward(self, d: Denoiser, states: Any, rounds: Any, strength: float) -> Any:
+        def forward(self, d: Denoiser, f: Any, states: Any, rounds: Any, strength: float) -> Any:
             seen.append((rounds.tolist(), strength))
             return d(states, slice(0, states.shape[0]))
 

@@ -189,7 +189,7 @@ def test_a_head_that_knows_the_answer_is_certified_one_round_after_its_jump() ->
     exact = sequential(denoise, noise)
     solution = denoise(exact.trajectory[:-1], slice(0, 24))
     plain = picard(denoise, noise, tolerance=1e-6)
-    found = adaptive(denoise, noise, head=lambda d, x, k, base: solution, most=3, tolerance=1e-6)
+    found = adaptive(denoise, noise, head=lambda *_: solution, most=3, tolerance=1e-6)
     assert found.rounds == 2 < plain.rounds
     assert found.certified.all()
 
@@ -198,7 +198,9 @@ def test_a_head_that_stops_helping_is_left_row_by_row() -> None:
     denoise, noise = problem(F64, name="ddim", steps=24)
     calls: list[int] = []
 
-    def stuck(d: Denoiser, x: torch.Tensor, k: int, base: torch.Tensor) -> torch.Tensor:
+    def stuck(
+        d: Denoiser, f: torch.Tensor, x: torch.Tensor, k: int, base: torch.Tensor
+    ) -> torch.Tensor:
         calls.append(k)
         return torch.zeros_like(base)
 

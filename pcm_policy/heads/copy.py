@@ -31,6 +31,7 @@ class CopyHead(nn.Module):
     def forward(
         self,
         denoise: Denoiser,
+        forced: Tensor,
         states: Tensor,
         rounds: Tensor,
         strength: float,
@@ -38,7 +39,7 @@ class CopyHead(nn.Module):
     ) -> Tensor:
         """Predict the clean chunks of one PCM round; arguments as for the window head.
 
-        ``rounds`` is not used, ``base`` where the base's share is not zero.
+        ``forced`` and ``rounds`` are not used, ``base`` where the base's share is not zero.
         """
         nodes = slice(0, states.shape[0])
         own = denoise.with_network(self.network)(states, nodes)

@@ -76,6 +76,7 @@ class LoraHead(nn.Module):
     def forward(
         self,
         denoise: Denoiser,
+        forced: Tensor,
         states: Tensor,
         rounds: Tensor,
         strength: float,
@@ -83,7 +84,7 @@ class LoraHead(nn.Module):
     ) -> Tensor:
         """Predict the clean chunks of one PCM round; arguments as for the window head.
 
-        ``rounds`` and ``base`` are not used: the share alone changes the weights.
+        ``forced``, ``rounds`` and ``base`` are not used: the share alone changes the weights.
         """
         network = denoise.network
         assert isinstance(network, nn.Module)

@@ -6,16 +6,19 @@ from torch import Tensor, nn
 from pcm_policy.denoise import Denoiser, Nodes
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.mlp import AdaLNBlock
+from pcm_policy.noise import Noise
 from pcm_policy.samplers import AffineSampler
 from pcm_policy.solvers.base import between_nodes, coarse_nodes, combine
+from pcm_policy.solvers.newton import Jacobian, mean_jacobian
 
 
 class WindowHead(nn.Module):
-    """Correct all base predictions of a round at once: ``D(X) + lambda(k) h(X, D(X), obs, k)``.
+    """Correct all base predictions of a round at once: ``P + lambda(k) h(X, P, obs, k)``.
 
-    The base network is called once a round and the correction is added to it, so a share of zero
-    *is* the base model. The initial noise is the first state of the window; the output layer starts
-    at zero, so an untrained head changes nothing.
+    ``P`` is ``D(X)``, or what a quasi-Newton step makes of it. The base network is called once a
+    round and the correction is added, so that with a share of zero a round is one of the base
+    model. The initial noise is the first state of the window; the output layer starts at zero, so
+    an untrained head changes nothing.
 
     Args:
         steps: ``N``, number of states of the sampler it is trained for.
@@ -30,6 +33,8 @@ class WindowHead(nn.Module):
             interpolated in log-SNR. None for all; so are more than there are.
         guess: the same weights also predict, from noise and observation alone, the chunks that a
             solve without a guess of its own starts from, see :meth:`first`.
+        newton: start from the base's quasi-Newton step, see :mod:`pcm_policy.solvers.newton`; its
+            Jacobian is part of the head, see :meth:`calibrate`.
     """
 
     on_base = True
@@ -48,12 +53,17 @@ class WindowHead(nn.Module):
         max_rounds: int = 4,
         nodes: int | None = None,
         guess: bool = False,
+        newton: bool = False,
     ) -> None:
         super().__init__()
         if nodes is not None and nodes < 2:
             raise PcmError(f"head.options.nodes={nodes}: use 2 or more, or null for all")
         self.evaluations = steps if nodes is None else min(nodes, steps)
         self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
+        self._jacobian: tuple[AffineSampler, Jacobian] | None = None
+        self.diagonal: Tensor | None
+        diagonal = torch.zeros(steps, horizon, action_dim) if newton else None
+        self.register_buffer("diagonal", diagonal)
         window = self.evaluations * horizon * action_dim
         self.max_rounds, self.guess = max_rounds, guess
         self.cond = nn.Sequential(nn.Linear(cond_dim, cond_width), nn.SiLU())
@@ -67,6 +77,7 @@ class WindowHead(nn.Module):
     def forward(
         self,
         denoise: Denoiser,
+        forced: Tensor,
         states: Tensor,
         rounds: Tensor,
         strength: float,
@@ -76,6 +87,7 @@ class WindowHead(nn.Module):
 
         Args:
             denoise: the base map ``D``; its weights get no gradient.
+            forced: ``(N, B, T, Da)``, what the noise alone gives.
             states: ``(N, B, T, Da)``, all states but the last.
             rounds: ``(B,)`` int64, index of the round each row is in.
             strength: the head's share lambda(k).
@@ -84,22 +96,46 @@ class WindowHead(nn.Module):
         Returns:
             ``(N, B, T, Da)``.
         """
-        steps = states.shape[0]
         nodes, between = self.nodes(denoise)
-        states = states[nodes]
         if base is None:
             with torch.no_grad():
-                base = denoise(states, nodes)
-        whole = base.shape[0] == steps and between is not None
-        everywhere = base
-        if whole:
-            base = base[nodes]
-        correction = self._correct(denoise, states, base, rounds.clamp(max=self.max_rounds - 1))
-        if between is None:
-            return base + strength * correction
-        if whole:
-            return everywhere + strength * combine(between, correction)
-        return combine(between, base + strength * correction)
+                base = denoise(states[nodes], nodes)
+        found = self.base(denoise, forced, states, base)
+        seen, at = found[nodes], rounds.clamp(max=self.max_rounds - 1)
+        correction = self._correct(denoise, states[nodes], seen, at)
+        if between is not None:
+            correction = combine(between, correction)
+        return found + strength * correction
+
+    def base(self, denoise: Denoiser, forced: Tensor, states: Tensor, base: Tensor) -> Tensor:
+        """Return the predictions ``P`` of a round without the head, ``(N, B, T, Da)``.
+
+        Args:
+            denoise: the base map ``D``, for its sampler.
+            forced: ``(N, B, T, Da)``, what the noise alone gives.
+            states: ``(N, B, T, Da)``, all states but the last.
+            base: ``D(states)`` at all states or at the head's nodes.
+        """
+        _, between = self.nodes(denoise)
+        if between is not None and base.shape[0] != states.shape[0]:
+            base = combine(between, base)
+        jacobian = self.jacobian(denoise.sampler)
+        return base if jacobian is None else jacobian.predict(base, forced, states)
+
+    def jacobian(self, sampler: AffineSampler) -> Jacobian | None:
+        """Return the base's mean Jacobian on a sampler; None if the head does without."""
+        if self.diagonal is None:
+            return None
+        if self._jacobian is None or self._jacobian[0] is not sampler:
+            with torch.inference_mode(False), torch.no_grad():
+                self._jacobian = sampler, Jacobian.of(sampler, self.diagonal)
+        return self._jacobian[1]
+
+    def calibrate(self, denoise: Denoiser, noise: Noise) -> None:
+        """Measure the Jacobian on some observations, if the head uses one."""
+        if self.diagonal is not None:
+            self.diagonal.copy_(mean_jacobian(denoise, noise))
+            self._jacobian = None
 
     def first(self, denoise: Denoiser, forced: Tensor) -> Tensor:
         """Predict the clean chunks to start from, without a network round of the base.

@@ -3,8 +3,9 @@
 A head that adds to the base prediction has ``D(X)`` at hand in every round, and with it the base
 residual ``|F + M D(X) - X|``. A row leaves its head when that residual no longer shrinks, and is
 certified, in any round, as soon as the residual is small enough; the base round that proves it has
-been computed already, so that certification costs no further round. Rows without their head are
-mixed as by :mod:`~pcm_policy.solvers.anderson`, which remembers the head's rounds as well.
+been computed already, so that certification costs no further round. Rows without their head take
+quasi-Newton rounds if the base's Jacobian is given, and are mixed as by
+:mod:`~pcm_policy.solvers.anderson`, which remembers the head's rounds as well.
 """
 
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from pcm_policy.denoise import Denoiser
 from pcm_policy.noise import Noise
 from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.base import SolveResult, combine
-from pcm_policy.solvers.iterate import Round, iterate
+from pcm_policy.solvers.iterate import Correction, Round, iterate
+from pcm_policy.solvers.newton import Jacobian, QuasiNewton
 
-HeadOnBase = Callable[[Denoiser, Tensor, int, Tensor], Tensor]
-"""``(denoise, states (N, B, T, Da), k, base (N, B, T, Da)) -> predictions (N, B, T, Da)``."""
+HeadOnBase = Callable[[Denoiser, Tensor, Tensor, int, Tensor], Tensor]
+"""``(denoise, forced, states, k, base) -> predictions``, all ``(N, B, T, Da)``."""
 
 SHRINK = 0.5
 """A head round that leaves more than this share of the base residual was the row's last."""
@@ -34,6 +36,7 @@ class HeadCorrection:
         most: rounds that the head may be used in; base rounds after them.
         shrink: see :data:`SHRINK`.
         memory: rounds that Anderson mixing looks back; 0 leaves plain base rounds.
+        jacobian: of the base, for quasi-Newton rounds under the mixing; None for plain rounds.
     """
 
     def __init__(
@@ -43,9 +46,12 @@ class HeadCorrection:
         most: int,
         shrink: float = SHRINK,
         memory: int = 2,
+        jacobian: Jacobian | None = None,
     ) -> None:
         self.denoise, self.head, self.most, self.shrink = denoise, head, most, shrink
-        self.mixer = Anderson(memory) if memory else None
+        self.mixer: Correction | None = Anderson(memory) if memory else None
+        if jacobian is not None:
+            self.mixer = QuasiNewton(jacobian, memory)
         self._residual: Tensor | None = None
         self._on: Tensor | None = None
 
@@ -59,7 +65,8 @@ class HeadCorrection:
         if self._residual is not None:
             on = on & (residual <= self.shrink * self._residual)
         self._residual, self._on = residual, on
-        predictions = self.head(self.denoise, round.states[:-1], round.k, round.base)
+        forced, states = round.forced[:-1], round.states[:-1]
+        predictions = self.head(self.denoise, forced, states, round.k, round.base)
         jumped = round.forced + combine(round.sampler.M, predictions)
         return torch.where(on[:, None, None], jumped, mixed)
 
@@ -72,6 +79,7 @@ def adaptive(
     most: int,
     shrink: float = SHRINK,
     memory: int = 2,
+    jacobian: Jacobian | None = None,
     tolerance: float,
     rounds: int | None = None,
     **options: object,
@@ -85,6 +93,7 @@ def adaptive(
         most: rounds that it may be used in.
         shrink: see :data:`SHRINK`.
         memory: see :class:`HeadCorrection`.
+        jacobian: see :class:`HeadCorrection`.
         tolerance: certified error to stop at.
         rounds: the largest number of rounds.
         options: as for :func:`~pcm_policy.solvers.iterate.iterate`.
@@ -92,7 +101,7 @@ def adaptive(
     return iterate(
         denoise,
         noise,
-        correct=HeadCorrection(denoise, head, most, shrink, memory),
+        correct=HeadCorrection(denoise, head, most, shrink, memory, jacobian),
         tolerance=tolerance,
         rounds=rounds,
         **options,  # type: ignore[arg-type]

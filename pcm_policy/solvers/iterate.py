@@ -27,8 +27,8 @@ from pcm_policy.solvers.base import (
     forcing,
 )
 
-Predictor = Callable[[Denoiser, Tensor, int, float], Tensor]
-"""``(denoise, states (N, B, T, Da), k, strength) -> predictions (N, B, T, Da)`` of a PCM round.
+Predictor = Callable[[Denoiser, Tensor, Tensor, int, float], Tensor]
+"""``(denoise, forced, states, k, strength) -> predictions`` of a PCM round, all ``(N, B, T, Da)``.
 
 It may say in an attribute ``evaluations`` how many states it evaluates, if not all.
 """
@@ -96,7 +96,7 @@ def iterate(
             window slides over states that have settled (or, with fixed rounds, by one).
         guess: ``(B, T, Da)`` or ``(N, B, T, Da)`` guess of the clean chunks; the fixed point does
             not depend on it. None, and NaN in a row of it, is a chunk of zeros.
-        head: the PCM, called with the states before the last one.
+        head: the PCM, called with what the noise gives and the states, all before the last one.
         strengths: the head's share lambda(k) of round ``k``; base rounds once it is zero or ended.
         coarse: how many nodes the first base rounds evaluate; the predictions in between are
             interpolated in log-SNR. Later rounds evaluate all.
@@ -147,7 +147,7 @@ def iterate(
             evaluated = getattr(head, "evaluations", None) or steps
             if tolerance is not None:
                 front = torch.where(done, steps, torch.zeros_like(front))
-            predictions = head(denoise, states[:-1], used, strength)
+            predictions = head(denoise, forced[:-1], states[:-1], used, strength)
         elif nodes is not None:
             index = torch.tensor(nodes, device=states.device)
             found = denoise(states[index], index)

@@ -47,6 +47,18 @@ class Jacobian:
         inverse = torch.linalg.inv(eye - C * sampler.M[:-1].double())
         return cls(damping * diagonal, inverse.to(diagonal.dtype))
 
+    def predict(self, base: Tensor, forced: Tensor, states: Tensor) -> Tensor:
+        """Return the predictions ``(N, B, T, Da)`` that solve the linearised system.
+
+        Args:
+            base: ``(N, B, T, Da)``, ``D(X)``.
+            forced: ``(N, B, T, Da)``, ``F`` of the same states.
+            states: ``(N, B, T, Da)``, ``X``.
+        """
+        right = base + self.diagonal[:, None] * (forced - states)
+        flat = right.flatten(2).permute(2, 0, 1)
+        return (self.inverse @ flat).permute(1, 2, 0).reshape(right.shape)
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "Jacobian":
         """Return a copy on ``device`` in ``dtype``."""
         return Jacobian(self.diagonal.to(device, dtype), self.inverse.to(device, dtype))
@@ -96,10 +108,8 @@ class QuasiNewton:
 
     def __call__(self, round: Round) -> Tensor:
         """Return the next states."""
-        C = self.jacobian.diagonal[:, None]
-        right = round.base + C * (round.forced - round.states)[:-1]
-        flat = right.flatten(2).permute(2, 0, 1)
-        predictions = (self.jacobian.inverse @ flat).permute(1, 2, 0).reshape(right.shape)
+        forced, states = round.forced[:-1], round.states[:-1]
+        predictions = self.jacobian.predict(round.base, forced, states)
         swept = round.forced + combine(round.sampler.M, predictions)
         return swept if self.mixer is None else self.mixer.mix(round.states, swept)
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from pcm_policy.checkpoint import fingerprint
-from pcm_policy.denoise import Denoiser, Nodes
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.copy import CopyHead
 from pcm_policy.heads.window import WindowHead
@@ -27,7 +26,10 @@ from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine
 from pcm_policy.training.cloning import Windows, batch_rows, step_generator
 from pcm_policy.training.loop import Share
-from pcm_policy.training.targets import Solved, Targets, denoiser_of
+from pcm_policy.training.targets import BaseRounds, PlainRounds, Solved, Targets, denoiser_of
+
+CALIBRATED = 128
+"""Training observations that the base's mean Jacobian is measured on."""
 
 
 def with_head(
@@ -123,6 +125,10 @@ class Distillation:
         if weight not in ("row", "variance", "none"):
             raise PcmError(f"distill.weight={weight}: use row, variance or none")
         self.weight, self.guess_weight = weight, guess_weight
+        self.under: BaseRounds = PlainRounds()
+        if isinstance(self.module, WindowHead):
+            self.under = self.module
+            self._calibrate(self.module, train)
         self.targets = Targets(
             policy,
             train,
@@ -131,7 +137,7 @@ class Distillation:
             warm=warm,
             prefix=prefix,
             rounds=self.rounds,
-            nodes=self._nodes,
+            under=self.under,
         )
         self._variances: tuple[int, Tensor] | None = None
         policy.network.requires_grad_(False)
@@ -163,7 +169,8 @@ class Distillation:
         k = torch.arange(copies, device=device).repeat_interleave(follow.shape[0])
         solved = solved.pick(torch.arange(follow.shape[0], device=device).repeat(copies))
         everything, target = denoiser_of(self.policy, solved.cond, solved.prefix), solved.exact
-        predictions = module(everything, stacked, k, 1.0, base)
+        forced = solved.forced[:-1]
+        predictions = module(everything, forced, stacked, k, 1.0, base)
         jumped = solved.forced + combine(everything.sampler.M, predictions)
         losses = self._losses(index, jumped, stacked, target, k)
         if getattr(module, "guess", False):
@@ -234,7 +241,7 @@ class Distillation:
             return solved.states, solved.bases
         some = solved.pick(rows)
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
-        nodes, _ = self._nodes(denoise)
+        nodes, _ = self.under.nodes(denoise)
         states, bases = [some.states[0]], [some.bases[0]]
         if getattr(self.module, "guess", False):
             started = self._started(self.module, some)[:-1]
@@ -242,7 +249,7 @@ class Distillation:
             bases[0] = denoise(states[0][nodes], nodes)
         for k in range(self.rounds - 1):
             at = torch.full(rows.shape, k, device=rows.device)
-            predictions = self.module(denoise, states[k], at, 1.0, bases[k])
+            predictions = self.module(denoise, some.forced[:-1], states[k], at, 1.0, bases[k])
             states.append((some.forced + combine(denoise.sampler.M, predictions))[:-1])
             bases.append(denoise(states[-1][nodes], nodes))
         return (
@@ -258,8 +265,14 @@ class Distillation:
             self._variances = index, far.clamp(min=1e-8)
         return self._variances[1]
 
-    def _nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
-        """Return the nodes that the head evaluates, and what spreads their values over all."""
-        if isinstance(self.module, WindowHead):
-            return self.module.nodes(denoise)
-        return slice(0, denoise.sampler.steps), None
+    @torch.no_grad()
+    def _calibrate(self, head: WindowHead, train: Windows) -> None:
+        """Measure the base's Jacobian for the head, on training observations."""
+        count = min(len(train.seen), CALIBRATED)
+        rows = torch.linspace(0, len(train.seen) - 1, count).long()
+        generator = step_generator(self.seed, 2**34)
+        seen = train.seen[rows]
+        denoise = denoiser_of(self.policy, self.policy.join(seen, None), None)
+        shape = self.policy.config.chunk_shape
+        noise = generator_noise(generator, count, shape, denoise.sampler.steps)
+        head.calibrate(denoise, noise.to(seen.device, seen.dtype))

@@ -1,7 +1,7 @@
 """What a PCM head is trained towards: observations solved by the base, pool by pool."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class Solved:
         prefix: the actions that were known.
         forced: ``(N + 1, n, T, Da)``, ``F``.
         exact: ``(N + 1, n, T, Da)``, the fixed point.
-        states: ``(K, N, n, T, Da)``, the base's own Picard iterates, the first one first.
+        states: ``(K, N, n, T, Da)``, the base's own iterates, the first one first.
         bases: ``(K, m, n, T, Da)``, its predictions at the head's ``m`` nodes of each.
         cold: ``(n,)`` bool, rows that start without a guess.
     """
@@ -53,17 +53,30 @@ def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) ->
     return policy.denoiser(cond, policy.config.head.sampler, prefix)
 
 
-NodesOf = Callable[[Denoiser], tuple[Nodes, Tensor | None]]
-"""The nodes a head evaluates and the weights that spread their values, see ``WindowHead.nodes``."""
+class BaseRounds(Protocol):
+    """The base's own rounds under a head, see :class:`~pcm_policy.heads.window.WindowHead`."""
+
+    def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
+        """Return the nodes that are evaluated."""
+
+    def base(self, denoise: Denoiser, forced: Tensor, states: Tensor, base: Tensor) -> Tensor:
+        """Return the predictions at all states, given those at the nodes."""
 
 
-def spread(between: Tensor | None, predictions: Tensor) -> Tensor:
-    """Return predictions at all states, given those at the head's nodes."""
-    return predictions if between is None else combine(between, predictions)
+class PlainRounds:
+    """Picard rounds over all states, for heads that have no rounds of their own."""
+
+    def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
+        """Return all nodes."""
+        return slice(0, denoise.sampler.steps), None
+
+    def base(self, denoise: Denoiser, forced: Tensor, states: Tensor, base: Tensor) -> Tensor:
+        """Return what is given."""
+        return base
 
 
 class Targets:
-    """Sequential solves and Picard iterates of the base, for a pool of observations at a time.
+    """Sequential solves and iterates of the base, for a pool of observations at a time.
 
     Args:
         policy: with a head, whose sampler is solved.
@@ -73,7 +86,7 @@ class Targets:
         warm: share of rows that start from a demonstrated chunk, its end held.
         prefix: share of rows that know first actions, up to ``config.prefix_steps`` or else ``Ta``.
         rounds: ``K``, iterates that are recorded.
-        nodes: which nodes the iteration evaluates.
+        under: the base's rounds under the head.
     """
 
     def __init__(
@@ -86,10 +99,10 @@ class Targets:
         warm: float,
         prefix: float,
         rounds: int,
-        nodes: NodesOf,
+        under: BaseRounds,
     ) -> None:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
-        self.warm, self.prefix, self.rounds, self.nodes = warm, prefix, rounds, nodes
+        self.warm, self.prefix, self.rounds, self.under = warm, prefix, rounds, under
         self._solved: tuple[int, Solved] | None = None
 
     @torch.no_grad()
@@ -120,15 +133,16 @@ class Targets:
         whole = pad(chunk, (0, shape[1] - config.action_dim))  # nothing is guessed of what is seen
         guess, cold = self._guesses(whole, generator)
         guess = guess.expand(sampler.steps, *whole.shape)
-        nodes, between = self.nodes(denoise)
+        nodes, _ = self.under.nodes(denoise)
         states, bases = [], []
         x = forced + combine(sampler.M, guess)
         for _ in range(self.rounds):
             states.append(x[:-1])
             bases.append(denoise(x[:-1][nodes], nodes))
-            x = forced + combine(sampler.M, spread(between, bases[-1]))
-        recorded, found = torch.stack(states), torch.stack(bases)
-        return Solved(cond, prefix, forced, exact, recorded, found, cold)
+            found = self.under.base(denoise, forced[:-1], x[:-1], bases[-1])
+            x = forced + combine(sampler.M, found)
+        recorded, evaluated = torch.stack(states), torch.stack(bases)
+        return Solved(cond, prefix, forced, exact, recorded, evaluated, cold)
 
     def _guesses(self, chunk: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return ``(n, T, Da)`` guesses, zeros or held demonstrations, and which are the former."""

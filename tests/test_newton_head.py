@@ -1,0 +1,199 @@
+"""A head on quasi-Newton rounds: without its share they are the solver's, and so they end."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pcm_policy.denoise import Denoiser
+from pcm_policy.heads.window import WindowHead
+from pcm_policy.noise import Noise
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.policy_config import PolicyConfig
+from pcm_policy.solve import SolverConfig, first_guess, solve
+from pcm_policy.solvers import newton, picard, sequential
+from pcm_policy.solvers.base import combine, forcing
+from pcm_policy.solvers.newton import DAMPING, Jacobian, mean_jacobian
+from pcm_policy.training.cloning import Windows
+from pcm_policy.training.distillation import Distillation, with_head
+from pcm_policy.training.loop import Share
+
+B, T, DA, STEPS = 3, 8, 2, 6
+
+
+def policy(nodes: int | None, trained: bool, sampler: str = "ddim") -> DiffusionPolicy:
+    torch.manual_seed(0)
+    network = {"width": 16, "depth": 1, "step_embed_dim": 8}
+    base = DiffusionPolicy(PolicyConfig(3, DA, horizon=T, action_steps=4, network_options=network))
+    with torch.no_grad():
+        for p in base.network.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    options = {"width": 12, "nodes": nodes, "guess": True, "newton": True}
+    chosen = {"name": sampler, "steps": STEPS}
+    made = with_head(base, {"name": "window", "options": options}, chosen, seed=0)
+    assert isinstance(made.head, WindowHead)
+    with torch.no_grad():
+        if trained:
+            for p in made.head.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        denoise, many = parts(made, 32)
+        made.head.calibrate(denoise, many)
+    return made.eval()
+
+
+def parts(made: DiffusionPolicy, batch: int = B) -> tuple[Denoiser, Noise]:
+    assert made.config.head is not None
+    gen = torch.Generator().manual_seed(2)
+    cond = torch.randn(batch, 6, generator=gen)
+    denoise = made.denoiser(cond, made.config.head.sampler)
+    steps = torch.randn(STEPS, batch, T, DA, generator=gen)
+    first = torch.randn(batch, T, DA, generator=gen)
+    return denoise, Noise(first, steps if denoise.sampler.stochastic else None)
+
+
+def by_hand(head: WindowHead, denoise: Denoiser, forced: Tensor, x: Tensor) -> Tensor:
+    """Solve ``P = D + C (F + M P - X)`` entry by entry of the chunk, in float64."""
+    index, between = head.nodes(denoise)
+    base = denoise(x[:-1][index], index)
+    if between is not None:
+        base = combine(between, base)
+    assert head.diagonal is not None
+    found = torch.zeros_like(base)
+    eye = torch.eye(STEPS, dtype=torch.float64)
+    for t in range(T):
+        for a in range(DA):
+            c = torch.diag(DAMPING * head.diagonal[:, t, a].double())
+            right = base[:, :, t, a] + c.float() @ (forced - x)[:-1, :, t, a]
+            matrix = eye - c @ denoise.sampler.M[:-1].double()
+            found[:, :, t, a] = torch.linalg.solve(matrix, right.double()).float()
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("nodes", [3, None])
+@torch.no_grad()
+def test_a_round_is_the_linearised_solution_and_the_correction(
+    nodes: int | None, sampler: str
+) -> None:
+    made = policy(nodes, trained=True, sampler=sampler)
+    head = made.head
+    assert isinstance(head, WindowHead)
+    denoise, noise = parts(made)
+    forced = forcing(denoise.sampler, noise)
+    x = picard(denoise, noise, rounds=2).trajectory
+    expected = by_hand(head, denoise, forced, x)
+    k = torch.ones(B, dtype=torch.int64)
+    none = head(denoise, forced[:-1], x[:-1], k, 0.0)
+    torch.testing.assert_close(none, expected, rtol=0, atol=2e-5)
+    index, between = head.nodes(denoise)
+    correction = head._correct(denoise, x[:-1][index], expected[index], k)
+    correction = correction if between is None else combine(between, correction)
+    half = head(denoise, forced[:-1], x[:-1], k, 0.5)
+    torch.testing.assert_close(half, expected + 0.5 * correction, rtol=0, atol=2e-5)
+    assert float(correction.abs().max()) > 0.01
+
+
+@torch.no_grad()
+def test_an_untrained_head_is_the_quasi_newton_solver() -> None:
+    made = policy(None, trained=False)
+    assert isinstance(made.head, WindowHead)
+    assert made.config.head is not None
+    denoise, noise = parts(made)
+    jacobian = made.head.jacobian(denoise.sampler)
+    assert jacobian is not None
+    given = first_guess(made.head, denoise, noise)
+    for rounds, headed in ((2, None), (4, 2), (4, 1)):
+        config = SolverConfig("pcm", made.config.head.sampler, rounds=rounds, pcm_rounds=headed)
+        found = solve(config, denoise, noise, made.head)
+        same = newton(denoise, noise, jacobian=jacobian, memory=0, rounds=rounds, guess=given)
+        torch.testing.assert_close(found.sample, same.sample, rtol=0, atol=1e-5)
+    # and that is another thing than Picard rounds
+    plain = picard(denoise, noise, rounds=2, guess=given)
+    assert float((solve(replace(config, rounds=2, pcm_rounds=1), denoise, noise, made.head).sample
+                  - plain.sample).abs().max()) > 1e-4  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("nodes", [3, None])
+@torch.no_grad()
+def test_switched_off_it_ends_at_the_sequential_chunk(
+    nodes: int | None, adaptive: bool, sampler: str
+) -> None:
+    made = policy(nodes, trained=True, sampler=sampler)
+    assert made.config.head is not None
+    denoise, noise = parts(made)
+    config = SolverConfig("pcm", made.config.head.sampler, tolerance=1e-6, adaptive=adaptive)
+    if not adaptive:
+        config = replace(config, pcm_rounds=2)
+    found = solve(config, denoise, noise, made.head)
+    exact = sequential(denoise, noise)
+    torch.testing.assert_close(found.sample, exact.sample, rtol=0, atol=1e-5)
+    assert found.certified.all()
+
+
+@torch.no_grad()
+def test_the_jacobian_travels_with_the_head(tmp_path: Path) -> None:
+    made = policy(3, trained=True)
+    made.save_pretrained(tmp_path / "policy")
+    again = DiffusionPolicy.from_pretrained(tmp_path / "policy")
+    assert isinstance(made.head, WindowHead)
+    assert isinstance(again.head, WindowHead)
+    assert made.head.diagonal is not None
+    assert again.head.diagonal is not None
+    assert torch.equal(made.head.diagonal, again.head.diagonal)
+    assert float(made.head.diagonal.abs().max()) > 0.01
+    denoise, noise = parts(made)
+    assert made.config.head is not None
+    config = SolverConfig("pcm", made.config.head.sampler, rounds=2)
+    found, same = (solve(config, denoise, noise, p.head).sample for p in (made, again))
+    assert torch.equal(found, same)
+
+
+def test_distillation_measures_it_on_training_observations_alone() -> None:
+    torch.manual_seed(1)
+    train = Windows(torch.randn(40, 6), torch.rand(40, T, DA) * 2 - 1)
+    other = Windows(torch.randn(40, 6), torch.rand(40, T, DA) * 2 - 1)
+    found = []
+    for held_out in (train, other):
+        made = policy(3, trained=False)
+        assert isinstance(made.head, WindowHead)
+        assert made.head.diagonal is not None
+        made.head.diagonal.zero_()
+        objective = Distillation(made, train, held_out, 6, 0, pool=12)
+        found.append(made.head.diagonal.clone())
+        objective.loss(made.head.train(), 0, Share(0, 1)).backward()
+        assert made.head.out.weight.grad is not None
+        assert float(made.head.out.weight.grad.abs().max()) > 0
+        assert torch.equal(made.head.diagonal, found[-1])
+    assert torch.equal(*found)
+    assert float(found[0].abs().max()) > 0.01
+
+
+@torch.no_grad()
+def test_what_training_records_are_the_base_s_own_quasi_newton_rounds() -> None:
+    torch.manual_seed(1)
+    train = Windows(torch.randn(40, 6), torch.rand(40, T, DA) * 2 - 1)
+    made = policy(None, trained=False)
+    assert isinstance(made.head, WindowHead)
+    pool = Distillation(made, train, train, 6, 0, pool=12, warm=0.0, prefix=0.0).targets(0)
+    assert made.config.head is not None
+    denoise = made.denoiser(pool.cond, made.config.head.sampler)
+    jacobian = made.head.jacobian(denoise.sampler)
+    assert jacobian is not None
+    noise = Noise(pool.forced[0] / denoise.sampler.p[0])
+    for k in range(1, len(pool.states)):
+        found = newton(denoise, noise, jacobian=jacobian, memory=0, rounds=k)
+        torch.testing.assert_close(found.trajectory[:-1], pool.states[k], rtol=0, atol=1e-4)
+
+
+def test_a_jacobian_of_zero_changes_nothing() -> None:
+    made = policy(None, trained=False)
+    denoise, noise = parts(made)
+    nothing = Jacobian.of(denoise.sampler, torch.zeros(STEPS, T, DA))
+    found = newton(denoise, noise, jacobian=nothing, memory=0, rounds=3)
+    same = picard(denoise, noise, rounds=3)
+    torch.testing.assert_close(found.sample, same.sample, rtol=0, atol=1e-6)
+    assert float(mean_jacobian(denoise, noise).abs().max()) > 0
