@@ -51,17 +51,17 @@ class Route:
     task: str
     steps: int
     max_steps: int | None
-    train: tuple[str, ...] = ("train.batch=128", "train.warmup=200")
+    train: tuple[str, ...] = ("train.batch=128", "train.warmup=200", "train.ema=0.999")
     generate: tuple[str, ...] = ("workers=2",)
     episodes: int = 200
 
 
-_TRANSFORMER = ("network=transformer", "train.lr=0.0003", "train.batch=128", "train.ema=0.995")
 _SHORT = ("train.batch=128", "train.warmup=200", "train.ema=0.995")
+_TRANSFORMER = ("network=transformer", "train.lr=0.0003", *_SHORT)
 _META = ("train.ema=0.999",)
 ROUTES: Mapping[str, Route] = {
     "lift": Route("lift", 4000, 100, _SHORT),
-    "lift-transformer": Route("lift", 4000, 100, (*_TRANSFORMER, "train.warmup=200")),
+    "lift-transformer": Route("lift", 4000, 100, _TRANSFORMER),
     "can": Route("can", 24000, 250),
     "square": Route("square", 24000, 300),
     "pick-place": Route("metaworld/pick-place", 6000, None, _META, ("max_steps=300",)),
@@ -75,13 +75,13 @@ def commands(name: str, folder: Path, routes: Mapping[str, Route] = ROUTES) -> d
     task, demos = f"task={route.task}", folder / f"{route.task.split('/')[-1]}.hdf5"
     base, pcm = folder / name, folder / f"{name}_pcm"
     data, threads = f"dataset.path={demos}", "threads=1"
+    generate = ["generate", task, f"episodes={route.episodes}", *route.generate]
+    train = [f"train.steps={route.steps}", *route.train, threads]
+    distil = [f"policy={base}/policy", data, f"output_dir={pcm}", "train.steps=1500", threads]
     found = {
-        "generate": ["data", "generate", task, f"episodes={route.episodes}", *route.generate]
-        + [f"output={demos}"],
-        "train": ["train", task, data, f"output_dir={base}", f"train.steps={route.steps}"]
-        + [*route.train, threads],
-        "distil": ["distill", task, f"policy={base}/policy", data, f"output_dir={pcm}"]
-        + ["train.steps=1500", threads],
+        "generate": ["data", *generate, f"output={demos}"],
+        "train": ["train", task, data, f"output_dir={base}", *train],
+        "distil": ["distill", task, *distil],
     }
     limit = [] if route.max_steps is None else [f"max_steps={route.max_steps}"]
     for number, (solver, words) in enumerate(SOLVERS.items()):
