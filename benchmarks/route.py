@@ -46,6 +46,8 @@ class Route:
         train: further settings of training.
         generate: further settings of the demonstrations.
         episodes: demonstrations.
+        distil: steps of distillation.
+        evaluated: episodes of evaluation.
     """
 
     task: str
@@ -54,6 +56,8 @@ class Route:
     train: tuple[str, ...] = ("train.batch=128", "train.warmup=200", "train.ema=0.999")
     generate: tuple[str, ...] = ("workers=2",)
     episodes: int = 200
+    distil: int = 1500
+    evaluated: int = 50
 
 
 _SHORT = ("train.batch=128", "train.warmup=200", "train.ema=0.995")
@@ -69,15 +73,16 @@ ROUTES: Mapping[str, Route] = {
 }
 
 
-def commands(name: str, folder: Path, routes: Mapping[str, Route] = ROUTES) -> dict[str, list[str]]:
+def commands(name: str, folder: Path) -> dict[str, list[str]]:
     """Return the commands of a route, in their order, by what they are for."""
-    route = routes[name]
+    route = ROUTES[name]
     task, demos = f"task={route.task}", folder / f"{route.task.split('/')[-1]}.hdf5"
     base, pcm = folder / name, folder / f"{name}_pcm"
     data, threads = f"dataset.path={demos}", "threads=1"
     generate = ["generate", task, f"episodes={route.episodes}", *route.generate]
     train = [f"train.steps={route.steps}", *route.train, threads]
-    distil = [f"policy={base}/policy", data, f"output_dir={pcm}", "train.steps=1500", threads]
+    distil = [f"policy={base}/policy", data, f"output_dir={pcm}"]
+    distil += [f"train.steps={route.distil}", threads]
     found = {
         "generate": ["data", *generate, f"output={demos}"],
         "train": ["train", task, data, f"output_dir={base}", *train],
@@ -85,9 +90,16 @@ def commands(name: str, folder: Path, routes: Mapping[str, Route] = ROUTES) -> d
     }
     limit = [] if route.max_steps is None else [f"max_steps={route.max_steps}"]
     for number, (solver, words) in enumerate(SOLVERS.items()):
-        found[solver] = ["eval", task, f"policy={pcm}/policy", *words, "episodes=50", "num_envs=5"]
-        found[solver] += ["solve_batch=5", *limit, "seed=100000", threads]
-        found[solver] += [f"output_dir={folder}/{name}_eval{number}"]
+        found[solver] = ["eval", task, f"policy={pcm}/policy", *words]
+        found[solver] += [
+            f"episodes={route.evaluated}",
+            "num_envs=5",
+            "solve_batch=5",
+            *limit,
+            "seed=100000",
+            threads,
+        ]
+        found[solver] += ["seed=100000", threads, f"output_dir={folder}/{name}_eval{number}"]
     return found
 
 

@@ -36,6 +36,26 @@ def test_an_expert_does_its_task(task: str, limit: int) -> None:
     assert step > 15
 
 
+@pytest.mark.parametrize("task", ["can", "square"])
+def test_a_grasp_that_closed_too_early_is_tried_again(task: str) -> None:
+    env, expert = Robosuite(task.capitalize(), control="delta"), make_expert(task)
+    widths: list[float] = []
+    try:
+        observation, _ = env.reset(seed=0)
+        expert.reset(np.random.default_rng([0, 1]))
+        assert expert._above > 0.04  # what seed 0 draws
+        success = False
+        while not success and len(widths) < 300:
+            observation, _, success, _, _ = env.step(expert.act(observation))
+            fingers = observation["robot0_gripper_qpos"]
+            widths.append(float(fingers[0] - fingers[1]))
+    finally:
+        env.close()
+    assert success
+    empty = next(i for i, width in enumerate(widths) if width < expert.empty)
+    assert max(widths[empty:]) > 0.07  # opened again
+
+
 def test_episodes_of_an_expert_differ_and_repeat() -> None:
     observation = {
         "object": np.float32([0.02, -0.01, 0.82, 0, 0, 0.6, 0.8, 0, 0, 0]),
