@@ -3,9 +3,10 @@
     python benchmarks/route.py lift can square --output DIR [--docs]
 
 For each route: ``pcm-data generate``, ``pcm-train``, ``pcm-distill``, then ``pcm-eval`` for the
-base sampler and for 1, 2 and 3 PCM rounds, over the same 50 seeds. Every command is printed and
-timed; ``DIR/NAME.json`` has commands, seconds and results, and a command that it has is not run
-again, so that a route that was cut off goes on. Routes with the same demonstrations share them.
+base sampler and for 1, 2 and 3 PCM rounds, over the same 50 seeds; and robomimic's own behaviour
+cloning on the same file, with as many steps (``benchmarks/robomimic_bc.py``). Every command is
+printed and timed; ``DIR/NAME.json`` has commands, seconds and results, and a command that it has is
+not run again, so that a route that was cut off goes on. Routes of one task share demonstrations.
 Needs the simulators: pip install '.[robomimic,metaworld]'.
 """
 
@@ -32,6 +33,8 @@ SOLVERS: Mapping[str, tuple[str, ...]] = {
     "PCM, 2 rounds": ("solver=pcm", "solver.rounds=2"),
     "PCM, 3 rounds": ("solver=pcm", "solver.rounds=3"),
 }
+BASELINE = "robomimic's own BC"
+BC = "benchmarks/robomimic_bc.py"
 Report = dict[str, Any]
 
 
@@ -48,6 +51,7 @@ class Route:
         episodes: demonstrations.
         distil: steps of distillation.
         evaluated: episodes of evaluation.
+        keys: what robomimic's own policy observes; empty for none.
     """
 
     task: str
@@ -58,6 +62,7 @@ class Route:
     episodes: int = 200
     distil: int = 1500
     evaluated: int = 50
+    keys: str = "object,robot0_eef_pos,robot0_eef_quat,robot0_gripper_qpos"
 
 
 _SHORT = ("train.batch=128", "train.warmup=200", "train.ema=0.995")
@@ -65,11 +70,15 @@ _TRANSFORMER = ("network=transformer", "train.lr=0.0003", *_SHORT)
 _META = ("train.ema=0.999",)
 ROUTES: Mapping[str, Route] = {
     "lift": Route("lift", 4000, 100, _SHORT),
-    "lift-transformer": Route("lift", 4000, 100, _TRANSFORMER),
+    "lift-transformer": Route("lift", 4000, 100, _TRANSFORMER, keys=""),
     "can": Route("can", 24000, 250),
     "square": Route("square", 24000, 300),
-    "pick-place": Route("metaworld/pick-place", 6000, None, _META, ("max_steps=300",)),
-    "peg-insert-side": Route("metaworld/peg-insert-side", 6000, None, _META, ("max_steps=300",)),
+    **{
+        name: Route(
+            f"metaworld/{name}", 6000, None, _META, ("max_steps=300",), keys="proprio,object,goal"
+        )
+        for name in ("pick-place", "peg-insert-side")
+    },
 }
 
 
@@ -89,23 +98,22 @@ def commands(name: str, folder: Path) -> dict[str, list[str]]:
         "distil": ["distill", task, *distil],
     }
     limit = [] if route.max_steps is None else [f"max_steps={route.max_steps}"]
+    limit += [f"episodes={route.evaluated}", "num_envs=5", "solve_batch=5", "seed=100000", threads]
     for number, (solver, words) in enumerate(SOLVERS.items()):
-        found[solver] = ["eval", task, f"policy={pcm}/policy", *words]
-        found[solver] += [
-            f"episodes={route.evaluated}",
-            "num_envs=5",
-            "solve_batch=5",
-            *limit,
-            "seed=100000",
-            threads,
-        ]
-        found[solver] += ["seed=100000", threads, f"output_dir={folder}/{name}_eval{number}"]
+        chosen = [f"policy={pcm}/policy", *words, *limit]
+        found[solver] = ["eval", task, *chosen, f"output_dir={folder}/{name}_eval{number}"]
+    if route.keys:
+        bc, epochs = folder / f"{name}_bc", str(max(1, route.steps // 100))
+        found["train BC"] = [BC, str(demos), str(bc), "--keys", route.keys, "--epochs", epochs]
+        chosen = [f"policy=robomimic:{bc}/model.pth", *limit]
+        found[BASELINE] = ["eval", task, *chosen, f"output_dir={folder}/{name}_eval_bc"]
     return found
 
 
 def shell(words: Sequence[str]) -> str:
     """Return a command as it is typed."""
-    return shlex.join([f"pcm-{words[0]}", *words[1:]])
+    first = ["python", BC] if words[0] == BC else [f"pcm-{words[0]}"]
+    return shlex.join([*first, *words[1:]])
 
 
 def execute(words: Sequence[str]) -> None:
@@ -114,7 +122,11 @@ def execute(words: Sequence[str]) -> None:
     Raises:
         PcmError: it failed.
     """
-    done = subprocess.run([sys.executable, "-m", "pcm_policy.cli", *words], check=False)
+    if words[0] == BC:
+        program = [str(Path(__file__).with_name(Path(BC).name)), *words[1:]]
+    else:
+        program = ["-m", "pcm_policy.cli", *words]
+    done = subprocess.run([sys.executable, *program], check=False)
     if done.returncode:
         raise PcmError(f"{shell(words)} ended with code {done.returncode}")
 
@@ -151,9 +163,12 @@ def rows(reports: Sequence[Report]) -> list[list[str]]:
         times = [r["steps"][step].get("seconds") for r in reports]
         shown = ["(as before)" if t is None else f"{t / 60:.1f} min" for t in times]
         found.append([step, *shown])
-    for solver in SOLVERS:
+    for solver in (*SOLVERS, BASELINE):
         cells = []
         for report in reports:
+            if solver not in report["steps"]:
+                cells.append("")
+                continue
             result = report["steps"][solver]["result"]
             low, high = result["success"]["ci95"]
             cells.append(f"{result['success']['rate']:.2f} [{low:.2f}, {high:.2f}]")
@@ -168,14 +183,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("routes", nargs="+", choices=list(ROUTES))
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--docs", action="store_true", help="update docs/tasks.md")
+    parser.add_argument("--docs", action="store_true", help="update README.md")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     reports = [run(name, args.output) for name in args.routes]
     head = ["", *args.routes]
     print(table(head, rows(reports)))
     if args.docs:
-        paste("docs/tasks.md", "routes", markdown(head, rows(reports)) + "\n")
+        paste("README.md", "routes", markdown(head, rows(reports)) + "\n")
 
 
 if __name__ == "__main__":
