@@ -41,6 +41,10 @@ PAPER += ("distill.end_weight=0", "train.lr=0.0001", "distill.pool=512", "distil
 CONSISTENCY = ("head=consistency", "train.batch=512")
 ROWS: dict[str, tuple[str, ...]] = {
     "window": (),
+    "no-newton": ("head.options.newton=false",),
+    "no-guess": ("head.options.guess=false",),
+    "guess-1": ("distill.guess_weight=1",),
+    "reuse-2": ("distill.reuse=2",),
     "recorded": ("distill.own=0",),
     "own": ("distill.own=1",),
     "variance": ("distill.weight=variance",),

@@ -189,6 +189,17 @@ def test_what_training_records_are_the_base_s_own_quasi_newton_rounds() -> None:
         torch.testing.assert_close(found.trajectory[:-1], pool.states[k], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("steps", "nodes"), [(4, 4), (16, 6), (32, 8), (100, 25)])
+def test_the_number_of_nodes_follows_the_sampler(steps: int, nodes: int) -> None:
+    base = policy(None, trained=False)
+    chosen = {"name": "window", "options": {"nodes": "auto"}}
+    made = with_head(base, chosen, {"steps": steps}, seed=0)
+    assert isinstance(made.head, WindowHead)
+    assert made.head.evaluations == nodes
+    assert made.config.head is not None
+    assert made.config.head.options["nodes"] == max(6, nodes)  # a number, in the file
+
+
 def test_a_jacobian_of_zero_changes_nothing() -> None:
     made = policy(None, trained=False)
     denoise, noise = parts(made)

@@ -43,7 +43,8 @@ def with_head(
 
     Args:
         base: the trained policy; a head it has already is dropped.
-        head: ``name`` and ``options`` of the new head.
+        head: ``name`` and ``options`` of the new head; of a window head ``nodes="auto"`` is a
+            quarter of the sampler's steps and at least 6.
         sampler: fields of ``SamplerConfig``; None values come from the policy's own sampler.
         seed: seed of the head's initial weights.
         rounds: iterates it will be trained on.
@@ -53,12 +54,11 @@ def with_head(
     """
     flat = {k: v for k, v in sampler.items() if k != "name"} | {"sampler": sampler.get("name")}
     chosen = base.solver({"method": "sequential"} | flat).sampler
-    config = replace(
-        base.config,
-        head=HeadConfig(
-            head["name"], dict(head["options"]), chosen, fingerprint(base.network), rounds
-        ),
-    )
+    options = dict(head["options"])
+    if options.get("nodes") == "auto":
+        options["nodes"] = max(6, chosen.steps // 4)
+    own = HeadConfig(head["name"], options, chosen, fingerprint(base.network), rounds)
+    config = replace(base.config, head=own)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = DiffusionPolicy(config)
