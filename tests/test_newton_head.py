@@ -150,6 +150,10 @@ def test_the_jacobian_travels_with_the_head(tmp_path: Path) -> None:
     config = SolverConfig("pcm", made.config.head.sampler, rounds=2)
     found, same = (solve(config, denoise, noise, p.head).sample for p in (made, again))
     assert torch.equal(found, same)
+    again.head.load_state_dict({k: 0 * v for k, v in made.head.state_dict().items()})
+    nothing = again.head.jacobian(denoise.sampler)  # the former one is forgotten
+    assert nothing is not None
+    assert float(nothing.diagonal.abs().max()) == 0.0
 
 
 def test_distillation_measures_it_on_training_observations_alone() -> None:

@@ -1,5 +1,7 @@
 """Window head: a small network that sees the whole trajectory and corrects base predictions."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -130,6 +132,10 @@ class WindowHead(nn.Module):
             with torch.inference_mode(False), torch.no_grad():
                 self._jacobian = sampler, Jacobian.of(sampler, self.diagonal)
         return self._jacobian[1]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._jacobian = None  # it was the former weights'
+        super()._load_from_state_dict(*args)
 
     def calibrate(self, denoise: Denoiser, noise: Noise) -> None:
         """Measure the Jacobian on some observations, if the head uses one."""
