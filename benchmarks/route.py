@@ -187,10 +187,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     reports = [run(name, args.output) for name in args.routes]
-    head = ["", *args.routes]
-    print(table(head, rows(reports)))
+    head, lines = ["", *args.routes], rows(reports)
+    print(table(head, lines))
     if args.docs:
-        paste("README.md", "routes", markdown(head, rows(reports)) + "\n")
+        paste("README.md", "routes", markdown(head, lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -250,11 +250,9 @@ def solve(
         return adaptive(
             denoise, noise, head=on_base(head), most=rounds, memory=memory, jacobian=own, **limits
         )
-    correct = None if own is None else QuasiNewton(own, 0)
-    strengths = config.strengths
-    return picard(
-        denoise, noise, head=as_predictor(head), strengths=strengths, correct=correct, **limits
-    )
+    if own is not None:
+        limits["correct"] = QuasiNewton(own, 0)
+    return picard(denoise, noise, head=as_predictor(head), strengths=config.strengths, **limits)
 
 
 def first_guess(head: nn.Module, denoise: Denoiser, noise: Noise) -> Tensor | None:

@@ -49,9 +49,11 @@ class HeadCorrection:
         jacobian: Jacobian | None = None,
     ) -> None:
         self.denoise, self.head, self.most, self.shrink = denoise, head, most, shrink
-        self.mixer: Correction | None = Anderson(memory) if memory else None
+        self.mixer: Correction | None
         if jacobian is not None:
             self.mixer = QuasiNewton(jacobian, memory)
+        else:
+            self.mixer = Anderson(memory) if memory else None
         self._residual: Tensor | None = None
         self._on: Tensor | None = None
 
