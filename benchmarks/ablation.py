@@ -37,16 +37,21 @@ from pcm_policy.solve import SolverConfig
 
 ROUNDS, OTHER_NOISE = (1, 2, 3), 10_000
 PAPER = ("distill.own=0", "distill.warm=0", "distill.prefix=0", "distill.weight=variance")
-PAPER += ("distill.end_weight=0", "train.lr=0.0001", "distill.pool=512", "distill.reuse=1000000")
-CONSISTENCY = ("head=consistency", "train.batch=512")
+PAPER += ("distill.rounds=3", "distill.end_weight=0", "train.lr=0.0001", "distill.pool=512")
+PAPER += ("distill.reuse=1000000",)
+LORA, COPY = ("head=lora", "train.lr=0.001"), ("head=copy", "train.lr=0.0003")
+CONSISTENCY = ("head=consistency", "train.batch=512", "train.lr=0.001")
 ROWS: dict[str, tuple[str, ...]] = {
     "window": (),
     "no-newton": ("head.options.newton=false",),
-    "no-guess": ("head.options.guess=false",),
-    "guess-1": ("distill.guess_weight=1",),
-    "reuse-2": ("distill.reuse=2",),
+    "unscaled": ("head.options.scaled=false",),
+    "no-guess": ("head.options.guess_width=0",),
+    "guess-288": ("head.options.guess_width=288",),
+    "guess-reuse-64": ("distill.guess_reuse=64",),
+    "guess-reuse-2": ("distill.guess_reuse=2",),
+    "demonstrations": ("dataset.more=[]",),
     "recorded": ("distill.own=0",),
-    "own": ("distill.own=1",),
+    "half-own": ("distill.own=0.5",),
     "variance": ("distill.weight=variance",),
     "unweighted": ("distill.weight=none",),
     "no-ema": ("train.ema=0",),
@@ -56,16 +61,16 @@ ROWS: dict[str, tuple[str, ...]] = {
     "no-end": ("distill.end_weight=0",),
     "end-4": ("distill.end_weight=4",),
     "rounds-1": ("distill.rounds=1",),
-    "rounds-2": ("distill.rounds=2",),
+    "rounds-3": ("distill.rounds=3",),
+    "reuse-2": ("distill.reuse=2",),
     "nodes-all": ("head.options.nodes=null",),
     "nodes-4": ("head.options.nodes=4",),
-    "width-104": ("head.options.width=104",),
-    "width-416": ("head.options.width=416",),
-    "lr-0.0003": ("train.lr=0.0003",),
-    "lr-0.003": ("train.lr=0.003",),
-    "lora": ("head=lora",),
-    "lora-32": ("head=lora", "head.options.rank=32", "head.options.alpha=32"),
-    "copy": ("head=copy", "train.lr=0.0003"),
+    "width-208": ("head.options.width=208", "head.options.depth=2"),
+    "lr-0.001": ("train.lr=0.001",),
+    "lr-0.004": ("train.lr=0.004",),
+    "lora": LORA,
+    "lora-32": (*LORA, "head.options.rank=32", "head.options.alpha=32"),
+    "copy": COPY,
     "paper-lora": ("head=lora", *PAPER),
     "paper-copy": ("head=copy", *PAPER),
     "consistency": CONSISTENCY,

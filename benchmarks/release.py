@@ -3,8 +3,8 @@
     python benchmarks/release.py pusht      pusht_cchi_v7_replay.zarr OUTPUT [key=value ...]
     python benchmarks/release.py pusht_mlp  pusht_cchi_v7_replay.zarr OUTPUT [key=value ...]
 
-What is finished is not done again, and a training that was cut off goes on; overrides such as
-``train.steps=100`` go to all commands. ``--list`` prints the commands and runs nothing.
+What is finished is not done again, and what was cut off goes on; overrides such as
+``train.steps=100`` go to all trainings. ``--list`` prints the commands and runs nothing.
 """
 
 import argparse
@@ -13,14 +13,33 @@ from pathlib import Path
 
 import torch
 
-from pcm_policy import cli_train
+from pcm_policy import cli_data, cli_train
 from pcm_policy.checkpoint import RELEASED
 from pcm_policy.commands import compose
 
+RUN = {
+    "train": cli_train.train_main,
+    "distill": cli_train.distill_main,
+    "data": cli_data.data_main,
+}
 Stage = tuple[str, str, tuple[str, ...]]
 """Folder, command, overrides; ``{folder}`` is the output of an earlier stage."""
 
 HALF = "weights=float16"
+ROLLOUTS: Stage = (
+    "rollouts.zarr",
+    "data",
+    (
+        "policy={base}",
+        "episodes=400",
+        "seed=1000000",
+        "failures=true",
+        "solver=dpmpp",
+        "solver.steps=4",
+    ),
+)
+"""What the base meets when it acts; a head is trained there too."""
+HEAD = ("policy={base}", "dataset.more=[{rollouts.zarr}]", HALF)
 UNET = ("network=unet1d", "train.batch=128")
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "pusht": (
@@ -39,20 +58,17 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                 HALF,
             ),
         ),
-        (
-            "pcm",
-            "distill",
-            (
-                "policy={base}",
-                "train.steps=3000",
-                "head.options.width=160",
-                "head.options.cond_width=96",
-                HALF,
-            ),
-        ),
+        ROLLOUTS,
+        ("pcm", "distill", HEAD),
     ),
-    "pusht_mlp": (("base", "train", (HALF,)), ("pcm", "distill", ("policy={base}", HALF))),
+    "pusht_mlp": (("base", "train", (HALF,)), ROLLOUTS, ("pcm", "distill", HEAD)),
 }
+
+
+def _filled(word: str, made: dict[str, Path]) -> str:
+    for folder, path in made.items():
+        word = word.replace(f"{{{folder}}}", str(path))
+    return word
 
 
 def main() -> None:
@@ -67,17 +83,21 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of all trainings, such as train.steps=100")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    made = {folder: options.output / folder / "policy" for folder, _, _ in RECIPES[options.name]}
+    made: dict[str, Path] = {}
     for folder, command, words in RECIPES[options.name]:
         output = options.output / folder
-        given = [f"dataset.path={options.data}", f"output_dir={output}", "threads=1"]
-        given += [word.format(**made) for word in words] + options.overrides
+        made[folder] = output if command == "data" else output / "policy"
+        given = [_filled(word, made) for word in words] + ["threads=1"]
+        if command == "data":
+            given = ["command=generate", f"path={output}", *given]
+        else:
+            given += [f"dataset.path={options.data}", f"output_dir={output}", *options.overrides]
         if options.list:
             print(f"pcm-{command} {shlex.join(given)}")
         elif not made[folder].exists():
-            again = f"resume={str((output / 'checkpoints').exists()).lower()}"
-            run = cli_train.train_main if command == "train" else cli_train.distill_main
-            run(compose(command, [*given, again]))
+            if command != "data":
+                given.append(f"resume={str((output / 'checkpoints').exists()).lower()}")
+            RUN[command](compose(command, given))
     print(made["pcm"])
 
 

@@ -60,7 +60,7 @@ class Route:
     train: tuple[str, ...] = ("train.batch=128", "train.warmup=200", "train.ema=0.999")
     generate: tuple[str, ...] = ("workers=2",)
     episodes: int = 200
-    distil: int = 1500
+    distil: int = 2500
     evaluated: int = 50
     keys: str = "object,robot0_eef_pos,robot0_eef_quat,robot0_gripper_qpos"
 

@@ -23,18 +23,21 @@ class Journal:
     """A hidden folder beside the file to come; processes may add to it side by side.
 
     Attributes:
-        folder: where the episodes are, one file a seed; a failed one is an empty file.
+        folder: where the episodes are, one file a seed; one that is left out is an empty file.
+        failures: whether failed episodes are kept as well.
     """
 
     folder: Path
+    failures: bool = False
 
     @classmethod
-    def open(cls, target: Path, made: Mapping[str, Any]) -> "Journal":
+    def open(cls, target: Path, made: Mapping[str, Any], failures: bool = False) -> "Journal":
         """Begin a journal, or go on with the one that is there.
 
         Args:
             target: the file to come.
             made: all that the episodes depend on but their seeds, as JSON holds it.
+            failures: whether failed episodes are kept as well.
 
         Raises:
             ReplayError: the folder cannot be written, or a journal is there that was made in
@@ -59,20 +62,20 @@ class Journal:
         except (OSError, ValueError) as error:
             fix = "remove this folder, free some space or choose another place"
             raise ReplayError(folder, _MADE, f"cannot be used ({error})", fix) from error
-        return cls(folder)
+        return cls(folder, failures)
 
     def _file(self, seed: int) -> Path:
         return self.folder / f"{seed:010d}.npz"
 
     def outcome(self, seed: int) -> bool | None:
-        """Say whether an episode succeeded; None when it is not there."""
+        """Say whether an episode was kept; None when it is not there."""
         try:
             return self._file(seed).stat().st_size > 0
         except FileNotFoundError:
             return None
 
     def add(self, seed: int, episode: Episode | None, attributes: Mapping[str, str]) -> None:
-        """Keep an episode, or that it failed (None); it is there whole or not at all."""
+        """Keep an episode, or that it is left out (None); it is there whole or not at all."""
         file = self._file(seed)
         if episode is None:
             _write(file, b"")
@@ -84,7 +87,7 @@ class Journal:
         os.replace(scratch, file)
 
     def read(self, seed: int) -> tuple[Episode, dict[str, str]]:
-        """Return a successful episode and its attributes.
+        """Return a kept episode and its attributes.
 
         Raises:
             ReplayError: its file is damaged.
@@ -100,7 +103,7 @@ class Journal:
         return episode, attributes
 
     def episodes(self, seeds: list[int]) -> Iterator[Episode]:
-        """Yield successful episodes in the order of ``seeds``."""
+        """Yield kept episodes in the order of ``seeds``."""
         for seed in seeds:
             yield self.read(seed)[0]
 

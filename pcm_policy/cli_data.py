@@ -98,5 +98,7 @@ def generate_main(config: DictConfig) -> None:
         attempts=config.attempts,
         seed=config.seed,
         control_hz=task["control_hz"],
+        failures=config.failures,
     )
-    print(f"{place}: {made['selection']}, success {made['success_rate']:.2f}")
+    rate = f", success {made['success_rate']:.2f}" if "success_rate" in made else ""
+    print(f"{place}: {made['selection']}{rate}")

@@ -57,8 +57,9 @@ class Actor(Protocol):
 
 
 def keep(journal: Journal, trajectory: Trajectory, env: Env) -> None:
-    """Put an episode into the journal, its arrays only if it succeeded."""
-    arrays = demonstration(trajectory, env) if trajectory.success else None
+    """Put an episode into the journal, its arrays only if it succeeded or failures are kept."""
+    wanted = trajectory.success or journal.failures
+    arrays = demonstration(trajectory, env) if wanted else None
     journal.add(trajectory.seed, arrays, trajectory.attributes)
 
 

@@ -1,4 +1,4 @@
-"""Demonstrations by whoever acts: run episodes by their seeds, keep the successful ones."""
+"""Demonstrations by whoever acts: run episodes by their seeds, keep all or the successful ones."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,6 +27,7 @@ def generate(
     attempts: int,
     seed: int,
     control_hz: float,
+    failures: bool = False,
 ) -> dict[str, Any]:
     """Write the first successful episodes of seeds ``seed``, ``seed + 1``, ...
 
@@ -41,6 +42,7 @@ def generate(
         attempts: give up after this many.
         seed: of the first episode.
         control_hz: rate of the actions.
+        failures: count and write failed episodes as well: what a policy meets, not what to imitate.
 
     Returns:
         How the file was made, as the file says it.
@@ -61,19 +63,20 @@ def generate(
         "env_args": json.dumps(_env_args(world, control_hz)),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
-    journal = Journal.open(path, made)
+    if failures:
+        made["failures"] = True
+    journal = Journal.open(path, made, failures)
     kept, tried = _run(actor, journal, episodes, attempts, seed)
     if len(kept) < episodes:
         raise PcmError(
             f"{len(kept)} of {tried} episodes succeeded, {episodes} were asked for: raise attempts="
             f" or use a better actor; the episodes are kept in {journal.folder}"
         )
-    made |= {
-        "attempts": tried,
-        "success_rate": round(episodes / tried, 4),
-        "selection": f"successful episodes only, {episodes} of the first {tried} attempts",
-        "seeds": kept,
-    }
+    selection = f"successful episodes only, {episodes} of the first {tried} attempts"
+    rate = {"success_rate": round(episodes / tried, 4)}
+    if failures:
+        selection, rate = "all episodes", {}
+    made |= {"attempts": tried, **rate, "selection": selection, "seeds": kept}
     write_recording(path, _recording(path, kind, journal, kept, made, control_hz))
     journal.remove()
     return made
@@ -82,7 +85,7 @@ def generate(
 def _run(
     actor: Actor, journal: Journal, episodes: int, attempts: int, seed: int
 ) -> tuple[list[int], int]:
-    """Run until enough episodes of an unbroken row of seeds succeeded: these, and the row."""
+    """Run until enough episodes of an unbroken row of seeds are kept: these, and the row."""
     kept: list[int] = []
     tried = 0
 
@@ -103,9 +106,9 @@ def _run(
             tried += 1
         bar.update(len(kept) - before)
         if tried:
-            bar.set_postfix(success=f"{len(kept) / tried:.2f}")
+            bar.set_postfix(share=f"{len(kept) / tried:.2f}")
 
-    with tqdm(total=episodes, desc="successes", unit="ep", disable=None) as bar:
+    with tqdm(total=episodes, desc="kept", unit="ep", disable=None) as bar:
         catch_up()
         if len(kept) < episodes and tried < attempts:
             running = actor.run(missing(), journal)

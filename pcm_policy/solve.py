@@ -256,8 +256,8 @@ def solve(
 
 
 def first_guess(head: nn.Module, denoise: Denoiser, noise: Noise) -> Tensor | None:
-    """Return the ``(N, B, T, Da)`` chunks a PCM solve starts from, if its head predicts any."""
-    if not getattr(head, "guess", False):
+    """Return the ``(B, T, Da)`` chunks a PCM solve starts from, if its head predicts any."""
+    if getattr(head, "guess", None) is None:
         return None
     found: Tensor = head.first(denoise, forcing(denoise.sampler, noise))  # type: ignore[operator]
     return found

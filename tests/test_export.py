@@ -97,7 +97,7 @@ def test_pcm_in_onnx(tmp_path: Path) -> None:
 def test_a_head_over_few_nodes_that_guesses_in_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="pip install 'pcm_policy[export]'")
     base = DiffusionPolicy.from_pretrained(GOLDEN / "mlp_window")
-    options = {"width": 16, "nodes": 3, "guess": True, "newton": True}
+    options = {"width": 16, "nodes": 3, "guess_width": 8, "newton": True}
     policy = with_head(base, {"name": "window", "options": options}, {"steps": 6}, seed=0)
     torch.manual_seed(0)
     assert policy.head is not None

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from pcm_policy.denoise import Denoiser
-from pcm_policy.heads.window import WindowHead
+from pcm_policy.heads.window import FLOOR, WindowHead
 from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.solve import SolverConfig, first_guess, solve
 from pcm_policy.solvers import newton, picard, sequential
-from pcm_policy.solvers.base import combine, forcing
+from pcm_policy.solvers.base import between_nodes, combine, forcing
 from pcm_policy.solvers.newton import DAMPING, Jacobian, mean_jacobian
 from pcm_policy.training.cloning import Windows
 from pcm_policy.training.distillation import Distillation, with_head
@@ -23,14 +23,16 @@ from pcm_policy.training.loop import Share
 B, T, DA, STEPS = 3, 8, 2, 6
 
 
-def policy(nodes: int | None, trained: bool, sampler: str = "ddim") -> DiffusionPolicy:
+def policy(
+    nodes: int | None, trained: bool, sampler: str = "ddim", scaled: bool = True
+) -> DiffusionPolicy:
     torch.manual_seed(0)
     network = {"width": 16, "depth": 1, "step_embed_dim": 8}
     base = DiffusionPolicy(PolicyConfig(3, DA, horizon=T, action_steps=4, network_options=network))
     with torch.no_grad():
         for p in base.network.parameters():
             p.add_(0.1 * torch.randn_like(p))
-    options = {"width": 12, "nodes": nodes, "guess": True, "newton": True}
+    options = {"width": 12, "nodes": nodes, "guess_width": 10, "newton": True, "scaled": scaled}
     chosen = {"name": sampler, "steps": STEPS}
     made = with_head(base, {"name": "window", "options": options}, chosen, seed=0)
     assert isinstance(made.head, WindowHead)
@@ -88,7 +90,8 @@ def test_a_round_is_the_linearised_solution_and_the_correction(
     none = head(denoise, forced[:-1], x[:-1], k, 0.0)
     torch.testing.assert_close(none, expected, rtol=0, atol=2e-5)
     index, between = head.nodes(denoise)
-    correction = head._correct(denoise, x[:-1][index], expected[index], k)
+    residual = (forced + combine(denoise.sampler.M, expected) - x)[:-1][index]
+    correction = head._correct(denoise, x[:-1][index], expected[index], residual, k)
     correction = correction if between is None else combine(between, correction)
     half = head(denoise, forced[:-1], x[:-1], k, 0.5)
     torch.testing.assert_close(half, expected + 0.5 * correction, rtol=0, atol=2e-5)
@@ -212,3 +215,63 @@ def test_a_jacobian_of_zero_changes_nothing() -> None:
     same = picard(denoise, noise, rounds=3)
     torch.testing.assert_close(found.sample, same.sample, rtol=0, atol=1e-6)
     assert float(mean_jacobian(denoise, noise).abs().max()) > 0
+
+
+@pytest.mark.parametrize(("dims", "width", "guess"), [(2, 96, 144), (10, 160, 160), (20, 256, 256)])
+def test_the_widths_follow_the_chunk(dims: int, width: int, guess: int) -> None:
+    base = DiffusionPolicy(PolicyConfig(3, dims, horizon=8, action_steps=4))
+    chosen = {"name": "window", "options": {"width": "auto", "guess_width": "auto"}}
+    made = with_head(base, chosen, {"steps": 4}, seed=0)
+    assert isinstance(made.head, WindowHead)
+    assert made.head.guess is not None
+    assert made.head.inp.out_features == width
+    assert made.head.guess.inp.out_features == guess
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@torch.no_grad()
+def test_a_correction_row_by_row(scaled: bool) -> None:
+    """``s h(X, P, R / s, obs, k)`` by hand, ``s`` the row's residual; in between, interpolated."""
+    made = policy(3, trained=True, scaled=scaled)
+    head = made.head
+    assert isinstance(head, WindowHead)
+    denoise, noise = parts(made)
+    forced = forcing(denoise.sampler, noise)
+    x = picard(denoise, noise, rounds=1).trajectory
+    k = torch.zeros(B, dtype=torch.int64)
+    plain, full = (head(denoise, forced[:-1], x[:-1], k, share) for share in (0.0, 1.0))
+    index, between = head.nodes(denoise)
+    assert between is not None
+    residual = (forced + combine(denoise.sampler.M, plain) - x)[:-1][index]
+    for b in range(B):
+        seen = [*x[index, b].flatten(1), *plain[index, b].flatten(1)]
+        c, s = head.cond(denoise.cond[b : b + 1]) + head.round.weight[0], torch.tensor(1.0)
+        if scaled:
+            s = residual[:, b].square().mean().sqrt() + FLOOR
+            seen += [*(residual[:, b] / s).flatten(1)]
+            assert head.level is not None
+            c = c + head.level(s.log()[None, None])
+        h = head.inp(torch.cat(seen)[None])
+        for block in head.blocks:
+            h = block(h, c)
+        correction = combine(between, s * head.out(h).view(3, 1, T, DA))
+        torch.testing.assert_close(full[:, b], (plain[:, b] + correction[:, 0]), rtol=0, atol=2e-5)
+        assert float(correction.abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_what_lies_between_the_nodes_is_fitted_to_the_base() -> None:
+    made = policy(3, trained=False)
+    head = made.head
+    assert isinstance(head, WindowHead)
+    denoise, many = parts(made, 32)
+    index, between = head.nodes(denoise)
+    assert isinstance(index, Tensor)
+    assert between is not None
+    clean = denoise(sequential(denoise, many).trajectory[:-1], slice(0, STEPS)).flatten(1).double()
+    best = torch.linalg.lstsq(clean[index].T, clean.T).solution.T
+    torch.testing.assert_close(between.double(), best, rtol=0, atol=1e-3)
+    torch.testing.assert_close(between[index], torch.eye(3), rtol=0, atol=1e-4)
+    linear = between_nodes(denoise.sampler, index.tolist(), 0).double()
+    off, before = (float((w @ clean[index] - clean).norm()) for w in (between.double(), linear))
+    assert off < before

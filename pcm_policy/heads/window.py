@@ -7,18 +7,25 @@ from torch import Tensor, nn
 
 from pcm_policy.denoise import Denoiser, Nodes
 from pcm_policy.errors import PcmError
+from pcm_policy.heads.guess import FirstGuess
 from pcm_policy.networks.mlp import AdaLNBlock
 from pcm_policy.noise import Noise
 from pcm_policy.samplers import AffineSampler
 from pcm_policy.solvers.base import between_nodes, coarse_nodes, combine
 from pcm_policy.solvers.newton import Jacobian, mean_jacobian
+from pcm_policy.solvers.sequential import sequential
+
+FLOOR = 1e-3
+"""Least scale of a correction, in normalised action units."""
 
 
 class WindowHead(nn.Module):
-    """Correct all base predictions of a round at once: ``P + lambda(k) h(X, P, obs, k)``.
+    """Correct all base predictions of a round at once: ``P + lambda(k) s h(X, P, R / s, obs, k)``.
 
-    ``P`` is ``D(X)``, or what a quasi-Newton step makes of it. The base network is called once a
-    round and the correction is added, so that with a share of zero a round is one of the base
+    ``P`` is ``D(X)``, or what a quasi-Newton step makes of it, ``R = F + M P - X`` how far that
+    moves the states and ``s`` its root mean square in a row of the batch: a row near its fixed
+    point gets a small correction, and one far from it a large one. The base network is called once
+    a round and the correction is added, so that with a share of zero a round is one of the base
     model. The initial noise is the first state of the window; the output layer starts at zero, so
     an untrained head changes nothing.
 
@@ -32,11 +39,14 @@ class WindowHead(nn.Module):
         cond_width: width of the vector that modulates the blocks.
         max_rounds: later rounds share the last round's embedding.
         nodes: states that the base is evaluated at and the head sees; predictions in between are
-            interpolated in log-SNR. None for all; so are more than there are.
-        guess: the same weights also predict, from noise and observation alone, the chunks that a
-            solve without a guess of its own starts from, see :meth:`first`.
+            interpolated in log-SNR, as :meth:`calibrate` found best. None for all; so are more
+            than there are.
         newton: start from the base's quasi-Newton step, see :mod:`pcm_policy.solvers.newton`; its
             Jacobian is part of the head, see :meth:`calibrate`.
+        scaled: scale by the residual as above; without, ``s`` is 1 and ``R`` is not seen.
+        guess_width: width of the network that predicts the chunk a solve starts from, see
+            :class:`~pcm_policy.heads.guess.FirstGuess`; 0 starts from zeros.
+        guess_noises: states of the noise that it sees: the first, or as many as there are nodes.
     """
 
     on_base = True
@@ -49,28 +59,48 @@ class WindowHead(nn.Module):
         horizon: int,
         cond_dim: int,
         *,
-        width: int = 208,
-        depth: int = 2,
-        cond_width: int = 128,
+        width: int = 96,
+        depth: int = 1,
+        cond_width: int = 88,
         max_rounds: int = 4,
         nodes: int | None = None,
-        guess: bool = False,
         newton: bool = False,
+        scaled: bool = True,
+        guess_width: int = 0,
+        guess_noises: int = 1,
     ) -> None:
         super().__init__()
         if nodes is not None and nodes < 2:
             raise PcmError(f"head.options.nodes={nodes}: use 2 or more, or null for all")
         self.evaluations = steps if nodes is None else min(nodes, steps)
+        guess_noises = min(guess_noises, self.evaluations)
+        if guess_noises not in (1, self.evaluations):
+            raise PcmError(
+                f"head.options.guess_noises={guess_noises}: use 1 or {self.evaluations}, as nodes"
+            )
         self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
         self._jacobian: tuple[AffineSampler, Jacobian] | None = None
         self.diagonal: Tensor | None
         diagonal = torch.zeros(steps, horizon, action_dim) if newton else None
         self.register_buffer("diagonal", diagonal)
+        self.bend: Tensor
+        self.register_buffer("bend", torch.zeros(steps, self.evaluations))
         window = self.evaluations * horizon * action_dim
-        self.max_rounds, self.guess = max_rounds, guess
+        self.max_rounds, self.scaled, self.guess_noises = max_rounds, scaled, guess_noises
+        self.guess: FirstGuess | None = None
+        if guess_width:
+            self.guess = FirstGuess(
+                guess_noises,
+                action_dim,
+                horizon,
+                cond_dim,
+                width=guess_width,
+                cond_width=cond_width,
+            )
         self.cond = nn.Sequential(nn.Linear(cond_dim, cond_width), nn.SiLU())
-        self.round = nn.Embedding(max_rounds + guess, cond_width)  # the guess has the last one
-        self.inp = nn.Linear(2 * window, width)
+        self.round = nn.Embedding(max_rounds, cond_width)
+        self.level = nn.Linear(1, cond_width) if scaled else None
+        self.inp = nn.Linear((2 + scaled) * window, width)
         self.blocks = nn.ModuleList(AdaLNBlock(width, cond_width, 2) for _ in range(depth))
         self.out = nn.Linear(width, window)
         nn.init.zeros_(self.out.weight)
@@ -103,8 +133,11 @@ class WindowHead(nn.Module):
             with torch.no_grad():
                 base = denoise(states[nodes], nodes)
         found = self.base(denoise, forced, states, base)
-        seen, at = found[nodes], rounds.clamp(max=self.max_rounds - 1)
-        correction = self._correct(denoise, states[nodes], seen, at)
+        residual = None
+        if self.scaled:
+            residual = (forced + combine(denoise.sampler.M[:-1], found) - states)[nodes]
+        at = rounds.clamp(max=self.max_rounds - 1)
+        correction = self._correct(denoise, states[nodes], found[nodes], residual, at)
         if between is not None:
             correction = combine(between, correction)
         return found + strength * correction
@@ -134,42 +167,65 @@ class WindowHead(nn.Module):
         return self._jacobian[1]
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self._jacobian = None  # it was the former weights'
+        self._jacobian = self._spread = None  # they were the former weights'
         super()._load_from_state_dict(*args)
 
+    @torch.no_grad()
     def calibrate(self, denoise: Denoiser, noise: Noise) -> None:
-        """Measure the Jacobian on some observations, if the head uses one."""
+        """Measure on some observations what belongs to the base, on the sampler in ``denoise``.
+
+        The Jacobian, if the head uses one; and the weights that give the predictions between the
+        nodes best: least squares on sequential trajectories, as a difference to linear ones.
+        """
+        self._jacobian = self._spread = None
+        self.bend.zero_()
+        nodes, between = self.nodes(denoise)
+        if between is not None:
+            states = sequential(denoise, noise).trajectory[:-1]
+            clean = denoise(states, slice(0, denoise.sampler.steps)).flatten(1).double()
+            seen, left = clean[nodes], clean - between.double() @ clean[nodes]
+            gram = seen @ seen.T
+            ridge = 1e-7 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+            self.bend.copy_(torch.linalg.solve(gram + ridge, seen @ left.T).T)
+            self._spread = None
         if self.diagonal is not None:
             self.diagonal.copy_(mean_jacobian(denoise, noise))
-            self._jacobian = None
 
     def first(self, denoise: Denoiser, forced: Tensor) -> Tensor:
-        """Predict the clean chunks to start from, without a network round of the base.
+        """Predict the clean chunk to start from, without a network round of the base.
 
         Args:
             denoise: the base map ``D``, for its condition, prefix and sampler.
             forced: ``(N + 1, B, T, Da)``, what the noise alone gives.
 
         Returns:
-            ``(N, B, T, Da)``.
+            ``(B, T, Da)``.
         """
-        nodes, between = self.nodes(denoise)
-        states = forced[:-1][nodes]
-        last = torch.full(states.shape[1:2], self.max_rounds, device=states.device)
-        found = self._correct(denoise, states, torch.zeros_like(states), last)
-        found = found if between is None else combine(between, found)
-        return found if denoise.prefix is None else denoise.prefix.apply(found)
+        assert self.guess is not None
+        nodes = self.nodes(denoise)[0] if self.guess_noises > 1 else slice(0, 1)
+        found: Tensor = self.guess(forced[:-1][nodes], denoise.cond, denoise.prefix)
+        return found
 
-    def _correct(self, denoise: Denoiser, states: Tensor, base: Tensor, rounds: Tensor) -> Tensor:
-        """Return ``(n, B, T, Da)`` from states and base predictions at the nodes."""
-        seen = torch.cat([states, base]).transpose(0, 1).flatten(1)
-        c = self.cond(denoise.cond) + self.round(rounds)
-        h = self.inp(seen)
+    def _correct(
+        self,
+        denoise: Denoiser,
+        states: Tensor,
+        base: Tensor,
+        residual: Tensor | None,
+        rounds: Tensor,
+    ) -> Tensor:
+        """Return ``(n, B, T, Da)`` from states, predictions and residual at the nodes."""
+        c, parts = self.cond(denoise.cond) + self.round(rounds), [states, base]
+        scale = torch.ones_like(states[:1, :, :1, :1])
+        if residual is not None and self.level is not None:
+            scale = residual.square().mean(dim=(0, 2, 3), keepdim=True).sqrt() + FLOOR
+            parts.append(residual / scale)
+            c = c + self.level(scale[0, :, 0].log())
+        h = self.inp(torch.cat(parts).transpose(0, 1).flatten(1))
         for block in self.blocks:
             h = block(h, c)
-        shape = states.transpose(0, 1).shape
-        found: Tensor = self.out(h).view(shape).transpose(0, 1)
-        return found
+        found: Tensor = self.out(h).view(states.transpose(0, 1).shape).transpose(0, 1)
+        return scale * found
 
     def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
         """Return the evaluated nodes, and ``(N, n)`` weights that spread their values over all."""
@@ -179,5 +235,7 @@ class WindowHead(nn.Module):
         if self._spread is None or self._spread[0] is not sampler:
             chosen = coarse_nodes(self.evaluations, 0, sampler.steps)
             index = torch.tensor(chosen, device=sampler.alpha.device)
-            self._spread = sampler, index, between_nodes(sampler, chosen, 0)
+            with torch.inference_mode(False), torch.no_grad():
+                weights = between_nodes(sampler, chosen, 0) + self.bend
+            self._spread = sampler, index, weights
         return self._spread[1:]

@@ -7,6 +7,7 @@ are what it meets when it is used. Some rows start warm, as from the last chunk 
 some know the first actions already, if the base was trained so.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from pcm_policy.checkpoint import fingerprint
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.copy import CopyHead
 from pcm_policy.heads.window import WindowHead
-from pcm_policy.noise import generator_noise
+from pcm_policy.noise import Noise, generator_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.policy_config import HeadConfig
 from pcm_policy.solve import as_predictor, first_guess
@@ -26,10 +27,21 @@ from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine
 from pcm_policy.training.cloning import Windows, batch_rows, step_generator
 from pcm_policy.training.loop import Share
-from pcm_policy.training.targets import BaseRounds, PlainRounds, Solved, Targets, denoiser_of
+from pcm_policy.training.targets import (
+    BaseRounds,
+    PlainRounds,
+    Solved,
+    Targets,
+    denoiser_of,
+    near_sampler,
+)
 
-CALIBRATED = 128
-"""Training observations that the base's mean Jacobian is measured on."""
+CALIBRATED, SEARCHED = 128, 64
+"""Training observations that the base is measured on for a head, and that steps are searched on."""
+SLOW = 4
+"""How much more often a first guess is trained on targets that take all steps of the sampler."""
+GUESS_FLOOR = 0.01
+"""Error of a first guess below which less of it counts less, in normalised action units."""
 
 
 def with_head(
@@ -37,14 +49,16 @@ def with_head(
     head: Mapping[str, Any],
     sampler: Mapping[str, Any],
     seed: int,
-    rounds: int = 3,
+    rounds: int = 2,
 ) -> DiffusionPolicy:
     """Return the policy with an untrained head, bound to its weights and to a sampler.
 
     Args:
         base: the trained policy; a head it has already is dropped.
-        head: ``name`` and ``options`` of the new head; of a window head ``nodes="auto"`` is a
-            quarter of the sampler's steps and at least 6.
+        head: ``name`` and ``options`` of the new head. Of a window head "auto" means for ``nodes``
+            a quarter of the sampler's steps and at least 6; for ``guess_noises`` as many where
+            noise is drawn in every step, else 1; for ``width`` twice ``T Da`` within 96 and 256,
+            and for ``guess_width`` that and at least 144.
         sampler: fields of ``SamplerConfig``; None values come from the policy's own sampler.
         seed: seed of the head's initial weights.
         rounds: iterates it will be trained on.
@@ -54,9 +68,13 @@ def with_head(
     """
     flat = {k: v for k, v in sampler.items() if k != "name"} | {"sampler": sampler.get("name")}
     chosen = base.solver({"method": "sequential"} | flat).sampler
-    options = dict(head["options"])
-    if options.get("nodes") == "auto":
-        options["nodes"] = max(6, chosen.steps // 4)
+    nodes, width = (
+        max(6, chosen.steps // 4),
+        min(256, max(96, 2 * math.prod(base.config.chunk_shape))),
+    )
+    auto = {"nodes": nodes, "width": width, "guess_width": max(144, width)}
+    auto["guess_noises"] = nodes if base.sampler(chosen).stochastic else 1
+    options = {k: auto.get(k, v) if v == "auto" else v for k, v in head["options"].items()}
     own = HeadConfig(head["name"], options, chosen, fingerprint(base.network), rounds)
     config = replace(base.config, head=own)
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +111,10 @@ class Distillation:
         warm: share of rows that start from a demonstrated chunk, its end held, as from the chunk of
             an earlier observation; the others start cold.
         prefix: share of rows whose first actions are known.
-        guess_weight: weight of a head's first guess beside its rounds.
+        guess_batch: observations per step of the head's first guess, which is cheap to train.
+        guess_reuse: times that each of them is trained on; four times as often where no sampler of
+            few steps will do.
+        guess_steps: steps of DPM-Solver++ that solve them, where the sampler draws no noise.
 
     Raises:
         PcmError: an unknown weight.
@@ -107,14 +128,16 @@ class Distillation:
         batch: int,
         seed: int,
         *,
-        own: float = 0.5,
+        own: float = 1.0,
         weight: str = "row",
         end_weight: float = 1.0,
         pool: int = 2048,
         reuse: int = 8,
-        warm: float = 0.25,
-        prefix: float = 0.25,
-        guess_weight: float = 0.1,
+        warm: float = 0.1,
+        prefix: float = 0.1,
+        guess_batch: int = 512,
+        guess_reuse: int = 8,
+        guess_steps: int = 4,
     ) -> None:
         assert policy.head is not None
         assert policy.config.head is not None
@@ -124,21 +147,21 @@ class Distillation:
         self.own, self.end_weight, self.pool, self.reuse = own, end_weight, pool, reuse
         if weight not in ("row", "variance", "none"):
             raise PcmError(f"distill.weight={weight}: use row, variance or none")
-        self.weight, self.guess_weight = weight, guess_weight
+        self.weight, self.guess_batch, self.guess_reuse = weight, guess_batch, guess_reuse
         self.under: BaseRounds = PlainRounds()
         if isinstance(self.module, WindowHead):
             self.under = self.module
-            self._calibrate(self.module, train)
-        self.targets = Targets(
-            policy,
-            train,
-            seed,
-            pool=pool,
-            warm=warm,
-            prefix=prefix,
-            rounds=self.rounds,
-            under=self.under,
-        )
+            cond, noise = self._sample(train, CALIBRATED)
+            self.module.calibrate(denoiser_of(policy, cond, None), noise)
+        kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix, "under": self.under}
+        recorded = 1 if own == 1 and weight != "variance" else self.rounds
+        self.targets = Targets(policy, train, seed, rounds=recorded, **kinds)
+        self.near = None
+        if getattr(self.module, "guess", None) is not None:
+            few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
+            self.near = Targets(policy, train, seed + 1, rounds=0, near=few, **kinds)
+            if few is None:  # its targets take all steps of the sampler
+                self.guess_reuse *= SLOW
         self._variances: tuple[int, Tensor] | None = None
         policy.network.requires_grad_(False)
 
@@ -146,6 +169,8 @@ class Distillation:
         """Move the windows and the base."""
         self.held_out = self.held_out.to(device)
         self.targets.train = self.targets.train.to(device)
+        if self.near is not None:
+            self.near.train = self.targets.train
         self.policy.to(device)
 
     def adopt(self, average: nn.Module) -> DiffusionPolicy:
@@ -160,7 +185,7 @@ class Distillation:
         index, turn = divmod(step, max(1, self.pool * self.reuse // self.batch))
         solved = self.targets(index)
         rows = share(batch_rows(len(solved.cond), self.batch, turn, self.seed + index))
-        solved = drawn = solved.pick(rows.to(solved.cond.device))
+        solved = solved.pick(rows.to(solved.cond.device))
         follow = share(torch.rand(self.batch, generator=generator) < self.own)
         states, bases = self._iterates(solved, follow.to(solved.exact.device))
         stacked, base = (t.transpose(0, 1).flatten(1, 2) for t in (states, bases))
@@ -173,19 +198,21 @@ class Distillation:
         predictions = module(everything, forced, stacked, k, 1.0, base)
         jumped = solved.forced + combine(everything.sampler.M, predictions)
         losses = self._losses(index, jumped, stacked, target, k)
-        if getattr(module, "guess", False):
-            some = drawn.pick(drawn.cold.nonzero()[:, 0])
-            first = k.new_zeros(len(some.cond))
-            started = self._started(module, some)
-            guesses = self._losses(index, started, some.states[0], some.exact, first)
-            losses = torch.cat([losses, self.guess_weight * guesses])
-        return losses.mean()
+        loss = losses.mean()
+        if self.near is not None:
+            index, turn = divmod(step, max(1, self.pool * self.guess_reuse // self.guess_batch))
+            pool = self.near(index)
+            rows = share(batch_rows(len(pool.cond), self.guess_batch, turn, self.seed + index))
+            some = pool.pick(rows.to(device))
+            error = (self._first(module, some) - some.exact[-1]).square().mean(dim=(1, 2))
+            loss = loss + (error + GUESS_FLOOR**2).sqrt().mean()
+        return loss
 
-    def _started(self, module: nn.Module, solved: Solved) -> Tensor:
-        """Return the states ``(N + 1, n, T, Da)`` that follow from a head's first guess."""
+    def _first(self, module: nn.Module, solved: Solved) -> Tensor:
+        """Return a head's first guess ``(n, T, Da)``."""
         denoise = denoiser_of(self.policy, solved.cond, solved.prefix)
         first: Tensor = module.first(denoise, solved.forced)  # type: ignore[operator]
-        return solved.forced + combine(denoise.sampler.M, first)
+        return first
 
     def _losses(
         self, index: int, found: Tensor, before: Tensor, exact: Tensor, k: Tensor
@@ -243,8 +270,9 @@ class Distillation:
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
         nodes, _ = self.under.nodes(denoise)
         states, bases = [some.states[0]], [some.bases[0]]
-        if getattr(self.module, "guess", False):
-            started = self._started(self.module, some)[:-1]
+        if getattr(self.module, "guess", None) is not None:
+            first = self._first(self.module, some).expand_as(states[0])
+            started = (some.forced + combine(denoise.sampler.M, first))[:-1]
             states[0] = torch.where(some.cold[:, None, None], started, states[0])
             bases[0] = denoise(states[0][nodes], nodes)
         for k in range(self.rounds - 1):
@@ -252,6 +280,8 @@ class Distillation:
             predictions = self.module(denoise, some.forced[:-1], states[k], at, 1.0, bases[k])
             states.append((some.forced + combine(denoise.sampler.M, predictions))[:-1])
             bases.append(denoise(states[-1][nodes], nodes))
+        if len(rows) == len(follow):
+            return torch.stack(states), torch.stack(bases)
         return (
             solved.states.index_copy(2, rows, torch.stack(states)),
             solved.bases.index_copy(2, rows, torch.stack(bases)),
@@ -265,14 +295,12 @@ class Distillation:
             self._variances = index, far.clamp(min=1e-8)
         return self._variances[1]
 
-    @torch.no_grad()
-    def _calibrate(self, head: WindowHead, train: Windows) -> None:
-        """Measure the base's Jacobian for the head, on training observations."""
-        count = min(len(train.seen), CALIBRATED)
-        rows = torch.linspace(0, len(train.seen) - 1, count).long()
+    def _sample(self, train: Windows, count: int) -> tuple[Tensor, Noise]:
+        """Return conditions ``(n, C)`` and noise for some training observations."""
+        rows = torch.linspace(0, len(train.seen) - 1, min(count, len(train.seen))).long()
+        seen, config = train.seen[rows], self.policy.config
+        assert config.head is not None
         generator = step_generator(self.seed, 2**34)
-        seen = train.seen[rows]
-        denoise = denoiser_of(self.policy, self.policy.join(seen, None), None)
-        shape = self.policy.config.chunk_shape
-        noise = generator_noise(generator, count, shape, denoise.sampler.steps)
-        head.calibrate(denoise, noise.to(seen.device, seen.dtype))
+        steps = config.head.sampler.steps
+        noise = generator_noise(generator, len(rows), config.chunk_shape, steps)
+        return self.policy.join(seen, None), noise.to(seen.device, seen.dtype)

@@ -1,6 +1,6 @@
 """What a PCM head is trained towards: observations solved by the base, pool by pool."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcm_policy.denoise import Denoiser, Nodes, Prefix
-from pcm_policy.noise import generator_noise
+from pcm_policy.few_steps import Schedule, search
+from pcm_policy.noise import Noise, generator_noise
 from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
 from pcm_policy.solvers.base import combine, forcing
 from pcm_policy.training.cloning import Windows, batch_rows, random_prefixes, step_generator
@@ -53,6 +55,40 @@ def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) ->
     return policy.denoiser(cond, policy.config.head.sampler, prefix)
 
 
+@torch.no_grad()
+def near_sampler(
+    policy: DiffusionPolicy, cond: Tensor, noise: Noise, steps: int
+) -> SamplerConfig | None:
+    """Search a sampler of few steps that ends near the chunk of the head's.
+
+    Args:
+        policy: with a head.
+        cond: ``(n, C)`` conditions to search on.
+        noise: of as many rows.
+        steps: network evaluations.
+
+    Returns:
+        DPM-Solver++ at searched timesteps; None where noise is drawn in every step, or the
+        base learnt by flow matching, which it does not solve.
+    """
+    head = policy.config.head
+    assert head is not None
+    if policy.sampler(head.sampler).stochastic or policy.config.schedule.is_flow:
+        return None
+    few = SamplerConfig("dpmpp_2m", min(steps, policy.config.schedule.train_steps))
+    exact = sequential(denoiser_of(policy, cond, None), noise).sample
+    first = replace(noise, steps=None)
+
+    def cost(schedule: Schedule) -> float:
+        denoise = policy.denoiser(cond, replace(few, timesteps=schedule), None)
+        error = sequential(denoise, first).sample - exact
+        return float(error.square().mean(dim=(1, 2)).sqrt().mean())
+
+    start = tuple(policy.sampler(few).timesteps.tolist())
+    best, _ = search(cost, [start], policy.config.schedule.train_steps, 0)
+    return replace(few, timesteps=best)
+
+
 class BaseRounds(Protocol):
     """The base's own rounds under a head, see :class:`~pcm_policy.heads.window.WindowHead`."""
 
@@ -85,8 +121,10 @@ class Targets:
         pool: observations in a pool.
         warm: share of rows that start from a demonstrated chunk, its end held.
         prefix: share of rows that know first actions, up to ``config.prefix_steps`` or else ``Ta``.
-        rounds: ``K``, iterates that are recorded.
+        rounds: ``K``, iterates that are recorded; 0 for none.
         under: the base's rounds under the head.
+        near: solve this sampler instead, from the same noise: chunks that are near the head's, for
+            less. ``exact`` has its states, and none are recorded.
     """
 
     def __init__(
@@ -100,9 +138,11 @@ class Targets:
         prefix: float,
         rounds: int,
         under: BaseRounds,
+        near: SamplerConfig | None = None,
     ) -> None:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
         self.warm, self.prefix, self.rounds, self.under = warm, prefix, rounds, under
+        self.near = near
         self._solved: tuple[int, Solved] | None = None
 
     @torch.no_grad()
@@ -128,7 +168,10 @@ class Targets:
         steps = sampler.steps if sampler.stochastic else 0
         shape = config.chunk_shape
         noise = generator_noise(generator, self.pool, shape, steps).to(seen.device, seen.dtype)
-        exact = sequential(denoise, noise).trajectory
+        solver = denoise
+        if self.near is not None:
+            solver = self.policy.denoiser(cond, self.near, prefix)
+        exact = sequential(solver, noise).trajectory
         forced = forcing(sampler, noise)
         whole = pad(chunk, (0, shape[1] - config.action_dim))  # nothing is guessed of what is seen
         guess, cold = self._guesses(whole, generator)
@@ -141,7 +184,9 @@ class Targets:
             bases.append(denoise(x[:-1][nodes], nodes))
             found = self.under.base(denoise, forced[:-1], x[:-1], bases[-1])
             x = forced + combine(sampler.M, found)
-        recorded, evaluated = torch.stack(states), torch.stack(bases)
+        none = x.new_zeros(0, sampler.steps, *whole.shape)
+        recorded = torch.stack(states) if states else none
+        evaluated = torch.stack(bases) if bases else none
         return Solved(cond, prefix, forced, exact, recorded, evaluated, cold)
 
     def _guesses(self, chunk: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,68 @@
+"""The chunk that a PCM solve starts from: one small network, before the first round."""
+
+import torch
+from torch import Tensor, nn
+
+from pcm_policy.denoise import Prefix
+from pcm_policy.networks.mlp import AdaLNBlock
+
+
+class FirstGuess(nn.Module):
+    """Predict the fixed point's chunk from noise and observation alone.
+
+    A distillation of the sampler into one call of a network that is small against the base's. It
+    need not be exact, only nearer than zeros: the rounds do the rest. Noise and observation enter
+    together, and the observation modulates every block as well; either alone trains far slower.
+
+    Args:
+        noises: states ``n`` of the noise that it sees; one where the sampler draws no more.
+        action_dim: ``Da``.
+        horizon: ``T``.
+        cond_dim: ``C``.
+        width: hidden width.
+        cond_width: width of the vector that modulates the blocks.
+        depth: number of residual blocks.
+    """
+
+    def __init__(
+        self,
+        noises: int,
+        action_dim: int,
+        horizon: int,
+        cond_dim: int,
+        *,
+        width: int,
+        cond_width: int,
+        depth: int = 2,
+    ) -> None:
+        super().__init__()
+        chunk = horizon * action_dim
+        seen = (noises + 2) * chunk + cond_dim  # known actions, and which they are
+        self.cond = nn.Sequential(
+            nn.Linear(cond_dim, cond_width), nn.SiLU(), nn.Linear(cond_width, cond_width), nn.SiLU()
+        )
+        self.inp = nn.Linear(seen, width)
+        self.blocks = nn.ModuleList(AdaLNBlock(width, cond_width, 2) for _ in range(depth))
+        self.out = nn.Linear(width, chunk)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, forced: Tensor, cond: Tensor, prefix: Prefix | None) -> Tensor:
+        """Return the chunks ``(B, T, Da)`` to start from.
+
+        Args:
+            forced: ``(n, B, T, Da)``, what the noise alone gives at some states.
+            cond: ``(B, C)``.
+            prefix: actions that are known; the guess has them.
+        """
+        like = forced[0]
+        shown, known = torch.zeros_like(like), torch.zeros_like(like)
+        if prefix is not None:
+            known = prefix.known.expand_as(like).to(like)
+            shown = torch.where(prefix.known, prefix.values, 0.0)
+        parts = torch.cat([forced, shown[None], known[None]]).transpose(0, 1).flatten(1)
+        h, c = self.inp(torch.cat([parts, cond], dim=1)), self.cond(cond)
+        for block in self.blocks:
+            h = block(h, c)
+        found: Tensor = self.out(h).view(like.shape)
+        return found if prefix is None else prefix.apply(found)
