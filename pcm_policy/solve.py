@@ -239,7 +239,7 @@ def solve(
         return picard(denoise, noise, **limits)
     if head is None:
         raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
-    first = first_guess(head, denoise, noise)
+    first = first_guess(head, denoise, forcing(denoise.sampler, noise))
     if first is not None:
         limits["guess"] = first if guess is None else torch.where(guess.isnan(), first, guess)
     own: Jacobian | None = None
@@ -255,12 +255,20 @@ def solve(
     return picard(denoise, noise, head=as_predictor(head), strengths=config.strengths, **limits)
 
 
-def first_guess(head: nn.Module, denoise: Denoiser, noise: Noise) -> Tensor | None:
-    """Return the ``(B, T, Da)`` chunks a PCM solve starts from, if its head predicts any."""
+def first_guess(head: nn.Module, denoise: Denoiser, forced: Tensor) -> Tensor | None:
+    """Return the ``(B, T, Da)`` chunks a PCM solve starts from, if its head predicts any.
+
+    They are clipped as the base's predictions are, so that the rounds never start far away.
+
+    Args:
+        head: the PCM head.
+        denoise: the base map ``D``.
+        forced: ``(N + 1, B, T, Da)``, what the noise alone gives.
+    """
     if getattr(head, "guess", None) is None:
         return None
-    found: Tensor = head.first(denoise, forcing(denoise.sampler, noise))  # type: ignore[operator]
-    return found
+    found: Tensor = head.first(denoise, forced)  # type: ignore[operator]
+    return found if denoise.clip is None else found.clamp(-denoise.clip, denoise.clip)
 
 
 def on_base(head: nn.Module) -> HeadOnBase:

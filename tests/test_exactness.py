@@ -70,5 +70,5 @@ def test_certified_chunks_are_the_base_chunk(policy: DiffusionPolicy, obs: torch
 def test_the_report_counts_from_one_round_on(policy: DiffusionPolicy, obs: torch.Tensor) -> None:
     text = exactness_report(policy, obs, policy)
     assert text.startswith("Action error to the sequential ddim-16 chunk over 16 held-out")
-    for label in ("pcm 1 (ddim-16)", "pcm 4 head 3 (ddim-16)", "picard tol 0.01 (ddim-16)"):
+    for label in ("pcm 1 (ddim-16)", "pcm 4 head 2 (ddim-16)", "picard tol 0.01 (ddim-16)"):
         assert f"| {label} |" in text

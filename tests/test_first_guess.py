@@ -83,7 +83,7 @@ def test_it_sees_noise_observation_and_what_is_known(sampler: str, noises: list[
 def test_a_pcm_solve_starts_from_it_and_others_do_not(nodes: int | None) -> None:
     made = policy(nodes=nodes)
     denoise, head = parts(made)
-    given = first_guess(head, denoise, noise())
+    given = first_guess(head, denoise, forcing(denoise.sampler, noise()))
     assert given is not None
     assert given.shape == (B, T, DA)
     assert made.config.head is not None
@@ -106,7 +106,7 @@ def test_a_pcm_solve_starts_from_it_and_others_do_not(nodes: int | None) -> None
     nobody = torch.full((B, T, DA), torch.nan)
     assert torch.equal(solve(base, denoise, noise(), head, nobody).sample, plain.sample)
     assert torch.equal(solve(base, denoise, noise(), head).sample, plain.sample)
-    assert first_guess(policy(guess=False).head, denoise, noise()) is None  # type: ignore[arg-type]
+    assert first_guess(policy(guess=False).head, denoise, forcing(denoise.sampler, noise())) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("adaptive", [False, True])

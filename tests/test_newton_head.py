@@ -106,7 +106,7 @@ def test_an_untrained_head_is_the_quasi_newton_solver() -> None:
     denoise, noise = parts(made)
     jacobian = made.head.jacobian(denoise.sampler)
     assert jacobian is not None
-    given = first_guess(made.head, denoise, noise)
+    given = first_guess(made.head, denoise, forcing(denoise.sampler, noise))
     for rounds, headed in ((2, None), (4, 2), (4, 1)):
         config = SolverConfig("pcm", made.config.head.sampler, rounds=rounds, pcm_rounds=headed)
         found = solve(config, denoise, noise, made.head)

@@ -218,8 +218,8 @@ def test_distillation(demos: Path, base: Path, tmp_path: Path, head: str) -> Non
     card = (policy / "README.md").read_text()
     assert f"| base | weights `{fingerprint(loaded.network)}` |" in card
     assert re.search(r"\| distilled in \| \d+\.\d min on cpu \|", card)
-    assert "| pcm 3 (ddim-16) |" in card
-    assert "adaptive tol 0.001" in card if head == "window" else "head 3 tol 0.001" in card
+    assert "| pcm 2 (ddim-16) |" in card
+    assert "adaptive tol 0.001" in card if head == "window" else "head 2 tol 0.001" in card
 
 
 def test_training_starts_from_another_policy_and_stores_16_bits(

@@ -22,7 +22,7 @@ class PlanRequest:
         prefix: ``(n, Da)`` raw actions that are decided already; may be empty.
         past: how many of them come before the newest observation, 0...``To - 1``.
         executed: steps executed since the solve that ``memory`` is of.
-        warm_start: ``off``, ``chunk`` or ``trajectory``.
+        warm_start: ``off``, ``chunk``, ``trajectory`` or ``auto``.
         couple_noise: shift the noise of that solve.
         prefix_input: show the network the prefix as well.
         memory: what the planner remembers of the last accepted solve, or None; opaque here.

@@ -1,7 +1,7 @@
 """Solves plan requests, one or many at once, on a policy: the torch side of the controller."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -92,6 +92,8 @@ class Planner:
         self.spec = describe(policy)
         self._sampler = policy.sampler(self.solver.sampler)
         self._noise_steps = self.solver.sampler.steps if self._sampler.stochastic else 0
+        guesses = getattr(policy.head, "guess", None) is not None and self.solver.method == "pcm"
+        self._auto = "off" if guesses else "trajectory"
 
     def plan(self, request: PlanRequest) -> Plan:
         """Solve one request."""
@@ -112,6 +114,9 @@ class Planner:
         Returns:
             One plan a request, in their order; a diverged one says so in ``fault``.
         """
+        requests = [
+            replace(r, warm_start=self._auto) if r.warm_start == "auto" else r for r in requests
+        ]
         rows = range(len(requests)) if rows is None else rows
         seats = [requests[0]] * max(batch, max(rows) + 1)
         for row, request in zip(rows, requests, strict=True):

@@ -10,7 +10,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
 
 MODES = ("sync", "async")
-WARM_STARTS = ("off", "chunk", "trajectory")
+WARM_STARTS = ("off", "chunk", "trajectory", "auto")
 FALLBACKS = ("continue", "hold", "slow", "stop")
 LIMIT_FALLBACKS = ("clip", "hold", "stop")
 
@@ -89,7 +89,8 @@ class ControlSettings:
         control_hz: commands per second; None takes the policy's.
         replan_steps: executed steps from one plan request to the next; None takes ``Ta``.
         warm_start: what the next solve starts from: ``off``, ``chunk`` (the last plan, shifted) or
-            ``trajectory`` (the last solve's predictions at every denoising step, shifted).
+            ``trajectory`` (the last solve's predictions at every denoising step, shifted); ``auto``
+            is ``trajectory``, but ``off`` for a PCM head that says itself where to start.
         couple_noise: shift the noise along with the plan. Another closed-loop policy: see
             :mod:`pcm_policy.warm`.
         prefix: freeze the actions that will be executed while the solve runs.

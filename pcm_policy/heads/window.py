@@ -39,10 +39,10 @@ class WindowHead(nn.Module):
         cond_width: width of the vector that modulates the blocks.
         max_rounds: later rounds share the last round's embedding.
         nodes: states that the base is evaluated at and the head sees; predictions in between are
-            interpolated in log-SNR, as :meth:`calibrate` found best. None for all; so are more
-            than there are.
+            interpolated in log-SNR. None for all; so are more than there are.
         newton: start from the base's quasi-Newton step, see :mod:`pcm_policy.solvers.newton`; its
-            Jacobian is part of the head, see :meth:`calibrate`.
+            Jacobian is part of the head, and so is how its predictions run from node to node, see
+            :meth:`calibrate`.
         scaled: scale by the residual as above; without, ``s`` is 1 and ``R`` is not seen.
         guess_width: width of the network that predicts the chunk a solve starts from, see
             :class:`~pcm_policy.heads.guess.FirstGuess`; 0 starts from zeros.
@@ -65,7 +65,7 @@ class WindowHead(nn.Module):
         max_rounds: int = 4,
         nodes: int | None = None,
         newton: bool = False,
-        scaled: bool = True,
+        scaled: bool = False,
         guess_width: int = 0,
         guess_noises: int = 1,
     ) -> None:
@@ -83,8 +83,8 @@ class WindowHead(nn.Module):
         self.diagonal: Tensor | None
         diagonal = torch.zeros(steps, horizon, action_dim) if newton else None
         self.register_buffer("diagonal", diagonal)
-        self.bend: Tensor
-        self.register_buffer("bend", torch.zeros(steps, self.evaluations))
+        self.bend: Tensor | None
+        self.register_buffer("bend", torch.zeros(steps, self.evaluations) if newton else None)
         window = self.evaluations * horizon * action_dim
         self.max_rounds, self.scaled, self.guess_noises = max_rounds, scaled, guess_noises
         self.guess: FirstGuess | None = None
@@ -172,24 +172,26 @@ class WindowHead(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, denoise: Denoiser, noise: Noise) -> None:
-        """Measure on some observations what belongs to the base, on the sampler in ``denoise``.
+        """Measure the base on some observations, if the head takes quasi-Newton steps.
 
-        The Jacobian, if the head uses one; and the weights that give the predictions between the
-        nodes best: least squares on sequential trajectories, as a difference to linear ones.
+        The Jacobian; and the weights that give the predictions between the nodes best, by least
+        squares on sequential trajectories, as a difference to linear interpolation.
         """
         self._jacobian = self._spread = None
+        if self.diagonal is None or self.bend is None:
+            return
+        self.diagonal.copy_(mean_jacobian(denoise, noise))
         self.bend.zero_()
         nodes, between = self.nodes(denoise)
-        if between is not None:
-            states = sequential(denoise, noise).trajectory[:-1]
-            clean = denoise(states, slice(0, denoise.sampler.steps)).flatten(1).double()
-            seen, left = clean[nodes], clean - between.double() @ clean[nodes]
-            gram = seen @ seen.T
-            ridge = 1e-7 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-            self.bend.copy_(torch.linalg.solve(gram + ridge, seen @ left.T).T)
-            self._spread = None
-        if self.diagonal is not None:
-            self.diagonal.copy_(mean_jacobian(denoise, noise))
+        if between is None:
+            return
+        states = sequential(denoise, noise).trajectory[:-1]
+        clean = denoise(states, slice(0, denoise.sampler.steps)).flatten(1).double()
+        seen, left = clean[nodes], clean - between.double() @ clean[nodes]
+        gram = seen @ seen.T
+        ridge = 1e-7 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+        self.bend.copy_(torch.linalg.solve(gram + ridge, seen @ left.T).T)
+        self._spread = None
 
     def first(self, denoise: Denoiser, forced: Tensor) -> Tensor:
         """Predict the clean chunk to start from, without a network round of the base.
@@ -236,6 +238,7 @@ class WindowHead(nn.Module):
             chosen = coarse_nodes(self.evaluations, 0, sampler.steps)
             index = torch.tensor(chosen, device=sampler.alpha.device)
             with torch.inference_mode(False), torch.no_grad():
-                weights = between_nodes(sampler, chosen, 0) + self.bend
+                weights = between_nodes(sampler, chosen, 0)
+                weights = weights if self.bend is None else weights + self.bend
             self._spread = sampler, index, weights
         return self._spread[1:]

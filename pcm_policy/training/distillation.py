@@ -24,7 +24,7 @@ from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.policy_config import HeadConfig
 from pcm_policy.solve import as_predictor, first_guess
 from pcm_policy.solvers import picard, sequential
-from pcm_policy.solvers.base import combine
+from pcm_policy.solvers.base import combine, forcing
 from pcm_policy.training.cloning import Windows, batch_rows, step_generator
 from pcm_policy.training.loop import Share
 from pcm_policy.training.targets import (
@@ -251,7 +251,7 @@ class Distillation:
                 rounds=r,
                 head=as_predictor(module),
                 strengths=(1.0,) * r,
-                guess=first_guess(module, denoise, noise),
+                guess=first_guess(module, denoise, forcing(denoise.sampler, noise)),
             )
             rmse = (found.sample - exact).square().mean(dim=(1, 2)).sqrt().mean()
             result[f"val_rmse_{r}"] = float(rmse)
@@ -270,8 +270,9 @@ class Distillation:
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
         nodes, _ = self.under.nodes(denoise)
         states, bases = [some.states[0]], [some.bases[0]]
-        if getattr(self.module, "guess", None) is not None:
-            first = self._first(self.module, some).expand_as(states[0])
+        first = first_guess(self.module, denoise, some.forced)
+        if first is not None:
+            first = first.expand_as(states[0])
             started = (some.forced + combine(denoise.sampler.M, first))[:-1]
             states[0] = torch.where(some.cold[:, None, None], started, states[0])
             bases[0] = denoise(states[0][nodes], nodes)

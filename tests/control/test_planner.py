@@ -106,3 +106,17 @@ def test_warm_start_of_the_same_situation_is_exact_at_once(
     quick = Planner(policy, policy.solver({"method": "picard", "sampler": name, "rounds": 1}))
     second = quick.plan(again)
     np.testing.assert_allclose(second.actions, first.actions, atol=0.1)
+
+
+@pytest.mark.parametrize(("method", "same"), [("pcm", "off"), ("picard", "trajectory")])
+def test_auto_starts_where_it_is_nearer(policy: DiffusionPolicy, method: str, same: str) -> None:
+    """The released head says where to start; Picard has nothing better than the last solve."""
+    planner = Planner(policy, policy.solver({"method": method, "rounds": 2}))
+    first = planner.plan(request(1, warm_start="auto", couple_noise=True))
+    assert isinstance(first.memory, Memory)
+    found = {}
+    for kind in ("auto", "off", "trajectory"):
+        again = request(2, warm_start=kind, couple_noise=True, memory=first.memory, executed=5)
+        found[kind] = planner.plan(again).actions
+    np.testing.assert_array_equal(found["auto"], found[same])
+    assert np.abs(found["off"] - found["trajectory"]).max() > 0.01
