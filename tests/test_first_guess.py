@@ -15,9 +15,9 @@ from pcm_policy.solve import SolverConfig, as_predictor, first_guess, solve
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import forcing
 from pcm_policy.training.cloning import Windows
-from pcm_policy.training.distillation import GUESS_FLOOR, Distillation, with_head
+from pcm_policy.training.distillation import Distillation, with_head
+from pcm_policy.training.guessing import FLOOR, near_sampler
 from pcm_policy.training.loop import Share
-from pcm_policy.training.targets import near_sampler
 
 B, T, DA, STEPS = 3, 8, 2, 6
 
@@ -141,8 +141,8 @@ def test_it_is_trained_beside_the_rounds_and_apart_from_them(sampler: str) -> No
     assert isinstance(head, WindowHead)
     assert head.guess is not None
     objective = Distillation(made, data, data, 6, 0, pool=12, guess_batch=24, prefix=0.0)
-    near = objective.near
-    assert near is not None
+    assert objective.guessing is not None
+    near = objective.guessing.targets
     assert (near.near is None) == (sampler == "ddpm")  # no other sampler has its noise
     pool = near(0)
     error = []
@@ -150,10 +150,10 @@ def test_it_is_trained_beside_the_rounds_and_apart_from_them(sampler: str) -> No
         row = pool.pick(torch.tensor([b]))
         denoise = made.denoiser(row.cond, made.config.head.sampler, row.prefix)  # type: ignore[union-attr]
         off = head.first(denoise, row.forced) - row.exact[-1]
-        error.append((off.square().mean() + GUESS_FLOOR**2).sqrt())
+        error.append((off.square().mean() + FLOOR**2).sqrt())
     alone = torch.stack(error).mean()  # 24 rows are every row of the pool, twice
     both = objective.loss(head.train(), 0, Share(0, 1))
-    objective.near = None
+    objective.guessing = None
     rounds = objective.loss(head, 0, Share(0, 1))
     torch.testing.assert_close(both, rounds + alone, rtol=1e-5, atol=1e-6)
     rounds.backward()

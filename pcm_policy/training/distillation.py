@@ -26,6 +26,7 @@ from pcm_policy.solve import as_predictor, first_guess
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine, forcing
 from pcm_policy.training.cloning import Windows, batch_rows, step_generator
+from pcm_policy.training.guessing import Guessing, near_sampler
 from pcm_policy.training.loop import Share
 from pcm_policy.training.targets import (
     BaseRounds,
@@ -33,15 +34,10 @@ from pcm_policy.training.targets import (
     Solved,
     Targets,
     denoiser_of,
-    near_sampler,
 )
 
 CALIBRATED, SEARCHED = 128, 64
 """Training observations that the base is measured on for a head, and that steps are searched on."""
-SLOW = 4
-"""How much more often a first guess is trained on targets that take all steps of the sampler."""
-GUESS_FLOOR = 0.01
-"""Error of a first guess below which less of it counts less, in normalised action units."""
 
 
 def with_head(
@@ -147,7 +143,7 @@ class Distillation:
         self.own, self.end_weight, self.pool, self.reuse = own, end_weight, pool, reuse
         if weight not in ("row", "variance", "none"):
             raise PcmError(f"distill.weight={weight}: use row, variance or none")
-        self.weight, self.guess_batch, self.guess_reuse = weight, guess_batch, guess_reuse
+        self.weight = weight
         self.under: BaseRounds = PlainRounds()
         if isinstance(self.module, WindowHead):
             self.under = self.module
@@ -156,12 +152,11 @@ class Distillation:
         kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix, "under": self.under}
         recorded = 1 if own == 1 and weight != "variance" else self.rounds
         self.targets = Targets(policy, train, seed, rounds=recorded, **kinds)
-        self.near = None
+        self.guessing = None
         if getattr(self.module, "guess", None) is not None:
             few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
-            self.near = Targets(policy, train, seed + 1, rounds=0, near=few, **kinds)
-            if few is None:  # its targets take all steps of the sampler
-                self.guess_reuse *= SLOW
+            kinds |= {"few": few, "batch": guess_batch, "reuse": guess_reuse}
+            self.guessing = Guessing(policy, train, seed, **kinds)
         self._variances: tuple[int, Tensor] | None = None
         policy.network.requires_grad_(False)
 
@@ -169,8 +164,8 @@ class Distillation:
         """Move the windows and the base."""
         self.held_out = self.held_out.to(device)
         self.targets.train = self.targets.train.to(device)
-        if self.near is not None:
-            self.near.train = self.targets.train
+        if self.guessing is not None:
+            self.guessing.targets.train = self.targets.train
         self.policy.to(device)
 
     def adopt(self, average: nn.Module) -> DiffusionPolicy:
@@ -199,20 +194,9 @@ class Distillation:
         jumped = solved.forced + combine(everything.sampler.M, predictions)
         losses = self._losses(index, jumped, stacked, target, k)
         loss = losses.mean()
-        if self.near is not None:
-            index, turn = divmod(step, max(1, self.pool * self.guess_reuse // self.guess_batch))
-            pool = self.near(index)
-            rows = share(batch_rows(len(pool.cond), self.guess_batch, turn, self.seed + index))
-            some = pool.pick(rows.to(device))
-            error = (self._first(module, some) - some.exact[-1]).square().mean(dim=(1, 2))
-            loss = loss + (error + GUESS_FLOOR**2).sqrt().mean()
+        if self.guessing is not None:
+            loss = loss + self.guessing.loss(module, step, share)
         return loss
-
-    def _first(self, module: nn.Module, solved: Solved) -> Tensor:
-        """Return a head's first guess ``(n, T, Da)``."""
-        denoise = denoiser_of(self.policy, solved.cond, solved.prefix)
-        first: Tensor = module.first(denoise, solved.forced)  # type: ignore[operator]
-        return first
 
     def _losses(
         self, index: int, found: Tensor, before: Tensor, exact: Tensor, k: Tensor

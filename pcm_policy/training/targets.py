@@ -1,6 +1,6 @@
 """What a PCM head is trained towards: observations solved by the base, pool by pool."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcm_policy.denoise import Denoiser, Nodes, Prefix
-from pcm_policy.few_steps import Schedule, search
-from pcm_policy.noise import Noise, generator_noise
+from pcm_policy.noise import generator_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
@@ -53,40 +52,6 @@ def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) ->
     """Return the base's ``D`` on the sampler of the policy's head."""
     assert policy.config.head is not None
     return policy.denoiser(cond, policy.config.head.sampler, prefix)
-
-
-@torch.no_grad()
-def near_sampler(
-    policy: DiffusionPolicy, cond: Tensor, noise: Noise, steps: int
-) -> SamplerConfig | None:
-    """Search a sampler of few steps that ends near the chunk of the head's.
-
-    Args:
-        policy: with a head.
-        cond: ``(n, C)`` conditions to search on.
-        noise: of as many rows.
-        steps: network evaluations.
-
-    Returns:
-        DPM-Solver++ at searched timesteps; None where noise is drawn in every step, or the
-        base learnt by flow matching, which it does not solve.
-    """
-    head = policy.config.head
-    assert head is not None
-    if policy.sampler(head.sampler).stochastic or policy.config.schedule.is_flow:
-        return None
-    few = SamplerConfig("dpmpp_2m", min(steps, policy.config.schedule.train_steps))
-    exact = sequential(denoiser_of(policy, cond, None), noise).sample
-    first = replace(noise, steps=None)
-
-    def cost(schedule: Schedule) -> float:
-        denoise = policy.denoiser(cond, replace(few, timesteps=schedule), None)
-        error = sequential(denoise, first).sample - exact
-        return float(error.square().mean(dim=(1, 2)).sqrt().mean())
-
-    start = tuple(policy.sampler(few).timesteps.tolist())
-    best, _ = search(cost, [start], policy.config.schedule.train_steps, 0)
-    return replace(few, timesteps=best)
 
 
 class BaseRounds(Protocol):

@@ -1,0 +1,99 @@
+"""A head's first guess: many targets that are near the sampler's chunk, for few network calls."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcm_policy.few_steps import Schedule, search
+from pcm_policy.noise import Noise
+from pcm_policy.policy import DiffusionPolicy
+from pcm_policy.samplers import SamplerConfig
+from pcm_policy.solvers import sequential
+from pcm_policy.training.cloning import Windows, batch_rows
+from pcm_policy.training.loop import Share
+from pcm_policy.training.targets import Targets, denoiser_of
+
+FLOOR = 0.01
+"""Error below which less of it counts less, in normalised action units."""
+SLOW = 4
+"""How much more often targets are used that take all steps of the sampler."""
+
+
+class Guessing:
+    """Mean RMSE of the first guess to chunks of the base, from pools of their own.
+
+    Args:
+        policy: with a head that guesses.
+        train: training windows.
+        seed: all randomness derives from it.
+        few: solves the targets; None for the head's own sampler, each then used :data:`SLOW` times
+            as often.
+        batch: observations per step over all processes.
+        reuse: times that each of them is trained on.
+        pool: observations that are solved at once.
+        options: as for :class:`~pcm_policy.training.targets.Targets`.
+    """
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        train: Windows,
+        seed: int,
+        *,
+        few: SamplerConfig | None,
+        batch: int,
+        reuse: int,
+        pool: int,
+        **options: Any,
+    ) -> None:
+        self.policy, self.seed, self.batch = policy, seed, batch
+        self.steps = max(1, pool * reuse * (SLOW if few is None else 1) // batch)
+        self.targets = Targets(policy, train, seed + 1, rounds=0, near=few, pool=pool, **options)
+
+    def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
+        """Return the loss on the batch of ``step``."""
+        index, turn = divmod(step, self.steps)
+        pool = self.targets(index)
+        rows = share(batch_rows(len(pool.cond), self.batch, turn, self.seed + index))
+        some = pool.pick(rows.to(pool.cond.device))
+        denoise = denoiser_of(self.policy, some.cond, some.prefix)
+        found: Tensor = module.first(denoise, some.forced)  # type: ignore[operator]
+        error = (found - some.exact[-1]).square().mean(dim=(1, 2))
+        loss: Tensor = (error + FLOOR**2).sqrt().mean()
+        return loss
+
+
+@torch.no_grad()
+def near_sampler(
+    policy: DiffusionPolicy, cond: Tensor, noise: Noise, steps: int
+) -> SamplerConfig | None:
+    """Search a sampler of few steps that ends near the chunk of the head's.
+
+    Args:
+        policy: with a head.
+        cond: ``(n, C)`` conditions to search on.
+        noise: of as many rows.
+        steps: network evaluations.
+
+    Returns:
+        DPM-Solver++ at searched timesteps; None where noise is drawn in every step, or the
+        base learnt by flow matching, which it does not solve.
+    """
+    head = policy.config.head
+    assert head is not None
+    if policy.sampler(head.sampler).stochastic or policy.config.schedule.is_flow:
+        return None
+    few = SamplerConfig("dpmpp_2m", min(steps, policy.config.schedule.train_steps))
+    exact = sequential(denoiser_of(policy, cond, None), noise).sample
+    first = replace(noise, steps=None)
+
+    def cost(schedule: Schedule) -> float:
+        denoise = policy.denoiser(cond, replace(few, timesteps=schedule), None)
+        error = sequential(denoise, first).sample - exact
+        return float(error.square().mean(dim=(1, 2)).sqrt().mean())
+
+    start = tuple(policy.sampler(few).timesteps.tolist())
+    best, _ = search(cost, [start], policy.config.schedule.train_steps, 0)
+    return replace(few, timesteps=best)
