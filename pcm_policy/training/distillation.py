@@ -1,10 +1,9 @@
 """PCM distillation: learn to jump from any Picard iterate to the fixed point.
 
 So et al. 2025 record the base model's Picard trajectories and train the model to predict their
-fixed point from iterate ``k``, weighted by how far that iterate is from it. Half of the rows here
-follow the base iteration as recorded there; the other half follow the head's own iterates, which
-are what it meets when it is used. Some rows start warm, as from the last chunk of a rollout, and
-some know the first actions already, if the base was trained so.
+fixed point from iterate ``k``, weighted by how far that iterate is from it. Rows here follow the
+head's own iterates, which are what it meets when it is used, or a share of them the recorded ones.
+Some rows start warm, as from the last chunk of a rollout, and some know first actions already.
 """
 
 import math
@@ -88,7 +87,7 @@ class Distillation:
     """Weighted squared distance between the head's next iterate and the base fixed point.
 
     Sequential solves of the base are computed in pools and used several times; every step follows
-    ``K`` iterates of both kinds, and takes one gradient over all of them. The weight of an iterate
+    ``K`` iterates of every row, and takes one gradient over all of them. The weight of an iterate
     is one over its distance to the fixed point, the paper's ``1 / sqrt(Var(k))`` row by row, or
     that itself: ``Var(k)`` is the mean squared distance of the base's iterates ``k`` over the pool.
 
