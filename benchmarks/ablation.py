@@ -5,7 +5,8 @@
 All rows have the same base, data, steps and seed; further overrides go to all of them. RMSE is to
 the base chunk, same noise, in normalised units, after 1, 2 and 3 rounds (of the head alone) or
 steps (of a consistency model) on the policy's held-out observations; ``perturbed`` is the mean over
-the four kinds of ``benchmarks/perturbed.py``; ``ramp`` is three rounds at shares 1, 2/3, 1/3;
+the four kinds of ``benchmarks/perturbed.py``; ``visited`` is on observations of the base's own
+episodes, from seed 500000; ``ramp`` is three rounds at shares 1, 2/3, 1/3;
 ``warm`` is one round from the base's chunk for other noise. A step of a consistency row has more
 observations, so that it takes about as long as a step of the window head.
 
@@ -21,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pcm_study_search import visited_observations
 from perturbed import situations
 from torch import Tensor
 
@@ -35,7 +37,7 @@ from pcm_policy.report import markdown, table
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solve import SolverConfig
 
-ROUNDS, OTHER_NOISE = (1, 2, 3), 10_000
+ROUNDS, OTHER_NOISE, EPISODES = (1, 2, 3), 10_000, 8
 PAPER = ("distill.own=0", "distill.warm=0", "distill.prefix=0", "distill.weight=variance")
 PAPER += ("distill.rounds=3", "distill.end_weight=0", "train.lr=0.0001", "distill.pool=512")
 PAPER += ("distill.reuse=1000000",)
@@ -81,7 +83,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "consistency-lr-0.0003": (*CONSISTENCY, "train.lr=0.0003"),
     "consistency-lr-0.003": (*CONSISTENCY, "train.lr=0.003"),
 }
-HEAD = ["row", "weights", "min", "RMSE 1", "2", "3", "perturbed 1", "2", "3", "ramp", "warm"]
+HEAD = ["row", "weights", "min", "RMSE 1", "2", "3", "perturbed 1", "2", "3"]
+HEAD += ["visited 1", "2", "3", "ramp", "warm"]
 
 
 def solver_of(policy: DiffusionPolicy, rounds: int) -> SolverConfig:
@@ -92,22 +95,25 @@ def solver_of(policy: DiffusionPolicy, rounds: int) -> SolverConfig:
     return SolverConfig("sequential", SamplerConfig("consistency", rounds))
 
 
-def measure(policy: DiffusionPolicy, base: DiffusionPolicy, obs: Tensor) -> dict[str, Any]:
+def measure(
+    policy: DiffusionPolicy, base: DiffusionPolicy, obs: Tensor, visited: Tensor
+) -> dict[str, Any]:
     """Return the figures of one trained policy.
 
     Args:
         policy: with a head, or a consistency model.
         base: what it was distilled from.
         obs: ``(n, To, Do)`` raw held-out observations.
+        visited: the same of the base's own episodes.
     """
     head = policy.config.head
     wanted = SolverConfig("sequential", base.config.sampler if head is None else head.sampler)
     found: dict[str, Any] = {}
-    for name, seen in situations(obs).items():
+    for name, seen in {**situations(obs), "visited": visited}.items():
         exact = solved(base, wanted, seen)
         for r in ROUNDS:
             error = chunk_error(solved(policy, solver_of(policy, r), seen), exact).rmse
-            kind = "rmse" if name == "held out" else "perturbed"
+            kind = {"held out": "rmse", "visited": "visited"}.get(name, "perturbed")
             found.setdefault(kind, {}).setdefault(str(r), []).append(error)
     for kind, rows in found.items():
         found[kind] = {r: sum(errors) / len(errors) for r, errors in rows.items()}
@@ -122,7 +128,9 @@ def measure(policy: DiffusionPolicy, base: DiffusionPolicy, obs: Tensor) -> dict
     return found | {"warm": chunk_error(warm, exact).rmse}
 
 
-def run_row(name: str, words: list[str], output: Path, base: DiffusionPolicy) -> dict[str, Any]:
+def run_row(
+    name: str, words: list[str], output: Path, base: DiffusionPolicy, visited: Tensor
+) -> dict[str, Any]:
     """Train one row, or go on with it, and measure it."""
     folder = output / "runs" / name
     again = ["resume=true"] if (folder / "checkpoints").exists() else []
@@ -136,7 +144,9 @@ def run_row(name: str, words: list[str], output: Path, base: DiffusionPolicy) ->
         "command": "pcm-distill " + " ".join(words),
         "weights": sum(p.numel() for p in module.parameters()),
         "minutes": minutes,
-        **measure(policy, base, base.held_out if base.held_out is not None else policy.held_out),
+        **measure(
+            policy, base, base.held_out if base.held_out is not None else policy.held_out, visited
+        ),
     }
 
 
@@ -147,7 +157,9 @@ def cells(row: dict[str, Any]) -> list[str]:
         return "" if value is None else format(value, form)
 
     found = [row["name"], f"{row['weights']:,}", number(row["minutes"], ".1f")]
-    found += [number(row[kind][str(r)]) for kind in ("rmse", "perturbed") for r in ROUNDS]
+    found += [
+        number(row[kind][str(r)]) for kind in ("rmse", "perturbed", "visited") for r in ROUNDS
+    ]
     return [*found, number(row["ramp"]), number(row["warm"])]
 
 
@@ -176,6 +188,7 @@ def main(words: Sequence[str] | None = None) -> None:
         )
     base = DiffusionPolicy.from_pretrained(options.policy)
     base.held_out = held_out_observations(options.policy)
+    visited = visited_observations(base, EPISODES)
     file = options.output / "ablation.json"
     report = json.loads(file.read_text()) if file.exists() else {"rows": {}}
     common = [f"policy={options.policy}", f"dataset.path={options.dataset}"]
@@ -184,7 +197,7 @@ def main(words: Sequence[str] | None = None) -> None:
         given = [*common, *ROWS[name]]
         if report["rows"].get(name, {}).get("command") == "pcm-distill " + " ".join(given):
             continue
-        row = run_row(name, given, options.output, base)
+        row = run_row(name, given, options.output, base, visited)
         report = {
             "base": fingerprint(base.network),
             "observations": len(base.held_out),
