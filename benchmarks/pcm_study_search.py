@@ -76,8 +76,9 @@ def visited_observations(policy: DiffusionPolicy, episodes: int) -> Tensor:
     from pcm_policy.evaluate import evaluate
     from pcm_policy.rollout_policy import EpisodePolicy
 
-    assert policy.config.head is not None
-    runner = EpisodePolicy(policy, SolverConfig("sequential", policy.config.head.sampler))
+    config = policy.config
+    sampler = config.sampler if config.head is None else config.head.sampler
+    runner = EpisodePolicy(policy, SolverConfig("sequential", sampler))
     evaluate(
         runner,
         "pcm_policy/PushTKeypoints-v0",

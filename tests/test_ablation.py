@@ -48,7 +48,8 @@ def test_rows_are_trained_once(demos: Path, base: Path, tmp_path: Path) -> None:
     assert rows["window"] == first["window"]
     assert not (tmp_path / "runs/window/policy").exists()
     assert rows["paper-lora"]["command"].endswith(" ".join(ablation.ROWS["paper-lora"]))
-    assert set(rows["consistency"]["rmse"]) == set(rows["window"]["perturbed"]) == {"1", "2", "3"}
+    for kind in ("rmse", "perturbed", "visited"):
+        assert set(rows["consistency"][kind]) == set(rows["window"][kind]) == {"1", "2", "3"}
     assert rows["consistency"]["warm"] is None
     assert "| paper-lora |" in (tmp_path / "ablation.md").read_text()
 
@@ -59,7 +60,8 @@ def test_an_untrained_head_measures_as_plain_picard(base: Path) -> None:
     untrained = with_head(policy, head, {"steps": 6}, seed=0)
     obs = policy.held_out
     assert obs is not None
-    found = ablation.measure(untrained, policy, obs)
+    found = ablation.measure(untrained, policy, obs, obs)
+    assert found["visited"] == found["rmse"]
     assert untrained.config.head is not None
     sampler = untrained.config.head.sampler
     exact = solved(policy, SolverConfig("sequential", sampler), obs)
