@@ -12,6 +12,7 @@ from pcm_policy.deadline import Deadline, synchronize
 from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import switching
+from pcm_policy.heads.guess import first_guess
 from pcm_policy.noise import Noise
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solvers import (
@@ -253,22 +254,6 @@ def solve(
     if own is not None:
         limits["correct"] = QuasiNewton(own, 0)
     return picard(denoise, noise, head=as_predictor(head), strengths=config.strengths, **limits)
-
-
-def first_guess(head: nn.Module, denoise: Denoiser, forced: Tensor) -> Tensor | None:
-    """Return the ``(B, T, Da)`` chunks a PCM solve starts from, if its head predicts any.
-
-    They are clipped as the base's predictions are, so that the rounds never start far away.
-
-    Args:
-        head: the PCM head.
-        denoise: the base map ``D``.
-        forced: ``(N + 1, B, T, Da)``, what the noise alone gives.
-    """
-    if getattr(head, "guess", None) is None:
-        return None
-    found: Tensor = head.first(denoise, forced)  # type: ignore[operator]
-    return found if denoise.clip is None else found.clamp(-denoise.clip, denoise.clip)
 
 
 def on_base(head: nn.Module) -> HeadOnBase:

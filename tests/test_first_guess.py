@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from pcm_policy.denoise import Denoiser, Prefix
+from pcm_policy.heads.guess import first_guess
 from pcm_policy.heads.window import WindowHead
 from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.samplers import SamplerConfig
-from pcm_policy.solve import SolverConfig, as_predictor, first_guess, solve
+from pcm_policy.solve import SolverConfig, as_predictor, solve
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import forcing
 from pcm_policy.training.cloning import Windows

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from pcm_policy.denoise import Denoiser
+from pcm_policy.heads.guess import first_guess
 from pcm_policy.heads.window import FLOOR, WindowHead
 from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.policy_config import PolicyConfig
-from pcm_policy.solve import SolverConfig, first_guess, solve
+from pcm_policy.solve import SolverConfig, solve
 from pcm_policy.solvers import newton, picard, sequential
 from pcm_policy.solvers.base import between_nodes, combine, forcing
 from pcm_policy.solvers.newton import DAMPING, Jacobian, mean_jacobian

@@ -12,6 +12,7 @@ from pcm_policy.control.safety import chunk_fault
 from pcm_policy.control.settings import PolicySpec
 from pcm_policy.denoise import Prefix
 from pcm_policy.errors import PcmError
+from pcm_policy.heads.guess import guesses
 from pcm_policy.noise import Noise, episode_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import AffineSampler
@@ -92,8 +93,8 @@ class Planner:
         self.spec = describe(policy)
         self._sampler = policy.sampler(self.solver.sampler)
         self._noise_steps = self.solver.sampler.steps if self._sampler.stochastic else 0
-        guesses = getattr(policy.head, "guess", None) is not None and self.solver.method == "pcm"
-        self._auto = "off" if guesses else "trajectory"
+        starts = self.solver.method == "pcm" and guesses(policy.head)
+        self._auto = "off" if starts else "trajectory"
 
     def plan(self, request: PlanRequest) -> Plan:
         """Solve one request."""

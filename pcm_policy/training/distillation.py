@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from pcm_policy.checkpoint import fingerprint
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.copy import CopyHead
+from pcm_policy.heads.guess import first_guess, guesses
 from pcm_policy.heads.window import WindowHead
 from pcm_policy.noise import Noise, generator_noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.policy_config import HeadConfig
-from pcm_policy.solve import as_predictor, first_guess
+from pcm_policy.solve import as_predictor
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine, forcing
 from pcm_policy.training.cloning import Windows, batch_rows, step_generator
@@ -152,7 +153,7 @@ class Distillation:
         recorded = 1 if own == 1 and weight != "variance" else self.rounds
         self.targets = Targets(policy, train, seed, rounds=recorded, **kinds)
         self.guessing = None
-        if getattr(self.module, "guess", None) is not None:
+        if guesses(self.module):
             few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
             kinds |= {"few": few, "batch": guess_batch, "reuse": guess_reuse}
             self.guessing = Guessing(policy, train, seed, **kinds)
