@@ -40,13 +40,14 @@ from pcm_policy.solve import SolverConfig
 ROUNDS, OTHER_NOISE, EPISODES = (1, 2, 3), 10_000, 8
 PAPER = ("distill.own=0", "distill.warm=0", "distill.prefix=0", "distill.weight=variance")
 PAPER += ("distill.rounds=3", "distill.end_weight=0", "train.lr=0.0001", "distill.pool=512")
-PAPER += ("distill.reuse=1000000",)
-LORA, COPY = ("head=lora", "train.lr=0.001"), ("head=copy", "train.lr=0.0003")
+PAPER += ("distill.reuse=1000000", "train.batch=32")
+FEW = ("train.batch=32", "distill.reuse=2")
+"""As many calls of the base a step as by default, each used in fewer rows."""
+LORA, COPY = ("head=lora", "train.lr=0.001", *FEW), ("head=copy", "train.lr=0.0003", *FEW)
 CONSISTENCY = ("head=consistency", "train.batch=512", "train.lr=0.001")
 ROWS: dict[str, tuple[str, ...]] = {
     "window": (),
     "no-newton": ("head.options.newton=false",),
-    "unscaled": ("head.options.scaled=false",),
     "no-guess": ("head.options.guess_width=0",),
     "guess-288": ("head.options.guess_width=288",),
     "guess-reuse-64": ("distill.guess_reuse=64",),
@@ -54,6 +55,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "demonstrations": ("dataset.more=[]",),
     "recorded": ("distill.own=0",),
     "half-own": ("distill.own=0.5",),
+    "row": ("distill.weight=row",),
     "variance": ("distill.weight=variance",),
     "unweighted": ("distill.weight=none",),
     "no-ema": ("train.ema=0",),
@@ -64,12 +66,15 @@ ROWS: dict[str, tuple[str, ...]] = {
     "end-4": ("distill.end_weight=4",),
     "rounds-1": ("distill.rounds=1",),
     "rounds-3": ("distill.rounds=3",),
-    "reuse-2": ("distill.reuse=2",),
+    "batch-32": FEW,
+    "reuse-4": ("distill.reuse=4",),
+    "reuse-64": ("distill.reuse=64",),
+    "depth-1": ("head.options.depth=1",),
     "nodes-all": ("head.options.nodes=null",),
     "nodes-4": ("head.options.nodes=4",),
-    "width-208": ("head.options.width=208", "head.options.depth=2"),
-    "lr-0.001": ("train.lr=0.001",),
-    "lr-0.004": ("train.lr=0.004",),
+    "width-208": ("head.options.width=208",),
+    "lr-0.002": ("train.lr=0.002",),
+    "lr-0.01": ("train.lr=0.01",),
     "lora": LORA,
     "lora-32": (*LORA, "head.options.rank=32", "head.options.alpha=32"),
     "copy": COPY,

@@ -4,12 +4,13 @@
 
 P has a PCM head; its base sampler's sequential chunk is what errors and paired differences refer
 to. P2 is a consistency model of the same base (``pcm-distill head=consistency``). Rounds past the
-head's are base rounds. Few-step DDIM, DPM-Solver++ and the consistency model run at the best of
-three spacings and a searched schedule; these and Newton's Jacobian are chosen on episodes from seed
-500000. Reported are 256 held-out observations and episodes from seed 100000, with paired noise.
-Executed actions are clipped to the demonstrations' range, which only ParaDiGMS leaves. Times are
-one prediction at batch 1, all rows taking turns, on the base's network: a consistency model has
-its shape.
+head's are base rounds. "PCM mean 2" stops each chunk when it settles (``solver.settle``), after
+four rounds at the latest and two on average. Few-step DDIM, DPM-Solver++ and the consistency model
+run at the best of three spacings and a searched schedule; these, the level to settle at and
+Newton's Jacobian are chosen on episodes from seed 500000. Reported are 256 held-out observations
+and episodes from seed 100000, with paired noise. Executed actions are clipped to the
+demonstrations' range, which only ParaDiGMS leaves. Times are one prediction at batch 1, all rows
+taking turns, on the base's network: a consistency model has its shape.
 
 Writes ``study.json``, ``study.md``, ``error.png``, ``score.png``, ``pareto.png`` and ``episodes/``,
 and with ``--paste README.md measured`` the rows of up to four rounds into that document, between
@@ -35,6 +36,8 @@ from pcm_study_ratios import (
 )
 from pcm_study_rows import (
     FEW_STEPS,
+    MEANS,
+    SETTLING,
     Played,
     Row,
     certified_rounds,
@@ -54,7 +57,7 @@ from tqdm import tqdm
 from pcm_policy.bench import hardware, time_predictions
 from pcm_policy.checkpoint import fingerprint, held_out_observations, to_json, write_text
 from pcm_policy.errors import PcmError
-from pcm_policy.exactness import solved
+from pcm_policy.exactness import settle_level, settling, solved
 from pcm_policy.few_steps import rmse
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import markdown, table
@@ -87,9 +90,9 @@ class Study:
         other = self.consistency if family == "consistency" else None
         return self.policy if other is None else other
 
-    def chosen(self, family: str, rounds: int) -> bool:
+    def chosen(self, family: str, rounds: float) -> bool:
         """Whether a row is asked for."""
-        return not self.options.only or f"{family} {rounds}" in self.options.only
+        return not self.options.only or f"{family} {rounds:g}" in self.options.only
 
     def rows(self) -> tuple[list[Row], dict[str, Any]]:
         """Return all rows, the base first, and how the few-step schedules were chosen."""
@@ -103,6 +106,10 @@ class Study:
             for r in self.options.rounds:
                 if self.chosen(family, r):
                     rows.append(Row(family, r, parallel_solver(self.policy, family, r)))
+        for mean in MEANS:
+            if self.chosen(SETTLING, mean):
+                level = settle_level(self.policy, self.visited[:256], mean)
+                rows.append(Row(SETTLING, mean, settling(self.policy, level)))
         few = [f for f in FEW_STEPS if f != "consistency" or self.consistency is not None]
         every = [(family, r) for family in few for r in self.options.rounds]
         searched = [(family, r) for family, r in every if self.chosen(family, r)]
@@ -130,7 +137,10 @@ class Study:
         for row in rows:
             if row.family in traces:
                 trace = traces[row.family]
-                found[row.name] = trace[min(row.rounds, len(trace)) - 1]
+                found[row.name] = trace[min(int(row.rounds), len(trace)) - 1]
+            elif row.family == SETTLING:
+                off = solved(self.policy, row.solver, self.obs).sample - wanted
+                found[row.name] = off.square().mean(dim=(1, 2)).sqrt()
             else:
                 model = self.model(row.family)
                 found[row.name] = rmse(model, row.solver.sampler, self.obs, wanted, 0)
@@ -138,9 +148,9 @@ class Study:
 
     def crossings(
         self, rows: Sequence[Row], off: dict[str, Tensor], traces: dict[str, Tensor], error: float
-    ) -> dict[str, tuple[int, SolverConfig] | None]:
+    ) -> dict[str, tuple[float, SolverConfig] | None]:
         """Return for every family rounds and solver at which the mean RMSE is small enough."""
-        found: dict[str, tuple[int, SolverConfig] | None] = {"base": (rows[0].rounds, self.base)}
+        found: dict[str, tuple[float, SolverConfig] | None] = {"base": (rows[0].rounds, self.base)}
         for family, trace in traces.items():
             r = first_round(trace.mean(dim=1).tolist(), error)
             found[family] = r and (r, parallel_solver(self.policy, family, r))
@@ -179,6 +189,7 @@ class Study:
             entry |= {"rmse": float(error.mean()), "rmse_p95": float(error.quantile(0.95))}
             entry |= compare(played[row.name], played[rows[0].name])
             entry |= {"ms": ms[row.solver], "solver": row.solver.to_flat()}
+            entry |= {"episode_rounds": played[row.name].rounds}
             entries.append(entry)
             tqdm.write("  ".join(cells(entry)))
         at = {
@@ -217,7 +228,7 @@ class Study:
 
 def paste_rows(command: str, report: dict[str, Any], document: str, name: str) -> None:
     """Put the rows that most readers want between the marks of a document."""
-    shown = ["base", "DDPM", *FEW_STEPS, "Picard", "Newton", "PCM"]
+    shown = ["base", "DDPM", *FEW_STEPS, "Picard", "Newton", "PCM", SETTLING]
     rows = [row for f in shown for row in report["rows"] if row["family"] == f]
     chosen = [row for row in rows if row["rounds"] <= 4 or row["family"] in ("base", "DDPM")]
     machine = report["hardware"]
@@ -227,7 +238,8 @@ def paste_rows(command: str, report: dict[str, Any], document: str, name: str) -
         f"{machine['threads']}, float32, eager, "
         f"batch 1. The number behind a name is its network rounds; base is sequential "
         f"{report['base']}, and RMSE the distance to its chunk on held-out observations, actions "
-        f"in [-1, 1]. Schedules of few-step samplers were chosen on other seeds.\n\n"
+        f"in [-1, 1]. Schedules of few-step samplers and where PCM settles were chosen on "
+        f"other seeds.\n\n"
         f"{markdown(HEAD, [cells(row) for row in chosen])}\n"
     )
     paste(document, name, text)

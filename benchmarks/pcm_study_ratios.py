@@ -17,11 +17,11 @@ class Needed:
     """What one family needs for one quality.
 
     Attributes:
-        rounds: network rounds, or None if it was not reached.
+        rounds: network rounds, where they differ on average, or None if it was not reached.
         ms: median time of a chunk at that many rounds.
     """
 
-    rounds: int | None = None
+    rounds: float | None = None
     ms: float | None = None
 
 
@@ -86,7 +86,7 @@ def lines(title: str, needed: Mapping[str, Needed], ours: str = "PCM") -> list[l
         [
             title,
             family,
-            cell(need.rounds, "d"),
+            cell(need.rounds, "g"),
             cell(need.ms, ".2f"),
             cell(found[family]["rounds"], ".2f"),
             cell(found[family]["time"], ".2f"),

@@ -33,6 +33,8 @@ PARALLEL = {
     "ParaDiGMS": "paradigms",
 }
 FEW_STEPS = {"DDIM": "ddim", "DPM-Solver++": "dpmpp_2m", "consistency": "consistency"}
+SETTLING, MEANS = "PCM mean", (1.5, 2.0)
+"""PCM that stops when it settles, at a level that takes this many rounds on average."""
 MOST = 40
 """Rounds up to which errors are followed."""
 ALONE = 128
@@ -41,24 +43,25 @@ ALONE = 128
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: ``rounds`` network rounds of a family of solvers."""
+    """One line of the table: ``rounds`` network rounds, or so many on average, of a family."""
 
     family: str
-    rounds: int
+    rounds: float
     solver: SolverConfig
 
     @property
     def name(self) -> str:
         """Name in tables."""
-        return f"{self.family} {self.rounds}"
+        return f"{self.family} {self.rounds:g}"
 
 
 @dataclass(frozen=True)
 class Played:
-    """Outcomes of the same episodes, in the order of their seeds."""
+    """Outcomes of the same episodes, in the order of their seeds, and mean rounds of a plan."""
 
     scores: list[float]
     successes: list[float]
+    rounds: float | None = None
 
 
 def parallel_solver(policy: DiffusionPolicy, family: str, rounds: int) -> SolverConfig:
@@ -122,8 +125,9 @@ def play(
     if not file.exists():
         actions = policy.action_normalizer
         policy.limits = ActionLimits(actions.low.cpu().numpy(), actions.high.cpu().numpy())
+        runner = EpisodePolicy(policy, solver)
         result = evaluate(
-            EpisodePolicy(policy, solver),
+            runner,
             "pcm_policy/PushTKeypoints-v0",
             episodes=episodes,
             seed=seed,
@@ -135,10 +139,11 @@ def play(
         outcome = {
             "scores": [e.score for e in result.episodes],
             "successes": [float(e.success) for e in result.episodes],
+            "rounds": runner.mean_rounds,
         }
         write_text(file, to_json(what | outcome))
     read = json.loads(file.read_text())
-    return Played(read["scores"], read["successes"])
+    return Played(read["scores"], read["successes"], read.get("rounds"))
 
 
 def compare(played: Played, base: Played) -> dict[str, Any]:
@@ -179,6 +184,8 @@ def pairs(played: Mapping[str, Played]) -> list[dict[str, Any]]:
     for ours, others in (
         ("PCM 1", ("DDIM 2", "DPM-Solver++ 2")),
         ("PCM 2", ("DDIM 4", "DPM-Solver++ 4")),
+        ("PCM mean 1.5", ("DDIM 4", "DPM-Solver++ 4")),
+        ("PCM mean 2", ("DDIM 4", "DPM-Solver++ 4")),
         ("PCM 1", ("consistency 1",)),
         ("PCM 2", ("consistency 2",)),
     ):

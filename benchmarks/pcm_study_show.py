@@ -6,7 +6,7 @@ from typing import Any
 
 from pcm_study_ratios import HEAD as RATIO_HEAD
 from pcm_study_ratios import Needed, lines
-from pcm_study_rows import PARALLEL
+from pcm_study_rows import PARALLEL, SETTLING
 
 from pcm_policy.checkpoint import write_file
 from pcm_policy.report import SOLVER_COLOURS
@@ -23,7 +23,7 @@ HEAD = [
     "p95 ms",
 ]
 COLOURS = {family: SOLVER_COLOURS[method] for family, method in PARALLEL.items()}
-COLOURS |= {"DDIM": "0.5", "DPM-Solver++": "0.2", "consistency": "tab:red"}
+COLOURS |= {SETTLING: "tab:cyan", "DDIM": "0.5", "DPM-Solver++": "0.2", "consistency": "tab:red"}
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -63,6 +63,17 @@ def tables(report: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]
         ]
         for row in report["perturbed"]
     ]
+    settled = [
+        [
+            row["name"],
+            f"{row['solver']['settle']:g}",
+            str(row["solver"]["rounds"]),
+            f"{row['episode_rounds']:.2f}",
+            f"{row['ms']['mean']:.2f}",
+        ]
+        for row in report["rows"]
+        if row["family"] == SETTLING
+    ]
     until = ["until certified", "rounds", "most", "largest error"]
     rmse_head = [f"RMSE {r}" for r in report["perturbed"][0]["rmse"]]
     seen = ["observations", *rmse_head, "growth at 2", "until certified", "largest error"]
@@ -70,6 +81,7 @@ def tables(report: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]
         (HEAD, [cells(row) for row in report["rows"]]),
         (RATIO_HEAD, equal),
         (["difference of scores", "mean", "95 %"], paired),
+        (["settling", "solver.settle", "most rounds", "mean in episodes", "mean ms"], settled),
         (until, certified),
         (seen, kinds),
     ]

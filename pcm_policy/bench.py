@@ -223,7 +223,7 @@ def run_bench(
             exact[reference] = policy.solve(obs, sequential, noise).sample
         found = (
             [policy.solve(obs[i : i + 1], solver, noise.row(i)) for i in range(len(obs))]
-            if solver.tolerance is not None
+            if solver.tolerance is not None or solver.settle is not None
             else [policy.solve(obs, solver, noise)]
         )
         sample = torch.cat([f.sample for f in found])

@@ -284,6 +284,11 @@ def _read_config(file: Path) -> PolicyConfig:
 
 def _check_tensors(file: Path, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
     missing = sorted(set(want) - set(have))
+    if missing and missing[0].startswith("head."):
+        raise PcmError(
+            f"{file} lacks {missing[0]} and {len(missing) - 1} more of its head, which an earlier "
+            "version may have distilled: run pcm-distill on its base again"
+        )
     if missing:
         kind = "its normaliser" if "normalizer" in missing[0] else "an entry"
         raise PcmError(

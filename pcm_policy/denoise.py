@@ -94,6 +94,11 @@ class Prefix:
         values, known = self.values.to(device=device, dtype=dtype), self.known.to(device)
         return replace(self, values=values, known=known)
 
+    def pick(self, rows: Tensor) -> "Prefix":
+        """Return some rows of the batch."""
+        known = self.known if len(self.known) == 1 else self.known[rows]
+        return replace(self, values=self.values[rows], known=known)
+
     def features(self, steps: int) -> Tensor:
         """Return ``(B, steps * (Da + 1))``: the first steps' known actions, or zeros, and which."""
         known = self.known[:, :steps].expand(*self.values[:, :steps].shape[:2], 1)
@@ -213,6 +218,15 @@ class Denoiser:
             return self
         encoded = cast(TwoStage, self.network).encode(times[:, None], self._shown)
         return replace(self, encoded=encoded, encoded_nodes=nodes)
+
+    def pick(self, rows: Tensor) -> "Denoiser":
+        """Return the map for some rows of the batch, ``(b,)`` int64."""
+        parts = {
+            "prefix": self.prefix and self.prefix.pick(rows),
+            "observed": self.observed and self.observed.pick(rows),
+            "encoded": None if self.encoded is None else self.encoded[:, rows],
+        }
+        return replace(self, cond=self.cond[rows], **parts)  # type: ignore[arg-type]
 
     def with_network(self, network: Network) -> "Denoiser":
         """Return the same map with other weights."""

@@ -4,19 +4,24 @@ Errors are taken over observations with paired noise: root mean square over a ch
 action units, mean and largest in the unit of the actions.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise, episode_noise
 from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.solve import SolverConfig
+from pcm_policy.solve import SETTLED_BY, SolverConfig
 from pcm_policy.solvers import SolveResult
 
 ROUNDS = (1, 2, 3, 4)
 TOLERANCES = (1e-2, 1e-3)
+ON_AVERAGE = (1.5, 2.0)
+"""Mean rounds for which a card says where to settle."""
+HALVINGS = 12
 SOLVED_ALONE = 64
 """Observations whose rounds until certified are counted: every one is a solve of its own."""
 
@@ -120,6 +125,37 @@ def certified_solver(policy: DiffusionPolicy, tolerance: float) -> SolverConfig:
     return SolverConfig("pcm", sampler, tolerance=tolerance, pcm_rounds=rounds)
 
 
+def settle_level(policy: DiffusionPolicy, obs: Tensor, rounds: float, seed: int = 0) -> float:
+    """Return the least ``solver.settle`` with which PCM takes ``rounds`` rounds on average.
+
+    Args:
+        policy: with a PCM head.
+        obs: ``(n, To, Do)`` raw observations.
+        rounds: wanted mean over them, not exceeded, between 1 and ``SETTLED_BY``.
+        seed: of the noise.
+
+    Raises:
+        PcmError: a mean outside that.
+    """
+    if not 1 < rounds < SETTLED_BY:
+        raise PcmError(f"rounds={rounds:g} on average: give more than 1 and less than {SETTLED_BY}")
+    low, high = -10.0, 2.0  # of the logarithm: as good as never, and always
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        found = solved(policy, settling(policy, math.exp(middle)), obs, seed).row_rounds
+        assert found is not None
+        if float(found.double().mean()) > rounds:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
+
+
+def settling(policy: DiffusionPolicy, level: float) -> SolverConfig:
+    """Return the head's solver that stops a row when its chunk moves by less than ``level``."""
+    return policy.solver({"method": "pcm", "settle": float(f"{level:.3g}")})
+
+
 def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy) -> str:
     """Return the card's tables in Markdown.
 
@@ -134,14 +170,21 @@ def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy
     head = policy.config.head
     reference = base.config.sampler if head is None else head.sampler
     exact = solved(base, SolverConfig("sequential", reference), obs)
+    solvers = [
+        policy.solver({"method": "sequential", "steps": r} if head is None else {"rounds": r})
+        for r in ROUNDS
+    ]
+    if head is not None:
+        some = obs[:: max(1, len(obs) // 128)]
+        solvers += [settling(policy, settle_level(policy, some, mean)) for mean in ON_AVERAGE]
     rows = []
-    for r in ROUNDS:
-        values = {"method": "sequential", "steps": r} if head is None else {"rounds": r}
-        solver = policy.solver({"method": "pcm"} | values)
-        error = chunk_error(solved(policy, solver, obs), exact)
+    for solver in solvers:
+        found = solved(policy, solver, obs)
+        error, rounds = chunk_error(found, exact), found.row_rounds
+        taken = float(found.rounds if rounds is None else rounds.double().mean())
         numbers = (error.rmse, error.rmse_p95, error.mean, error.largest)
-        rows.append([solver.label, *(f"{x:.3g}" for x in numbers)])
-    names = ["solver", "RMSE, normalised", "its p95", "mean error", "largest error"]
+        rows.append([solver.label, f"{taken:.3g}", *(f"{x:.3g}" for x in numbers)])
+    names = ["solver", "rounds", "RMSE, normalised", "its p95", "mean error", "largest error"]
     text = (
         f"Action error to the sequential {reference.name}-{reference.steps} chunk over {len(obs)} "
         "held-out observations, same noise; mean and largest in the unit of the actions:\n\n"
@@ -154,9 +197,9 @@ def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy
     for tolerance in TOLERANCES:
         plain = SolverConfig("picard", reference, tolerance=tolerance)
         for solver in (certified_solver(policy, tolerance), plain):
-            found = certification(policy, solver, alone)
-            counted = f"{found.rounds:.1f}", str(found.worst_rounds)
-            checked = f"{found.worst_error:.1e}", f"{found.coverage:.0%}"
-            rows.append([found.solver, *counted, *checked])
+            proven = certification(policy, solver, alone)
+            counted = f"{proven.rounds:.1f}", str(proven.worst_rounds)
+            checked = f"{proven.worst_error:.1e}", f"{proven.coverage:.0%}"
+            rows.append([proven.solver, *counted, *checked])
     names = ["until certified", "rounds", "most", "largest true error, normalised", "within"]
     return f"{text}\nEach of {len(alone)} of them alone:\n\n{markdown(names, rows)}\n"

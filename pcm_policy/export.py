@@ -54,12 +54,13 @@ def fixed(solver: SolverConfig) -> SolverConfig:
     """Return a solver whose rounds do not depend on data.
 
     Raises:
-        PcmError: it stops at a tolerance or a deadline, or adapts.
+        PcmError: it stops at a tolerance or a deadline, when it settles, or adapts.
     """
-    if solver.deadline_ms is not None or solver.adaptive or solver.tolerance is not None:
+    ends = solver.deadline_ms, solver.tolerance, solver.settle
+    if solver.adaptive or any(end is not None for end in ends):
         raise PcmError(
             f"solver {solver.label} stops when its data say so: a package has a fixed number of "
-            "rounds; give solver.rounds and no tolerance or deadline"
+            "rounds; give solver.rounds and no tolerance, settle or deadline"
         )
     if solver.method == "newton":
         raise PcmError("solver.method=newton keeps a Jacobian of its own: use picard or anderson")

@@ -30,7 +30,7 @@ from pcm_policy.observing import observe
 from pcm_policy.policy_config import PolicyConfig
 from pcm_policy.runtime import Runtime, RuntimeConfig
 from pcm_policy.samplers import AffineSampler, SamplerConfig, build_sampler
-from pcm_policy.solve import SolverConfig, solve
+from pcm_policy.solve import SETTLED_BY, SolverConfig, solve
 from pcm_policy.solvers import SolveResult
 from pcm_policy.solvers.base import Watch
 from pcm_policy.solvers.newton import Jacobian, mean_jacobian
@@ -172,6 +172,8 @@ class DiffusionPolicy(nn.Module):
         if name is not None and name != sampler.name:
             steps = self.config.schedule.train_steps if name == "ddpm" else sampler.steps
             sampler = SamplerConfig(name, steps)
+        if values["method"] == "pcm" and values.get("settle") and values.get("rounds") is None:
+            values["rounds"] = SETTLED_BY
         unsaid = all(values.get(k) is None for k in ("pcm_rounds", "tolerance", "stiffness"))
         asked = values.get("rounds") or 0
         if values["method"] == "pcm" and head is not None and unsaid and asked > head.rounds:

@@ -25,7 +25,7 @@ class EpisodePolicy:
         self.policy, self.solver = policy, solver
         stochastic = policy.sampler(solver.sampler).stochastic
         self._noise_steps = solver.sampler.steps if stochastic else 0
-        self._rounds: list[int] = []
+        self._rounds: list[float] = []
         self._nfe: list[int] = []
         self._seen: list[Any] = []
 
@@ -46,7 +46,8 @@ class EpisodePolicy:
         noise = episode_noise(seeds.tolist(), ticks.tolist(), shape, self._noise_steps)
         seen = select(self.policy.config, obs)
         found = self.policy.predict(seen, solver=self.solver, noise=noise)
-        self._rounds.append(found.solve.rounds)
+        rounds = found.solve.row_rounds
+        self._rounds.append(found.solve.rounds if rounds is None else float(rounds.float().mean()))
         self._nfe.append(found.solve.nfe)
         if len(self._seen) < KEPT_OBSERVATIONS:
             row = len(self._seen) % len(seeds)

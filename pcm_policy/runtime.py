@@ -235,6 +235,11 @@ class Program:
         self.policy, self.network, self.solver = policy, network, solver
         self.like = inputs
         self.fixed = solver.tolerance is None and solver.deadline_ms is None
+        if solver.settle is not None:
+            raise PcmError(
+                f"runtime.mode={mode} records all rounds at once, and solver.settle asks after "
+                "each: use runtime.mode=eager, or fixed solver.rounds"
+            )
         if not self.fixed and (solver.method not in ("picard", "pcm") or solver.adaptive):
             raise PcmError(
                 f"runtime.mode={mode} with a tolerance or a deadline takes solver.method=picard or "

@@ -30,6 +30,8 @@ from pcm_policy.solvers.base import Watch, forcing
 from pcm_policy.solvers.iterate import SAFETY, Predictor
 from pcm_policy.solvers.newton import Jacobian, QuasiNewton
 
+SETTLED_BY = 4
+"""Most rounds of a PCM solve that stops when it settles, where they are not said."""
 Method = Literal["sequential", "picard", "coarse", "anderson", "newton", "pcm", "paradigms"]
 
 
@@ -42,6 +44,8 @@ class SolverConfig:
         sampler: the sampler whose chunk is wanted.
         rounds: number of rounds; with a tolerance the largest number; None for no limit.
         tolerance: stop when the certified error is below this, in normalised action units.
+        settle: stop a row when a round has moved its chunk by less than this, root mean square in
+            normalised action units; at the latest after ``rounds``. Nothing is certified.
         safety: factor from a base round's residual to the certified error.
         window: states evaluated in one base round; None for all.
         pcm_rounds: rounds at full share of the head, base rounds after them.
@@ -60,6 +64,7 @@ class SolverConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     rounds: int | None = None
     tolerance: float | None = None
+    settle: float | None = None
     safety: float = SAFETY
     window: int | None = None
     pcm_rounds: int | None = None
@@ -84,6 +89,16 @@ class SolverConfig:
             raise PcmError(
                 "solver.adaptive switches a PCM head off by its residual: it needs "
                 "solver.method=pcm and solver.tolerance, and no solver.stiffness"
+            )
+        if self.settle is not None and (
+            self.method in ("sequential", "paradigms")
+            or self.settle <= 0
+            or self.rounds is None
+            or self.tolerance is not None
+        ):
+            raise PcmError(
+                f"solver.settle={self.settle} with solver.method={self.method}: give a positive "
+                "value, solver.rounds as the most, no solver.tolerance, and a method of rounds"
             )
         if self.shares is not None:
             object.__setattr__(self, "shares", tuple(self.shares))  # a list where read from a file
@@ -181,6 +196,7 @@ class SolverConfig:
         stop += " adaptive" if self.adaptive else ""
         stop += " coarse" if self.method == "newton" and self.shares else ""
         stop += "" if self.tolerance is None else f" tol {self.tolerance:g}"
+        stop += "" if self.settle is None else f" settle {self.settle:g}"
         stop += "" if self.deadline_ms is None else f" {self.deadline_ms:g} ms"
         return f"{self.method}{stop} ({base})"
 
@@ -219,7 +235,7 @@ def solve(
     }
     if config.method == "paradigms":
         return paradigms(denoise, noise, **limits)
-    limits |= {"safety": config.safety, "guess": guess}
+    limits |= {"safety": config.safety, "guess": guess, "settle": config.settle}
     if config.deadline_ms is not None:
         finish = partial(synchronize, noise.initial.device)
         limits["stop"] = Deadline(config.deadline_ms, finish)

@@ -82,14 +82,15 @@ def paired_difference_interval(
 
 
 def percentiles(latencies_ms: ArrayLike) -> dict[str, float]:
-    """Summarise latencies as p50, p95, p99 and max, in milliseconds.
+    """Summarise latencies as mean, p50, p95, p99 and max, in milliseconds.
 
     Raises:
         PcmError: There are no values, or one is not finite.
     """
     sample = _sample(latencies_ms)
     p50, p95, p99 = np.percentile(sample, [50, 95, 99])
-    return {"p50": float(p50), "p95": float(p95), "p99": float(p99), "max": float(sample.max())}
+    found = {"p50": float(p50), "p95": float(p95), "p99": float(p99), "max": float(sample.max())}
+    return {"mean": float(sample.mean())} | found
 
 
 def _sample(values: ArrayLike) -> NDArray[np.float64]:

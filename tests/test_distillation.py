@@ -109,7 +109,7 @@ def test_the_papers_loss_row_by_row(head: dict[str, object], weight: str) -> Non
 
 def test_unknown_weights_are_refused() -> None:
     data = windows()
-    with pytest.raises(PcmError, match=r"distill.weight=var: use row, variance or none"):
+    with pytest.raises(PcmError, match=r"distill.weight=var: use root, row, variance or none"):
         Distillation(with_random_head(LORA), data, data, 4, 0, weight="var")
 
 

@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from pcm_policy.checkpoint import held_out_observations
+from pcm_policy.errors import PcmError
 from pcm_policy.exactness import (
     certification,
     certified_solver,
     chunk_error,
     exactness_report,
     paired_noise,
+    settle_level,
+    settling,
     solved,
 )
 from pcm_policy.noise import episode_noise
@@ -67,8 +70,31 @@ def test_certified_chunks_are_the_base_chunk(policy: DiffusionPolicy, obs: torch
         assert found.worst_error <= tolerance
 
 
+@pytest.mark.parametrize("mean", [1.2, 1.5, 2.0, 3.0])
+def test_the_level_spends_so_many_rounds(
+    policy: DiffusionPolicy, obs: torch.Tensor, mean: float
+) -> None:
+    """No more than asked for, and a level a hundredth lower would."""
+    level = settle_level(policy, obs, mean, seed=3)
+    counts = []
+    for at in (level, 0.98 * level):
+        solver = settling(policy, at)
+        alone = [solved(policy, solver, obs[i : i + 1], 3 + i).rounds for i in range(len(obs))]
+        counts.append(np.mean(alone))
+    assert counts[0] <= mean
+    assert mean - counts[0] <= 2 / len(obs)
+    assert counts[1] >= counts[0]
+
+
+def test_a_mean_that_cannot_be_is_refused(policy: DiffusionPolicy, obs: torch.Tensor) -> None:
+    for mean in (1.0, 4.0):
+        with pytest.raises(PcmError, match="more than 1 and less than 4"):
+            settle_level(policy, obs, mean)
+
+
 def test_the_report_counts_from_one_round_on(policy: DiffusionPolicy, obs: torch.Tensor) -> None:
     text = exactness_report(policy, obs, policy)
     assert text.startswith("Action error to the sequential ddim-16 chunk over 16 held-out")
+    assert text.count("| pcm 4 head 2 settle ") == 2
     for label in ("pcm 1 (ddim-16)", "pcm 4 head 2 (ddim-16)", "picard tol 0.01 (ddim-16)"):
         assert f"| {label} |" in text

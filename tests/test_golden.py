@@ -49,6 +49,19 @@ def test_saved_again_it_is_the_same_file(name: str, tmp_path: Path) -> None:
     assert {k: new[k] for k in old} == old  # newer versions may add settings, not change these
 
 
+def test_a_head_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    """Before 0.1.0 a window head's correction was not a linear map of the residual."""
+    shutil.copytree(GOLDEN / "mlp_window_0", tmp_path / "p")
+    with pytest.raises(PcmError, match=r"lacks head.* of its head.*run pcm-distill on its base"):
+        DiffusionPolicy.from_pretrained(tmp_path / "p")
+    file = tmp_path / "p/config.json"
+    config = json.loads(file.read_text())
+    config["policy"]["head"]["options"]["scaled"] = True
+    file.write_text(json.dumps(config))
+    with pytest.raises(PcmError, match=r"'scaled'; if an earlier version distilled it, run pcm-d"):
+        DiffusionPolicy.from_pretrained(tmp_path / "p")
+
+
 @pytest.mark.parametrize("version", [0, FORMAT_VERSION + 1, "1", None])
 def test_other_versions_are_refused(version: object, tmp_path: Path) -> None:
     shutil.copytree(GOLDEN / "unet1d", tmp_path / "p")

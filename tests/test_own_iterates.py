@@ -42,7 +42,7 @@ def test_they_are_what_the_solver_goes_through(guess_width: int) -> None:
     objective = distillation(made, own=1.0)
     assert made.config.head is not None
     pool = objective.targets(0)
-    assert len(pool.states) == 1  # the base's own iterates are not computed for nothing
+    assert len(pool.states) == 0  # the base's own iterates are not computed for nothing
     follow = torch.ones(POOL, dtype=torch.bool)
     states, bases = objective._iterates(pool, follow)
     denoise = made.denoiser(pool.cond, made.config.head.sampler)
@@ -57,7 +57,7 @@ def test_they_are_what_the_solver_goes_through(guess_width: int) -> None:
         torch.testing.assert_close(bases[k], there, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("weight", ["row", "variance", "none"])
+@pytest.mark.parametrize("weight", ["root", "row", "variance", "none"])
 def test_every_weight_goes_with_every_share(weight: str) -> None:
     found = {}
     for own in (0.0, 0.5, 1.0):
@@ -66,3 +66,30 @@ def test_every_weight_goes_with_every_share(weight: str) -> None:
         found[own] = distillation(made, own, weight=weight).loss(made.head, 0, Share(0, 1))
         assert found[own].isfinite()
     assert float(found[0.0].detach()) != float(found[1.0].detach())
+
+
+@torch.no_grad()
+def test_they_are_those_of_the_head_when_its_pool_began() -> None:
+    """So a run that is resumed where a pool begins goes on as if it had not stopped."""
+    made, again = policy(10), policy(10)
+    objective = distillation(made, own=1.0)
+    began = objective._followed(0)
+    for one in (made, again):
+        assert isinstance(one.head, WindowHead)
+        for p in one.head.parameters():
+            p.mul_(1.1)
+    assert objective._followed(0) is began
+    states, fresh = objective._followed(1).states, distillation(again, own=1.0)._followed(1).states
+    assert torch.equal(states, fresh)
+    assert not torch.equal(distillation(again, own=1.0)._followed(0).states, began.states)
+
+
+@torch.no_grad()
+def test_a_pool_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for rows in (POOL, 3):
+        monkeypatch.setattr("pcm_policy.training.distillation.AT_ONCE", rows)
+        pool = distillation(policy(10), own=0.5)._followed(0)
+        found.append((pool.states, pool.bases))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)

@@ -61,7 +61,9 @@ def test_pairing_removes_what_pairs_share() -> None:
 
 
 def test_percentiles() -> None:
-    assert percentiles(np.arange(101)) == {"p50": 50, "p95": 95, "p99": 99, "max": 100}
+    assert percentiles([0, 1, 2, 9])["mean"] == 3
+    found = percentiles(np.arange(101))
+    assert found == {"mean": 50, "p50": 50, "p95": 95, "p99": 99, "max": 100}
 
 
 @pytest.mark.parametrize("values", [[], [1, np.nan], [[1, 2]]])

@@ -32,5 +32,7 @@ def build_head(
         if name == "copy":
             return CopyHead(network, **options)
     except TypeError as error:
-        raise PcmError(f"head {name!r}: {error}") from error
+        raise PcmError(
+            f"head {name!r}: {error}; if an earlier version distilled it, run pcm-distill again"
+        ) from error
     raise PcmError(f"unknown head {name!r}: use window, lora or copy")

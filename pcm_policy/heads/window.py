@@ -20,30 +20,31 @@ FLOOR = 1e-3
 
 
 class WindowHead(nn.Module):
-    """Correct all base predictions of a round at once: ``P + lambda(k) s h(X, P, R / s, obs, k)``.
+    """Correct all base predictions of a round: ``P + lambda(k) s A(X, P, obs, k, s) R / s``.
 
     ``P`` is ``D(X)``, or what a quasi-Newton step makes of it, ``R = F + M P - X`` how far that
-    moves the states and ``s`` its root mean square in a row of the batch: a row near its fixed
-    point gets a small correction, and one far from it a large one. The base network is called once
-    a round and the correction is added, so that with a share of zero a round is one of the base
-    model. The initial noise is the first state of the window; the output layer starts at zero, so
-    an untrained head changes nothing.
+    moves the states and ``s`` its root mean square in a row of the batch. How far ``P`` is off is
+    nearly linear in ``R``, by a matrix that depends on where the states are: ``A`` is an affine map
+    of few dimensions with factors from a network that sees states, predictions and observation. So
+    a row near its fixed point gets a small correction, and one far from it a large one. The base
+    network is called once a round and the correction is added, so that with a share of zero a
+    round is one of the base model. The initial noise is the first state of the window; the output
+    layer starts at zero, so an untrained head changes nothing.
 
     Args:
         steps: ``N``, number of states of the sampler it is trained for.
         action_dim: ``Da``.
         horizon: ``T``.
         cond_dim: ``C``.
-        width: hidden width.
+        width: hidden width, and dimensions of the map ``A``.
         depth: number of residual blocks.
-        cond_width: width of the vector that modulates the blocks.
+        cond_width: width of the vector that modulates the blocks, of both networks.
         max_rounds: later rounds share the last round's embedding.
         nodes: states that the base is evaluated at and the head sees; predictions in between are
             interpolated in log-SNR. None for all; so are more than there are.
         newton: start from the base's quasi-Newton step, see :mod:`pcm_policy.solvers.newton`; its
             Jacobian is part of the head, and so is how its predictions run from node to node, see
             :meth:`calibrate`.
-        scaled: scale by the residual as above; without, ``s`` is 1 and ``R`` is not seen.
         guess_width: width of the network that predicts the chunk a solve starts from, see
             :class:`~pcm_policy.heads.guess.FirstGuess`; 0 starts from zeros.
         guess_noises: states of the noise that it sees: the first, or as many as there are nodes.
@@ -60,12 +61,11 @@ class WindowHead(nn.Module):
         cond_dim: int,
         *,
         width: int = 96,
-        depth: int = 1,
-        cond_width: int = 88,
+        depth: int = 2,
+        cond_width: int = 64,
         max_rounds: int = 4,
         nodes: int | None = None,
         newton: bool = False,
-        scaled: bool = False,
         guess_width: int = 0,
         guess_noises: int = 1,
     ) -> None:
@@ -86,7 +86,7 @@ class WindowHead(nn.Module):
         self.bend: Tensor | None
         self.register_buffer("bend", torch.zeros(steps, self.evaluations) if newton else None)
         window = self.evaluations * horizon * action_dim
-        self.max_rounds, self.scaled, self.guess_noises = max_rounds, scaled, guess_noises
+        self.max_rounds, self.guess_noises = max_rounds, guess_noises
         self.guess: FirstGuess | None = None
         if guess_width:
             self.guess = FirstGuess(
@@ -99,9 +99,11 @@ class WindowHead(nn.Module):
             )
         self.cond = nn.Sequential(nn.Linear(cond_dim, cond_width), nn.SiLU())
         self.round = nn.Embedding(max_rounds, cond_width)
-        self.level = nn.Linear(1, cond_width) if scaled else None
-        self.inp = nn.Linear((2 + scaled) * window, width)
+        self.level = nn.Linear(1, cond_width)
+        self.inp = nn.Linear(2 * window, width)
         self.blocks = nn.ModuleList(AdaLNBlock(width, cond_width, 2) for _ in range(depth))
+        self.factors = nn.Linear(width, width)
+        self.residual = nn.Linear(window, width)
         self.out = nn.Linear(width, window)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
@@ -133,9 +135,7 @@ class WindowHead(nn.Module):
             with torch.no_grad():
                 base = denoise(states[nodes], nodes)
         found = self.base(denoise, forced, states, base)
-        residual = None
-        if self.scaled:
-            residual = (forced + combine(denoise.sampler.M[:-1], found) - states)[nodes]
+        residual = (forced + combine(denoise.sampler.M[:-1], found) - states)[nodes]
         at = rounds.clamp(max=self.max_rounds - 1)
         correction = self._correct(denoise, states[nodes], found[nodes], residual, at)
         if between is not None:
@@ -209,25 +209,18 @@ class WindowHead(nn.Module):
         return found
 
     def _correct(
-        self,
-        denoise: Denoiser,
-        states: Tensor,
-        base: Tensor,
-        residual: Tensor | None,
-        rounds: Tensor,
+        self, denoise: Denoiser, states: Tensor, base: Tensor, residual: Tensor, rounds: Tensor
     ) -> Tensor:
         """Return ``(n, B, T, Da)`` from states, predictions and residual at the nodes."""
-        c, parts = self.cond(denoise.cond) + self.round(rounds), [states, base]
-        scale = torch.ones_like(states[:1, :, :1, :1])
-        if residual is not None and self.level is not None:
-            scale = residual.square().mean(dim=(0, 2, 3), keepdim=True).sqrt() + FLOOR
-            parts.append(residual / scale)
-            c = c + self.level(scale[0, :, 0].log())
-        h = self.inp(torch.cat(parts).transpose(0, 1).flatten(1))
+        scale = residual.square().mean(dim=(0, 2, 3), keepdim=True).sqrt() + FLOOR
+        level = self.level(scale[0, :, 0].log())
+        c = self.cond(denoise.cond) + self.round(rounds) + level
+        h = self.inp(torch.cat([states, base]).transpose(0, 1).flatten(1))
         for block in self.blocks:
             h = block(h, c)
-        found: Tensor = self.out(h).view(states.transpose(0, 1).shape).transpose(0, 1)
-        return scale * found
+        moved = self.residual((residual / scale).transpose(0, 1).flatten(1))
+        found: Tensor = self.out(self.factors(h) * moved)
+        return scale * found.view(states.transpose(0, 1).shape).transpose(0, 1)
 
     def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
         """Return the evaluated nodes, and ``(N, n)`` weights that spread their values over all."""

@@ -37,6 +37,8 @@ class SolveResult:
             not one of the base model over all states.
         trajectory: ``(N + 1, B, T, Da)`` all states.
         chunk: ``(B, T, Da)`` float32, the sample in raw units, where a policy solved.
+        row_rounds: ``(B,)`` int64, rounds until each row was done, where rows stop by themselves:
+            what a solve of that row alone would have taken.
     """
 
     sample: Tensor
@@ -47,6 +49,7 @@ class SolveResult:
     bound: Tensor
     trajectory: Tensor
     chunk: Tensor | None = None
+    row_rounds: Tensor | None = None
 
 
 def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy.deadline import Stop
-from pcm_policy.denoise import Denoiser
+from pcm_policy.denoise import Denoiser, Nodes
 from pcm_policy.errors import PcmError
 from pcm_policy.noise import Noise
 from pcm_policy.samplers import AffineSampler
@@ -68,6 +68,7 @@ def iterate(
     *,
     rounds: int | None = None,
     tolerance: float | None = None,
+    settle: float | None = None,
     safety: float = SAFETY,
     window: int | None = None,
     guess: Tensor | None = None,
@@ -91,6 +92,9 @@ def iterate(
         rounds: number of rounds, or with a tolerance the largest number; None for no limit.
         tolerance: stop when ``safety`` times the residual of a base round is below this, in
             normalised action units; None for a fixed number of rounds.
+        settle: without a tolerance: a row is done when a round has moved its sample by less than
+            this, root mean square in normalised action units, and is evaluated no more. That
+            proves nothing.
         safety: assumed ratio of the true error to the residual.
         window: largest number of states evaluated in a base round; None for all of them. The
             window slides over states that have settled (or, with fixed rounds, by one).
@@ -108,12 +112,14 @@ def iterate(
         The result; ``certified`` says for which rows the sample is within ``tolerance``.
 
     Raises:
-        PcmError: neither ``rounds`` nor ``tolerance``, too few rounds for the window, or a
-            guess of the wrong shape.
+        PcmError: neither ``rounds`` nor ``tolerance``, too few rounds for the window, ``settle``
+            with a tolerance or a window, or a guess of the wrong shape.
     """
     sampler, steps = denoise.sampler, denoise.sampler.steps
     window = steps if window is None else window
     _check(steps, rounds, tolerance, window, head, strengths, coarse)
+    if settle is not None and (tolerance is not None or window < steps):
+        raise PcmError("solver.settle goes with fixed solver.rounds and no solver.window")
     base_rounds = rounds is None or len(strengths) < rounds or 0.0 in strengths[:rounds]
     if head is None or base_rounds or getattr(head, "evaluations", None) == steps:
         denoise = denoise.encode()
@@ -127,8 +133,10 @@ def iterate(
     at = torch.arange(steps + 1, device=states.device)[:, None]
     front = torch.zeros_like(at[:1].expand(-1, states.shape[1])[0])  # settled states of each row
     done = torch.zeros_like(change[0], dtype=torch.bool)
+    row_rounds = torch.zeros_like(front)
     residuals: list[Tensor] = []
     cold, whole = guess is None, False
+    open_rows: Tensor | None = None  # that have not settled, once some have
     while lo < steps and (rounds is None or used < rounds):
         if used and stop is not None and stop():
             break
@@ -140,6 +148,8 @@ def iterate(
             if based < len(coarse) and coarse[based] < hi - lo:
                 nodes = coarse_nodes(coarse[based], lo, hi)
             based += 1
+        if tolerance is not None or settle is not None:
+            row_rounds = row_rounds + (~done & (front < steps))
         evaluated = hi - lo if nodes is None else len(nodes)
         before = predictions
         if head is not None and not pure:
@@ -147,15 +157,20 @@ def iterate(
             evaluated = getattr(head, "evaluations", None) or steps
             if tolerance is not None:
                 front = torch.where(done, steps, torch.zeros_like(front))
-            predictions = head(denoise, forced[:-1], states[:-1], used, strength)
+            if open_rows is None:
+                predictions = head(denoise, forced[:-1], states[:-1], used, strength)
+            else:
+                some = forced[:-1, open_rows], states[:-1, open_rows]
+                found = head(denoise.pick(open_rows), *some, used, strength)
+                predictions = predictions.index_copy(1, open_rows, found)
         elif nodes is not None:
             index = torch.tensor(nodes, device=states.device)
-            found = denoise(states[index], index)
+            found = _evaluate(denoise, states[index], index, open_rows)
             predictions = torch.cat(
                 [predictions[:lo], combine(between_nodes(sampler, nodes, lo), found)]
             )
         else:
-            found = denoise(states[lo:hi], slice(lo, hi))
+            found = _evaluate(denoise, states[lo:hi], slice(lo, hi), open_rows)
             beyond = found[-1:].expand_as(predictions[hi:]) if cold else predictions[hi:]
             predictions = torch.cat([predictions[:lo], found, beyond])
         if tolerance is not None and pure:
@@ -197,16 +212,41 @@ def iterate(
             updated = torch.where((at <= reached)[..., None, None], swept, updated)
             updated = torch.where((at <= front)[..., None, None], states, updated)
             front = reached
+        if settle is not None:
+            updated = torch.where(done[:, None, None], states, updated)
+            moved = (updated[-1] - states[-1]).square().mean(dim=(1, 2)).sqrt()
+            done = done | (moved <= settle)
+            open_rows = (~done).nonzero()[:, 0] if bool(done.any()) else None
         states = updated
         if watch is not None:
             watch(states)
         if tolerance is not None and pure:
             lo = int(front.min())
+        if open_rows is not None and not len(open_rows):
+            break
     bound = safety * change.amax(dim=0)
     usable = states[-1].isfinite().all(dim=-1).all(dim=-1) & whole
+    if settle is not None:
+        usable = usable & ~done
     bound = torch.where(usable, bound, torch.inf)
     certified = bound <= (tolerance or 0.0)
-    return SolveResult(states[-1], used, nfe, torch.stack(residuals), certified, bound, states)
+    return SolveResult(
+        sample=states[-1],
+        rounds=used,
+        nfe=nfe,
+        residuals=torch.stack(residuals),
+        certified=certified,
+        bound=bound,
+        trajectory=states,
+        row_rounds=None if tolerance is None and settle is None else row_rounds,
+    )
+
+
+def _evaluate(denoise: Denoiser, x: Tensor, nodes: Nodes, rows: Tensor | None) -> Tensor:
+    """Return predictions ``(n, B, T, Da)``; zeros but for ``rows``, if they are given."""
+    if rows is None:
+        return denoise(x, nodes)
+    return torch.zeros_like(x).index_copy(1, rows, denoise.pick(rows)(x[:, rows], nodes))
 
 
 def _first_predictions(guess: Tensor | None, like: Tensor) -> Tensor:

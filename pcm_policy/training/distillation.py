@@ -38,6 +38,10 @@ from pcm_policy.training.targets import (
 
 CALIBRATED, SEARCHED = 128, 64
 """Training observations that the base is measured on for a head, and that steps are searched on."""
+AT_ONCE = 500
+"""Observations that the head's own iterates are computed of at once."""
+FLOOR = 0.003
+"""Distance below which less of it counts less, in normalised action units."""
 
 
 def with_head(
@@ -54,7 +58,7 @@ def with_head(
         head: ``name`` and ``options`` of the new head. Of a window head "auto" means for ``nodes``
             a quarter of the sampler's steps and at least 6; for ``guess_noises`` as many where
             noise is drawn in every step, else 1; for ``width`` twice ``T Da`` within 96 and 256,
-            and for ``guess_width`` that and at least 144.
+            and for ``guess_width`` that and at least 128.
         sampler: fields of ``SamplerConfig``; None values come from the policy's own sampler.
         seed: seed of the head's initial weights.
         rounds: iterates it will be trained on.
@@ -68,7 +72,7 @@ def with_head(
         max(6, chosen.steps // 4),
         min(256, max(96, 2 * math.prod(base.config.chunk_shape))),
     )
-    auto = {"nodes": nodes, "width": width, "guess_width": max(144, width)}
+    auto = {"nodes": nodes, "width": width, "guess_width": max(128, width)}
     auto["guess_noises"] = nodes if base.sampler(chosen).stochastic else 1
     options = {k: auto.get(k, v) if v == "auto" else v for k, v in head["options"].items()}
     own = HeadConfig(head["name"], options, chosen, fingerprint(base.network), rounds)
@@ -85,12 +89,13 @@ def with_head(
 
 
 class Distillation:
-    """Weighted squared distance between the head's next iterate and the base fixed point.
+    """Distance between the head's next iterate and the base fixed point.
 
     Sequential solves of the base are computed in pools and used several times; every step follows
-    ``K`` iterates of every row, and takes one gradient over all of them. The weight of an iterate
-    is one over its distance to the fixed point, the paper's ``1 / sqrt(Var(k))`` row by row, or
-    that itself: ``Var(k)`` is the mean squared distance of the base's iterates ``k`` over the pool.
+    ``K`` iterates of every row, those of the head as it was when the pool began, and takes one
+    gradient over all of them. Of the squared distance the root is taken; or it is weighted by one
+    over the iterate's own distance to the fixed point, the paper's ``1 / sqrt(Var(k))`` row by row,
+    or by that itself: ``Var(k)`` is the mean squared distance of iterate ``k`` over the pool.
 
     Args:
         policy: with an untrained head; base weights stay frozen.
@@ -100,7 +105,7 @@ class Distillation:
             as the head's config says.
         seed: all randomness derives from it.
         own: share of rows that follow the head's own iterates.
-        weight: ``row``, ``variance`` or ``none``.
+        weight: ``root``, ``row``, ``variance`` or ``none``.
         end_weight: weight of the last state beside the mean over the trajectory.
         pool: observations whose sequential solves are computed at once and kept.
         reuse: times that each of them is trained on before the next pool is solved.
@@ -125,10 +130,10 @@ class Distillation:
         seed: int,
         *,
         own: float = 1.0,
-        weight: str = "row",
+        weight: str = "root",
         end_weight: float = 1.0,
-        pool: int = 2048,
-        reuse: int = 8,
+        pool: int = 2000,
+        reuse: int = 16,
         warm: float = 0.1,
         prefix: float = 0.1,
         guess_batch: int = 512,
@@ -141,8 +146,8 @@ class Distillation:
         self.policy, self.held_out = policy, held_out
         self.batch, self.seed, self.rounds = batch, seed, policy.config.head.rounds
         self.own, self.end_weight, self.pool, self.reuse = own, end_weight, pool, reuse
-        if weight not in ("row", "variance", "none"):
-            raise PcmError(f"distill.weight={weight}: use row, variance or none")
+        if weight not in ("root", "row", "variance", "none"):
+            raise PcmError(f"distill.weight={weight}: use root, row, variance or none")
         self.weight = weight
         self.under: BaseRounds = PlainRounds()
         if isinstance(self.module, WindowHead):
@@ -150,13 +155,14 @@ class Distillation:
             cond, noise = self._sample(train, CALIBRATED)
             self.module.calibrate(denoiser_of(policy, cond, None), noise)
         kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix, "under": self.under}
-        recorded = 1 if own == 1 and weight != "variance" else self.rounds
+        recorded = 0 if own == 1 and weight != "variance" else self.rounds
         self.targets = Targets(policy, train, seed, rounds=recorded, **kinds)
         self.guessing = None
         if guesses(self.module):
             few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
             kinds |= {"few": few, "batch": guess_batch, "reuse": guess_reuse}
             self.guessing = Guessing(policy, train, seed, **kinds)
+        self._pool: tuple[int, Solved] | None = None
         self._variances: tuple[int, Tensor] | None = None
         policy.network.requires_grad_(False)
 
@@ -176,18 +182,14 @@ class Distillation:
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
-        generator = step_generator(self.seed, step)
         index, turn = divmod(step, max(1, self.pool * self.reuse // self.batch))
-        solved = self.targets(index)
-        rows = share(batch_rows(len(solved.cond), self.batch, turn, self.seed + index))
-        solved = solved.pick(rows.to(solved.cond.device))
-        follow = share(torch.rand(self.batch, generator=generator) < self.own)
-        states, bases = self._iterates(solved, follow.to(solved.exact.device))
-        stacked, base = (t.transpose(0, 1).flatten(1, 2) for t in (states, bases))
-        copies = len(states)
-        device = solved.exact.device
-        k = torch.arange(copies, device=device).repeat_interleave(follow.shape[0])
-        solved = solved.pick(torch.arange(follow.shape[0], device=device).repeat(copies))
+        pool = self._followed(index)
+        rows = share(batch_rows(len(pool.cond), self.batch, turn, self.seed + index))
+        some = pool.pick(rows.to(pool.cond.device))
+        stacked, base = (t.transpose(0, 1).flatten(1, 2) for t in (some.states, some.bases))
+        copies, device = len(some.states), some.exact.device
+        k = torch.arange(copies, device=device).repeat_interleave(len(rows))
+        solved = some.pick(torch.arange(len(rows), device=device).repeat(copies))
         everything, target = denoiser_of(self.policy, solved.cond, solved.prefix), solved.exact
         forced = solved.forced[:-1]
         predictions = module(everything, forced, stacked, k, 1.0, base)
@@ -201,16 +203,19 @@ class Distillation:
     def _losses(
         self, index: int, found: Tensor, before: Tensor, exact: Tensor, k: Tensor
     ) -> Tensor:
-        """Return the weighted squared distance of every row's next iterate to the fixed point."""
+        """Return the distance of every row's next iterate to the fixed point, as it is weighted."""
         error = (found - exact).square().mean(dim=(2, 3))
+        total = error.mean(dim=0) + self.end_weight * error[-1]
+        if self.weight == "root":
+            return (total + FLOOR**2).sqrt()
         if self.weight == "row":
             distance = (before - exact[:-1]).square().mean(dim=(0, 2, 3)).sqrt()
             weight = 1.0 / (distance + 0.02)
         elif self.weight == "variance":
             weight = self._variance(index).rsqrt()[k]
         else:
-            weight = torch.ones_like(error[-1])
-        return (error.mean(dim=0) + self.end_weight * error[-1]) * weight
+            weight = torch.ones_like(total)
+        return total * weight
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> Mapping[str, float]:
@@ -242,6 +247,21 @@ class Distillation:
         return result
 
     @torch.no_grad()
+    def _followed(self, index: int) -> Solved:
+        """Return the pool ``index`` with the iterates that are trained on."""
+        if self._pool is None or self._pool[0] != index:
+            solved = self.targets(index)
+            generator = step_generator(self.seed, 2**35 + index)
+            own = torch.rand(len(solved.cond), generator=generator) < self.own
+            own = own.to(solved.cond.device)
+            parts = [
+                self._iterates(solved.pick(rows), own[rows])
+                for rows in torch.split(torch.arange(len(own), device=own.device), AT_ONCE)
+            ]
+            states, bases = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
+            self._pool = index, replace(solved, states=states, bases=bases)
+        return self._pool[1]
+
     def _iterates(self, solved: Solved, follow: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``K`` iterates ``(K, N, b, T, Da)`` and base predictions at the head's nodes.
 
@@ -252,19 +272,19 @@ class Distillation:
             return solved.states, solved.bases
         some = solved.pick(rows)
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
-        nodes, _ = self.under.nodes(denoise)
-        states, bases = [some.states[0]], [some.bases[0]]
+        M, (nodes, _) = denoise.sampler.M, self.under.nodes(denoise)
+        guess, states, bases = some.guess, [], []
         first = first_guess(self.module, denoise, some.forced)
         if first is not None:
-            first = first.expand_as(states[0])
-            started = (some.forced + combine(denoise.sampler.M, first))[:-1]
-            states[0] = torch.where(some.cold[:, None, None], started, states[0])
-            bases[0] = denoise(states[0][nodes], nodes)
-        for k in range(self.rounds - 1):
-            at = torch.full(rows.shape, k, device=rows.device)
-            predictions = self.module(denoise, some.forced[:-1], states[k], at, 1.0, bases[k])
-            states.append((some.forced + combine(denoise.sampler.M, predictions))[:-1])
-            bases.append(denoise(states[-1][nodes], nodes))
+            guess = torch.where(some.cold[:, None, None], first, guess)
+        x = (some.forced + combine(M, guess.expand(len(M) - 1, *guess.shape)))[:-1]
+        for k in range(self.rounds):
+            states.append(x)
+            bases.append(denoise(x[nodes], nodes))
+            if k + 1 < self.rounds:
+                at = torch.full(rows.shape, k, device=rows.device)
+                predictions = self.module(denoise, some.forced[:-1], x, at, 1.0, bases[k])
+                x = (some.forced + combine(M, predictions))[:-1]
         if len(rows) == len(follow):
             return torch.stack(states), torch.stack(bases)
         return (

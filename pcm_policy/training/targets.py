@@ -25,18 +25,20 @@ class Solved:
         prefix: the actions that were known.
         forced: ``(N + 1, n, T, Da)``, ``F``.
         exact: ``(N + 1, n, T, Da)``, the fixed point.
+        guess: ``(n, T, Da)``, the chunk that a row starts from, zeros if it starts cold.
+        cold: ``(n,)`` bool, rows that do.
         states: ``(K, N, n, T, Da)``, the base's own iterates, the first one first.
         bases: ``(K, m, n, T, Da)``, its predictions at the head's ``m`` nodes of each.
-        cold: ``(n,)`` bool, rows that start without a guess.
     """
 
     cond: Tensor
     prefix: Prefix | None
     forced: Tensor
     exact: Tensor
+    guess: Tensor
+    cold: Tensor
     states: Tensor
     bases: Tensor
-    cold: Tensor
 
     def pick(self, rows: Tensor) -> "Solved":
         """Return some of the rows."""
@@ -44,8 +46,9 @@ class Solved:
         if prefix is not None:
             prefix = Prefix(prefix.values[rows], prefix.known[rows])
         forced, exact = self.forced[:, rows], self.exact[:, rows]
+        start = self.guess[rows], self.cold[rows]
         states, bases = self.states[:, :, rows], self.bases[:, :, rows]
-        return Solved(self.cond[rows], prefix, forced, exact, states, bases, self.cold[rows])
+        return Solved(self.cond[rows], prefix, forced, exact, *start, states, bases)
 
 
 def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) -> Denoiser:
@@ -140,10 +143,9 @@ class Targets:
         forced = forcing(sampler, noise)
         whole = pad(chunk, (0, shape[1] - config.action_dim))  # nothing is guessed of what is seen
         guess, cold = self._guesses(whole, generator)
-        guess = guess.expand(sampler.steps, *whole.shape)
         nodes, _ = self.under.nodes(denoise)
         states, bases = [], []
-        x = forced + combine(sampler.M, guess)
+        x = forced + combine(sampler.M, guess.expand(sampler.steps, *whole.shape))
         for _ in range(self.rounds):
             states.append(x[:-1])
             bases.append(denoise(x[:-1][nodes], nodes))
@@ -152,7 +154,7 @@ class Targets:
         none = x.new_zeros(0, sampler.steps, *whole.shape)
         recorded = torch.stack(states) if states else none
         evaluated = torch.stack(bases) if bases else none
-        return Solved(cond, prefix, forced, exact, recorded, evaluated, cold)
+        return Solved(cond, prefix, forced, exact, guess, cold, recorded, evaluated)
 
     def _guesses(self, chunk: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return ``(n, T, Da)`` guesses, zeros or held demonstrations, and which are the former."""
