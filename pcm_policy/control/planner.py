@@ -148,7 +148,7 @@ class Planner:
     ) -> Plan:
         actions = chunk[self.spec.obs_steps - 1 :].copy()
         fault = chunk_fault(actions, self.spec)
-        memory = None
+        memory, own = None, found.row_rounds
         if fault is None and (request.couple_noise or request.warm_start != "off"):
             sample = found.sample[row : row + 1].clone()
             guess = sample[None] if predictions is None else predictions[:, row : row + 1].clone()
@@ -157,7 +157,7 @@ class Planner:
             id=request.id,
             actions=actions,
             memory=memory,
-            rounds=found.rounds,
+            rounds=found.rounds if own is None else int(own[row]),
             bound=float(found.bound[row]),
             certified=bool(found.certified[row]),
             fault=fault,

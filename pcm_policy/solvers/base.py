@@ -25,7 +25,7 @@ class SolveResult:
     Attributes:
         sample: ``(B, T, Da)`` action chunk, the last state.
         rounds: batched network calls, one after another.
-        nfe: network evaluations per chunk.
+        nfe: network evaluations per chunk, of the row that took most rounds.
         residuals: ``(rounds, B)`` largest change that each round made anywhere on the trajectory,
             in normalised action units. Only a round of the base model alone says something about
             the distance to the sequential sample.
