@@ -205,7 +205,8 @@ def test_distillation(demos: Path, base: Path, tmp_path: Path, head: str) -> Non
     run = ["train.steps=80", "train.batch=16", "train.save_every=10", "train.log_every=10"]
     source = [f"policy={base}", f"dataset.path={demos}", f"output_dir={tmp_path}/run"]
     flags = [f"head={head}", *options, *run, *source, "train.warmup=10", "device=cpu", "threads=1"]
-    policy = cli_train.distill_main(compose("distill", [*flags, "train.lr=0.003"]))
+    rate = "train.lr=0.0003" if head == "copy" else "train.lr=0.003"
+    policy = cli_train.distill_main(compose("distill", [*flags, rate]))
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [x["loss"] for x in lines if "loss" in x]
     held_out = [x for x in lines if "val_rmse_2" in x]

@@ -17,6 +17,9 @@ from pcm_policy.solvers.sequential import sequential
 
 FLOOR = 1e-3
 """Least scale of a correction, in normalised action units."""
+LIMIT = 10.0
+"""Largest clean action, in normalised units, that a round predicts: far off the data a correction
+grows with the square of the states, and would not stay finite."""
 
 
 class WindowHead(nn.Module):
@@ -140,7 +143,7 @@ class WindowHead(nn.Module):
         correction = self._correct(denoise, states[nodes], found[nodes], residual, at)
         if between is not None:
             correction = combine(between, correction)
-        return found + strength * correction
+        return (found + strength * correction).clamp(-LIMIT, LIMIT)
 
     def base(self, denoise: Denoiser, forced: Tensor, states: Tensor, base: Tensor) -> Tensor:
         """Return the predictions ``P`` of a round without the head, ``(N, B, T, Da)``.
