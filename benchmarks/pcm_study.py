@@ -36,7 +36,6 @@ from pcm_study_ratios import (
 )
 from pcm_study_rows import (
     FEW_STEPS,
-    MEANS,
     SETTLING,
     Played,
     Row,
@@ -57,7 +56,7 @@ from tqdm import tqdm
 from pcm_policy.bench import hardware, time_predictions
 from pcm_policy.checkpoint import fingerprint, held_out_observations, to_json, write_text
 from pcm_policy.errors import PcmError
-from pcm_policy.exactness import settle_level, settling, solved
+from pcm_policy.exactness import ON_AVERAGE, settle_level, settling, solved
 from pcm_policy.few_steps import rmse
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.report import markdown, table
@@ -106,7 +105,7 @@ class Study:
             for r in self.options.rounds:
                 if self.chosen(family, r):
                     rows.append(Row(family, r, parallel_solver(self.policy, family, r)))
-        for mean in MEANS:
+        for mean in ON_AVERAGE:
             if self.chosen(SETTLING, mean):
                 level = settle_level(self.policy, self.visited[:256], mean)
                 rows.append(Row(SETTLING, mean, settling(self.policy, level)))

@@ -33,8 +33,8 @@ PARALLEL = {
     "ParaDiGMS": "paradigms",
 }
 FEW_STEPS = {"DDIM": "ddim", "DPM-Solver++": "dpmpp_2m", "consistency": "consistency"}
-SETTLING, MEANS = "PCM mean", (1.5, 2.0)
-"""PCM that stops when it settles, at a level that takes this many rounds on average."""
+SETTLING = "PCM mean"
+"""PCM that stops when it settles, at a level that takes so many rounds on average."""
 MOST = 40
 """Rounds up to which errors are followed."""
 ALONE = 128

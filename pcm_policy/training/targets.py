@@ -42,9 +42,7 @@ class Solved:
 
     def pick(self, rows: Tensor) -> "Solved":
         """Return some of the rows."""
-        prefix = self.prefix
-        if prefix is not None:
-            prefix = Prefix(prefix.values[rows], prefix.known[rows])
+        prefix = self.prefix and self.prefix.pick(rows)
         forced, exact = self.forced[:, rows], self.exact[:, rows]
         start = self.guess[rows], self.cold[rows]
         states, bases = self.states[:, :, rows], self.bases[:, :, rows]
