@@ -47,7 +47,7 @@ from pcm_study_rows import (
     play,
     rmse_by_round,
 )
-from pcm_study_search import TUNING_SEED, best_sampler, visited_observations
+from pcm_study_search import TUNING_SEED, best_path, best_sampler, visited_observations
 from pcm_study_show import HEAD, cells, pictures, tables
 from perturbed import robustness
 from torch import Tensor
@@ -99,8 +99,9 @@ class Study:
         schedule = self.policy.config.schedule
         ancestral = self.exact.name != "ddpm" and not schedule.is_flow
         if ancestral and self.chosen("DDPM", schedule.train_steps):
-            slow = SolverConfig("sequential", SamplerConfig("ddpm", schedule.train_steps))
-            rows.append(Row("DDPM", schedule.train_steps, slow))
+            share = self.exact.temperature
+            slow = SamplerConfig("ddpm", schedule.train_steps, temperature=share)
+            rows.append(Row("DDPM", schedule.train_steps, SolverConfig("sequential", slow)))
         for family in parallel_families(self.policy):
             for r in self.options.rounds:
                 if self.chosen(family, r):
@@ -112,6 +113,10 @@ class Study:
         few = [f for f in FEW_STEPS if f != "consistency" or self.consistency is not None]
         every = [(family, r) for family in few for r in self.options.rounds]
         searched = [(family, r) for family, r in every if self.chosen(family, r)]
+        path = self.exact
+        if searched:
+            path = best_path(self.policy, self.options.tuning_episodes, self.kept)
+            chosen["path"] = asdict(path)
         for family, r in tqdm(searched, desc="schedules", disable=None):
             sampler, chosen[f"{family} {r}"] = best_sampler(
                 self.model(family),
@@ -119,6 +124,7 @@ class Study:
                 family,
                 r,
                 self.visited,
+                path,
                 self.options.tuning_episodes,
                 self.kept,
             )

@@ -1,7 +1,8 @@
-"""The best schedule of a few-step sampler: three spacings and a searched one, on other seeds."""
+"""The best few-step sampler: temperature, three spacings and a searched one, on other seeds."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,9 +14,30 @@ from pcm_policy.exactness import solved
 from pcm_policy.few_steps import searched
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
+from pcm_policy.schedules import Spacing
 from pcm_policy.solve import SolverConfig
 
 TUNING_SEED = 500_000
+TEMPERATURES = (1.0, 0.6)
+"""Tried for few-step sampling beside the base's own: few steps may want another one."""
+
+
+def outcome(policy: DiffusionPolicy, sampler: SamplerConfig, episodes: int, kept: Path) -> float:
+    """Return the mean of score and success rate on episodes from ``TUNING_SEED``."""
+    played = play(policy, SolverConfig("sequential", sampler), episodes, TUNING_SEED, kept)
+    return float(np.mean([*played.scores, *played.successes]))
+
+
+def best_path(policy: DiffusionPolicy, episodes: int, kept: Path) -> SamplerConfig:
+    """Return what few-step samplers stand for, at the temperature that does best.
+
+    It is DDIM of as many steps as the base has, without noise.
+    """
+    assert policy.config.head is not None
+    own = policy.config.head.sampler
+    shares = dict.fromkeys((own.temperature, *TEMPERATURES))
+    paths = [SamplerConfig("ddim", own.steps, temperature=share) for share in shares]
+    return max(paths, key=lambda path: outcome(policy, path, episodes, kept))
 
 
 def candidates(
@@ -24,17 +46,22 @@ def candidates(
     family: str,
     steps: int,
     obs: Tensor,
+    path: SamplerConfig,
 ) -> dict[str, SamplerConfig]:
     """Return the three spacings that there are and the searched schedule, by name.
 
-    The search minimises the mean RMSE to the base chunk on ``obs``, which no episode or held-out
-    observation that is reported has a part in.
+    The search minimises the mean RMSE to the chunk of ``path`` (of a consistency model, to the
+    base's) on ``obs``, which no episode or held-out observation that is reported has a part in.
+    Beside a noisy base, DDIM is tried with as much noise as well.
     """
     assert base.config.head is not None
-    exact = solved(base, SolverConfig("sequential", base.config.head.sampler), obs, TUNING_SEED)
+    own = base.config.head.sampler
+    wanted = own if family == "consistency" else path
+    exact = solved(base, SolverConfig("sequential", wanted), obs, TUNING_SEED)
+    kind = SamplerConfig(FEW_STEPS[family], temperature=wanted.temperature)  # type: ignore[arg-type]
     found: dict[str, SamplerConfig] = {}
-    for spacing in ("trailing", "linspace", "leading"):
-        sampler = SamplerConfig(FEW_STEPS[family], steps, spacing)  # type: ignore[arg-type]
+    for spacing in get_args(Spacing):
+        sampler = replace(kind, steps=steps, spacing=spacing)
         try:
             policy.sampler(sampler)
         except PcmError:  # so many steps of this spacing do not fit
@@ -42,6 +69,9 @@ def candidates(
         found[spacing] = sampler
     kinds = list(found.values())
     found["searched"] = searched(policy, kinds, obs, exact.sample, TUNING_SEED)
+    if family == "DDIM" and policy.sampler(own).stochastic:
+        noisy = {"eta": own.eta or 1.0, "temperature": own.temperature}
+        found |= {f"{name}, noisy": replace(s, **noisy) for name, s in list(found.items())}
     return found
 
 
@@ -51,21 +81,24 @@ def best_sampler(
     family: str,
     steps: int,
     obs: Tensor,
+    path: SamplerConfig,
     episodes: int,
     kept: Path,
 ) -> tuple[SamplerConfig, dict[str, Any]]:
-    """Choose a schedule by its mean score on episodes from ``TUNING_SEED``.
+    """Choose a schedule by the mean of score and success on episodes from ``TUNING_SEED``.
 
     Returns:
-        The sampler, and for every candidate its timesteps and score.
+        The sampler, and for every candidate its timesteps, temperature and that mean.
     """
-    tried, scores = candidates(policy, base, family, steps, obs), {}
-    for name, sampler in tried.items():
-        played = play(policy, SolverConfig("sequential", sampler), episodes, TUNING_SEED, kept)
-        scores[name] = float(np.mean(played.scores))
-    best = max(scores, key=lambda name: scores[name])
+    tried = candidates(policy, base, family, steps, obs, path)
+    found = {name: outcome(policy, sampler, episodes, kept) for name, sampler in tried.items()}
+    best = max(found, key=lambda name: found[name])
     record = {
-        name: {"timesteps": policy.sampler(sampler).timesteps.tolist(), "score": scores[name]}
+        name: {
+            "timesteps": policy.sampler(sampler).timesteps.tolist(),
+            "temperature": sampler.temperature,
+            "outcome": found[name],
+        }
         for name, sampler in tried.items()
     }
     return tried[best], {"chosen": best, "candidates": record}

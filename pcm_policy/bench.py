@@ -152,9 +152,10 @@ def default_rows(
     if unknown:
         raise PcmError(f"methods: {unknown[0]!r} is none of {', '.join(get_args(Method))}")
     own = policy.config.sampler
-    slow = SamplerConfig("ddpm", policy.config.schedule.train_steps)
+    every = policy.config.schedule.train_steps
+    slow = SamplerConfig("ddpm", every, temperature=own.temperature)
     if policy.config.schedule.is_flow:
-        slow = replace(own, steps=policy.config.schedule.train_steps)
+        slow = replace(own, steps=every)
     rows = []
     for sampler in (slow, replace(own, steps=32), replace(own, steps=16)):
         rows.append((SolverConfig("sequential", sampler), sampler))

@@ -171,7 +171,7 @@ class DiffusionPolicy(nn.Module):
         name = values.get("sampler")
         if name is not None and name != sampler.name:
             steps = self.config.schedule.train_steps if name == "ddpm" else sampler.steps
-            sampler = SamplerConfig(name, steps)
+            sampler = SamplerConfig(name, steps, temperature=sampler.temperature)
         if values["method"] == "pcm" and values.get("settle") and values.get("rounds") is None:
             values["rounds"] = SETTLED_BY
         unsaid = all(values.get(k) is None for k in ("pcm_rounds", "tolerance", "stiffness"))

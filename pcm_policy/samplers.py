@@ -5,7 +5,7 @@ DDPM, DDIM, DPM-Solver++ (:mod:`pcm_policy.multistep`), multistep consistency sa
 flow matching. docs/affine.md has the derivations and shows how to add one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -51,6 +51,8 @@ class SamplerConfig:
         shift: a flow's timestep shift (Esser et al. 2024, eq. 23); above one, more steps at high
             noise.
         timesteps: the ``N`` training timesteps themselves, descending, in place of ``spacing``.
+        temperature: all drawn noise is multiplied by this: 1 samples what the policy learnt, less
+            samples nearer to its modes (Ajay et al. 2023), 0 makes the chunk a function of what is seen.
 
     Raises:
         PcmError: an unknown name, a value out of range, or a setting that the sampler has not.
@@ -67,6 +69,7 @@ class SamplerConfig:
     variance: Variance = "fixed_small"
     shift: float = 1.0
     timesteps: tuple[int, ...] | None = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -81,6 +84,8 @@ class SamplerConfig:
                 )
         if not 0 <= self.eta <= 1:
             raise PcmError(f"sampler eta={self.eta}: use a value from 0 to 1")
+        if not 0 <= self.temperature <= 1:
+            raise PcmError(f"sampler temperature={self.temperature}: use a value from 0 to 1")
         if not 0 < self.shift < float("inf"):
             raise PcmError(f"sampler shift={self.shift}: use a value above 0; 1 shifts nothing")
         if self.timesteps is not None:
@@ -122,6 +127,11 @@ def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampl
         PcmError: a sampler that does not belong to the schedule, more steps than it was trained
             with, or an invalid spacing.
     """
+    full, share = _at_full_temperature(schedule, config), config.temperature
+    return replace(full, p=share * full.p, S=share * full.S, noise=share * full.noise)
+
+
+def _at_full_temperature(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:
     if (config.name in FLOW_SAMPLERS) != schedule.is_flow:
         fitting = [n for n in get_args(SamplerName) if (n in FLOW_SAMPLERS) == schedule.is_flow]
         raise PcmError(

@@ -24,6 +24,7 @@ from pcm_policy.few_steps import searched
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.runtime import RuntimeConfig
 from pcm_policy.samplers import SamplerConfig
+from pcm_policy.schedules import Spacing
 from pcm_policy.solve import SolverConfig
 from pcm_policy.statistics import percentiles
 
@@ -101,8 +102,11 @@ def searched_samplers(
     """
     if policy.config.schedule.is_flow or not steps:
         return []
-    exact = solved(policy, SolverConfig("sequential", reference_sampler(policy)), obs, seed)
-    kinds = [[SamplerConfig("ddim", few, s) for s in ("trailing", "leading")] for few in steps]
+    reference = reference_sampler(policy)
+    exact = solved(policy, SolverConfig("sequential", reference), obs, seed)
+    ddim = SamplerConfig("ddim", temperature=reference.temperature)
+    spacings: tuple[Spacing, ...] = ("trailing", "leading")
+    kinds = [[replace(ddim, steps=few, spacing=s) for s in spacings] for few in steps]
     return [
         searched(policy, start, obs, exact.sample, seed) for start in progress(kinds, "timesteps")
     ]
@@ -115,12 +119,13 @@ def candidate_solvers(
     reference = reference_sampler(policy)
     steps, trained = reference.steps, policy.config.schedule.train_steps
     found = [SolverConfig("sequential", reference)]
-    for spacing in ("trailing", "linspace"):
+    evenly: tuple[Spacing, ...] = ("trailing", "linspace")
+    for spacing in evenly:
         for few in (1, 2, 3, 4, 6, 8, 12):
             if few < steps:
-                sampler = SamplerConfig("ddim", min(few, trained), spacing)
-                if policy.config.schedule.is_flow:
-                    sampler = replace(reference, steps=few, spacing=spacing)
+                ddim = SamplerConfig("ddim", temperature=reference.temperature)
+                kind = reference if policy.config.schedule.is_flow else ddim
+                sampler = replace(kind, steps=min(few, trained), spacing=spacing)
                 found.append(SolverConfig("sequential", sampler))
     found += [SolverConfig("sequential", sampler) for sampler in samplers]
     for rounds in (1, 2, 3, 4, 6, 8):

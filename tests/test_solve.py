@@ -162,7 +162,7 @@ def test_strengths(options: dict[str, Any], expected: tuple[float, ...]) -> None
 @pytest.mark.parametrize(
     ("config", "label"),
     [
-        (SolverConfig("sequential", OWN), "ddim-12"),
+        (SolverConfig("sequential", OWN), "ddim-12 eta 0.5"),
         (SolverConfig("sequential", SamplerConfig("ddpm", 100), rounds=2), "ddpm-100"),
         (SolverConfig("pcm", HEAD, rounds=2), "pcm 2 (ddim-8)"),
         (SolverConfig("picard", HEAD, tolerance=1e-3), "picard tol 0.001 (ddim-8)"),

@@ -65,6 +65,8 @@ def unsupported(policy: DiffusionPolicy, sampler: SamplerConfig) -> str | None:
     leading = sampler.spacing == "leading" or every
     if not leading or sampler.offset or not sampler.final_alpha_one or sampler.timesteps:
         return f"LeRobot leaves diffusers' spacing at leading, not {sampler.spacing}"
+    if sampler.temperature != 1:
+        return f"LeRobot draws noise at temperature 1, not {sampler.temperature:g}"
     if sampler.name == "ddim" and (sampler.rederive_epsilon or sampler.eta):
         return "LeRobot's DDIM keeps the network's noise after clipping, and eta is 0"
     return None

@@ -53,8 +53,8 @@ def paradigms(
     if window < 1 or (rounds is not None and rounds < 1):
         raise PcmError(f"solver.window={window}, solver.rounds={rounds}: both must be at least 1")
     check_reach(steps, rounds, tolerance, window)
-    forcing(sampler, noise)  # raises if the step noises are missing
-    states = noise.initial.expand(steps + 1, *noise.initial.shape).clone()
+    start = forcing(sampler, noise)[0]  # raises if the step noises are missing
+    states = start.expand(steps + 1, *start.shape).clone()
     scale = (-1, 1, 1, 1)
     kicks = torch.zeros_like(states[1:])
     if sampler.stochastic and noise.steps is not None:

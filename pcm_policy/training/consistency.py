@@ -60,15 +60,16 @@ class Student(nn.Module):
             slow.lerp_(fast, 1 - decay)
 
 
-def student_of(base: DiffusionPolicy) -> DiffusionPolicy:
+def student_of(base: DiffusionPolicy, temperature: float = 1.0) -> DiffusionPolicy:
     """Return a policy with the base's weights and normalisers, to be made a consistency model.
+
+    It samples at the given temperature.
 
     Raises:
         PcmError: the base is a flow.
     """
-    config = replace(
-        base.config, head=None, prediction="v_prediction", sampler=SamplerConfig("consistency", 1)
-    )
+    own = SamplerConfig("consistency", 1, temperature=temperature)
+    config = replace(base.config, head=None, prediction="v_prediction", sampler=own)
     policy = DiffusionPolicy(config)
     policy.load_state_dict(
         {k: v for k, v in base.state_dict().items() if not k.startswith("head.")}
@@ -113,10 +114,10 @@ def clean_at(
 class Consistency:
     """Distance between the student's chunks at adjacent levels of the teacher's path.
 
-    A demonstrated chunk is noised to level ``j`` of the sampler; the base's own step leads to level
-    ``j + 1``; the slow copy's chunk there is the target. After the last step the target is the
-    state itself. With the sampler that a PCM head is trained for, the student that has zero loss
-    gives this sampler's chunk in one step.
+    A demonstrated chunk is noised to level ``j`` of the sampler, at its temperature; the base's own
+    step leads to level ``j + 1``; the slow copy's chunk there is the target. After the last step
+    the target is the state itself. With the sampler that a PCM head is trained for, the student
+    that has zero loss gives this sampler's chunk in one step.
 
     Args:
         base: the teacher; its head, if any, is not used.
@@ -159,7 +160,7 @@ class Consistency:
                 f"head=consistency follows a path without noise, step by step, not "
                 f"{self.teacher.name}: use sampler.name=ddim sampler.eta=0"
             )
-        self.base, self.policy = base, student_of(base)
+        self.base, self.policy = base, student_of(base, self.teacher.temperature)
         self.student = Student(self.policy.network)
         self.module: nn.Module = self.student
         self.train, self.held_out = train, held_out
@@ -187,6 +188,7 @@ class Consistency:
         rows = batch_rows(len(self.train.seen), self.batch, step, self.seed)
         j = torch.randint(self.teacher.steps, rows.shape, generator=generator)
         noise = torch.randn(len(rows), *self.train.chunk.shape[1:], generator=generator)
+        noise = self.teacher.temperature * noise
         known = random_prefixes(config, len(rows), generator, config.prefix_steps)
         rows, j, noise, known = (share(v).to(device) for v in (rows, j, noise, known))
         clean = self.train.chunk[rows]

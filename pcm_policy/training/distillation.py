@@ -113,9 +113,9 @@ class Distillation:
             an earlier observation; the others start cold.
         prefix: share of rows whose first actions are known.
         guess_batch: observations per step of the head's first guess, which is cheap to train.
-        guess_reuse: times that each of them is trained on; four times as often where no sampler of
-            few steps will do.
-        guess_steps: steps of DPM-Solver++ that solve them, where the sampler draws no noise.
+        guess_reuse: times that each of them is trained on.
+        guess_steps: steps of DPM-Solver++ that solve them. Where no sampler of few steps will do,
+            the first guess learns from the pool that the rounds learn from.
 
     Raises:
         PcmError: an unknown weight.
@@ -145,7 +145,8 @@ class Distillation:
         self.module: nn.Module = policy.head
         self.policy, self.held_out = policy, held_out
         self.batch, self.seed, self.rounds = batch, seed, policy.config.head.rounds
-        self.own, self.end_weight, self.pool, self.reuse = own, end_weight, pool, reuse
+        self.own, self.end_weight = own, end_weight
+        self._steps = max(1, pool * reuse // batch)
         if weight not in ("root", "row", "variance", "none"):
             raise PcmError(f"distill.weight={weight}: use root, row, variance or none")
         self.weight = weight
@@ -160,8 +161,11 @@ class Distillation:
         self.guessing = None
         if guesses(self.module):
             few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
-            kinds |= {"few": few, "batch": guess_batch, "reuse": guess_reuse}
-            self.guessing = Guessing(policy, train, seed, **kinds)
+            targets, steps = self.targets, self._steps
+            if few is not None:
+                targets = Targets(policy, train, seed + 1, rounds=0, near=few, **kinds)
+                steps = max(1, pool * guess_reuse // guess_batch)
+            self.guessing = Guessing(policy, targets, seed, batch=guess_batch, steps=steps)
         self._pool: tuple[int, Solved] | None = None
         self._variances: tuple[int, Tensor] | None = None
         policy.network.requires_grad_(False)
@@ -182,7 +186,7 @@ class Distillation:
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
-        index, turn = divmod(step, max(1, self.pool * self.reuse // self.batch))
+        index, turn = divmod(step, self._steps)
         pool = self._followed(index)
         rows = share(batch_rows(len(pool.cond), self.batch, turn, self.seed + index))
         some = pool.pick(rows.to(pool.cond.device))

@@ -1,7 +1,6 @@
 """A head's first guess: many targets that are near the sampler's chunk, for few network calls."""
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,46 +10,30 @@ from pcm_policy.noise import Noise
 from pcm_policy.policy import DiffusionPolicy
 from pcm_policy.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
-from pcm_policy.training.cloning import Windows, batch_rows
+from pcm_policy.training.cloning import batch_rows
 from pcm_policy.training.loop import Share
 from pcm_policy.training.targets import Targets, denoiser_of
 
 FLOOR = 0.01
 """Error below which less of it counts less, in normalised action units."""
-SLOW = 4
-"""How much more often targets are used that take all steps of the sampler."""
 
 
 class Guessing:
-    """Mean RMSE of the first guess to chunks of the base, from pools of their own.
+    """Mean RMSE of the first guess to chunks of the base.
 
     Args:
         policy: with a head that guesses.
-        train: training windows.
+        targets: what is guessed: pools of its own, or those of the rounds.
         seed: all randomness derives from it.
-        few: solves the targets; None for the head's own sampler, each then used :data:`SLOW` times
-            as often.
         batch: observations per step over all processes.
-        reuse: times that each of them is trained on.
-        pool: observations that are solved at once.
-        options: as for :class:`~pcm_policy.training.targets.Targets`.
+        steps: training steps on each pool.
     """
 
     def __init__(
-        self,
-        policy: DiffusionPolicy,
-        train: Windows,
-        seed: int,
-        *,
-        few: SamplerConfig | None,
-        batch: int,
-        reuse: int,
-        pool: int,
-        **options: Any,
+        self, policy: DiffusionPolicy, targets: Targets, seed: int, *, batch: int, steps: int
     ) -> None:
-        self.policy, self.seed, self.batch = policy, seed, batch
-        self.steps = max(1, pool * reuse * (SLOW if few is None else 1) // batch)
-        self.targets = Targets(policy, train, seed + 1, rounds=0, near=few, pool=pool, **options)
+        self.policy, self.targets, self.seed = policy, targets, seed
+        self.batch, self.steps = batch, steps
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
@@ -85,7 +68,9 @@ def near_sampler(
     assert head is not None
     if policy.sampler(head.sampler).stochastic or policy.config.schedule.is_flow:
         return None
-    few = SamplerConfig("dpmpp_2m", min(steps, policy.config.schedule.train_steps))
+    share = head.sampler.temperature
+    most = min(steps, policy.config.schedule.train_steps)
+    few = SamplerConfig("dpmpp_2m", most, temperature=share)
     exact = sequential(denoiser_of(policy, cond, None), noise).sample
     first = replace(noise, steps=None)
 
