@@ -6,8 +6,8 @@ P has a PCM head; its base sampler's sequential chunk is what errors and paired 
 to. P2 is a consistency model of the same base (``pcm-distill head=consistency``). Rounds past the
 head's are base rounds. "PCM mean 2" stops each chunk when it settles (``solver.settle``), after
 four rounds at the latest and two on average. Few-step DDIM, DPM-Solver++ and the consistency model
-run at the best of three spacings and a searched schedule; these, the level to settle at and
-Newton's Jacobian are chosen on episodes from seed 500000. Reported are 256 held-out observations
+run at the best of three spacings and a searched schedule, the first two at their best temperature;
+these, the level to settle at and Newton's Jacobian are chosen on episodes from seed 500000. Reported are 256 held-out observations
 and episodes from seed 100000, with paired noise. Executed actions are clipped to the
 demonstrations' range, which only ParaDiGMS leaves. Times are one prediction at batch 1, all rows
 taking turns, on the base's network: a consistency model has its shape.
@@ -205,7 +205,7 @@ class Study:
         means = {family: trace.mean(dim=1).tolist() for family, trace in traces.items()}
         return {
             "policy": fingerprint(self.policy.network),
-            "base": f"{self.exact.name}-{self.exact.steps}",
+            "base": self.exact.label,
             "rounds": list(self.options.rounds),
             "episodes": self.options.episodes,
             "seed": SEED,

@@ -26,21 +26,21 @@ Stage = tuple[str, str, tuple[str, ...]]
 """Folder, command, overrides; ``{folder}`` is the output of an earlier stage."""
 
 HALF = "weights=float16"
-ROLLOUTS: Stage = (
-    "rollouts.zarr",
-    "data",
-    (
-        "policy={base}",
-        "episodes=400",
-        "seed=1000000",
-        "failures=true",
-        "solver=dpmpp",
-        "solver.steps=4",
-    ),
+ROLLED = (
+    "policy={base}",
+    "episodes=400",
+    "seed=1000000",
+    "failures=true",
+    "solver=dpmpp",
+    "solver.steps=4",
 )
 """What the base meets when it acts; a head is trained there too."""
+NARROW = ("head.options.nodes=6", "head.options.guess_noises=1")
+"""A head that leaves the U-Net's file below 10 MB."""
 HEAD = ("policy={base}", "dataset.more=[{rollouts.zarr}]", HALF)
 UNET = ("network=unet1d", "train.batch=128")
+SHARP = ("policy.sampler.steps=32", "policy.sampler.eta=1", "policy.sampler.temperature=0.1")
+"""Noise in every step, but little of it: chunks near the mode of what the policy learnt."""
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "pusht": (
         ("first", "train", (*UNET, "train.steps=10000", "train.lr=0.0006", "train.ema=0.999")),
@@ -55,13 +55,18 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                 "train.ema=0.9995",
                 "train.seed=1",
                 "task.action_steps=10",
+                *SHARP,
                 HALF,
             ),
         ),
-        ROLLOUTS,
+        ("rollouts.zarr", "data", (*ROLLED, "solver.temperature=0.6")),
+        ("pcm", "distill", (*HEAD, "train.steps=3000", *NARROW)),
+    ),
+    "pusht_mlp": (
+        ("base", "train", (HALF,)),
+        ("rollouts.zarr", "data", ROLLED),
         ("pcm", "distill", HEAD),
     ),
-    "pusht_mlp": (("base", "train", (HALF,)), ROLLOUTS, ("pcm", "distill", HEAD)),
 }
 
 

@@ -69,7 +69,7 @@ def _lines(imported: Imported, checked: SelfCheck | str) -> list[str]:
         f"{imported.kind}: {c.network}, observations ({c.obs_steps}, {c.obs_dim}), chunk "
         f"({c.horizon}, {c.action_dim}), executes steps {c.obs_steps - 1} to "
         f"{c.obs_steps - 2 + c.action_steps}",
-        f"{c.sampler.name}-{c.sampler.steps} of {c.schedule.train_steps} steps, "
+        f"{c.sampler.label} of {c.schedule.train_steps} steps, "
         f"{c.schedule.name}, predicts {c.prediction}, clip {c.clip}",
         *([] if c.vision is None else [f"cameras {c.vision.describe()}"]),
         *imported.notes,

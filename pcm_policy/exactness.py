@@ -186,7 +186,7 @@ def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy
         rows.append([solver.label, f"{taken:.3g}", *(f"{x:.3g}" for x in numbers)])
     names = ["solver", "rounds", "RMSE, normalised", "its p95", "mean error", "largest error"]
     text = (
-        f"Action error to the sequential {reference.name}-{reference.steps} chunk over {len(obs)} "
+        f"Action error to the sequential {reference.label} chunk over {len(obs)} "
         "held-out observations, same noise; mean and largest in the unit of the actions:\n\n"
         f"{markdown(names, rows)}\n"
     )

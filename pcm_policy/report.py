@@ -221,8 +221,7 @@ def card(
         assert policy.head is not None
         extra = (
             f"PCM head: `{head.name}`, {sum(p.numel() for p in policy.head.parameters()):,} "
-            f"weights, for {head.sampler.name}-{head.sampler.steps} ({head.sampler.spacing}, "
-            f"temperature {head.sampler.temperature:g}), on base `{head.base}`.\n"
+            f"weights, for {head.sampler.label} ({head.sampler.spacing}), on base `{head.base}`.\n"
         )
     return (
         "---\nlibrary_name: pcm_policy\ntags: [robotics, diffusion-policy, picard]\n---\n"

@@ -52,7 +52,7 @@ class SamplerConfig:
             noise.
         timesteps: the ``N`` training timesteps themselves, descending, in place of ``spacing``.
         temperature: all drawn noise is multiplied by this: 1 samples what the policy learnt, less
-            samples nearer to its modes (Ajay et al. 2023), 0 makes the chunk a function of what is seen.
+            samples nearer to its modes (Ajay et al. 2023), at 0 what is seen decides the chunk.
 
     Raises:
         PcmError: an unknown name, a value out of range, or a setting that the sampler has not.
@@ -92,6 +92,13 @@ class SamplerConfig:
             object.__setattr__(self, "timesteps", tuple(self.timesteps))  # JSON gives a list
             self._check_timesteps(self.timesteps)
         self._check_unused()
+
+    @property
+    def label(self) -> str:
+        """Short name for tables, such as ``ddim-16`` or ``ddim-32 eta 1 at 0.3``."""
+        noisy = f" eta {self.eta:g}" if self.eta and self.name == "ddim" else ""
+        cool = f" at {self.temperature:g}" if self.temperature != 1 else ""
+        return f"{self.name}-{self.steps}{noisy}{cool}"
 
     def _check_timesteps(self, given: tuple[int, ...]) -> None:
         falling = all(a > b for a, b in pairwise(given))

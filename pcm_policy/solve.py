@@ -187,9 +187,7 @@ class SolverConfig:
     @property
     def label(self) -> str:
         """Short name for tables, such as ``pcm 2 (ddim-16)``."""
-        base = f"{self.sampler.name}-{self.sampler.steps}"
-        base += f" eta {self.sampler.eta:g}" if self.sampler.eta else ""
-        base += f" at {self.sampler.temperature:g}" if self.sampler.temperature != 1 else ""
+        base = self.sampler.label
         if self.method == "sequential":
             return base
         stop = "" if self.rounds is None else f" {self.rounds}"
