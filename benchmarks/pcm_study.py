@@ -7,10 +7,11 @@ to. P2 is a consistency model of the same base (``pcm-distill head=consistency``
 head's are base rounds. "PCM mean 2" stops each chunk when it settles (``solver.settle``), after
 four rounds at the latest and two on average. Few-step DDIM, DPM-Solver++ and the consistency model
 run at the best of three spacings and a searched schedule, the first two at their best temperature;
-these, the level to settle at and Newton's Jacobian are chosen on episodes from seed 500000. Reported are 256 held-out observations
-and episodes from seed 100000, with paired noise. Executed actions are clipped to the
-demonstrations' range, which only ParaDiGMS leaves. Times are one prediction at batch 1, all rows
-taking turns, on the base's network: a consistency model has its shape.
+these, the level to settle at and Newton's Jacobian are chosen on episodes from seed 500000.
+Reported are 256 held-out observations and episodes from seed 100000, with paired noise. Executed
+actions are clipped to the demonstrations' range, which only ParaDiGMS leaves. Times are one
+prediction at batch 1, all rows taking turns, on the base's network: a consistency model has its
+shape.
 
 Writes ``study.json``, ``study.md``, ``error.png``, ``score.png``, ``pareto.png`` and ``episodes/``,
 and with ``--paste README.md measured`` the rows of up to four rounds into that document, between
