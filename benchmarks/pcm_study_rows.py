@@ -176,24 +176,21 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any
 
 
 def pairs(played: Mapping[str, Played]) -> list[dict[str, Any]]:
-    """Return paired differences of scores: PCM against few-step sampling of twice the rounds.
-
-    Where there are two few-step samplers, PCM meets the one that did better on these episodes.
-    """
+    """Return paired differences: PCM against every few-step sampling of twice its rounds."""
     found = []
     for ours, others in (
-        ("PCM 1", ("DDIM 2", "DPM-Solver++ 2")),
-        ("PCM 2", ("DDIM 4", "DPM-Solver++ 4")),
+        ("PCM 1", ("DDIM 2", "DPM-Solver++ 2", "consistency 1")),
+        ("PCM 2", ("DDIM 4", "DPM-Solver++ 4", "consistency 2")),
         ("PCM mean 1.5", ("DDIM 4", "DPM-Solver++ 4")),
         ("PCM mean 2", ("DDIM 4", "DPM-Solver++ 4")),
-        ("PCM 1", ("consistency 1",)),
-        ("PCM 2", ("consistency 2",)),
     ):
-        there = [other for other in others if other in played]
-        if ours in played and there:
-            best = max(there, key=lambda name: float(np.mean(played[name].scores)))
-            gap = difference(played[ours].scores, played[best].scores)
-            found.append({"pair": f"{ours} - {best}", **gap})
+        for other in (name for name in others if ours in played and name in played):
+            mine, theirs = played[ours], played[other]
+            gaps = {
+                "score": difference(mine.scores, theirs.scores),
+                "success": difference(mine.successes, theirs.successes),
+            }
+            found.append({"pair": f"{ours} - {other}", **gaps})
     return found
 
 

@@ -32,10 +32,14 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     for name in ("score", "success"):
         low, high = row[name]["ci95"]
         found.append(f"{row[name]['mean']:.3f} [{low:.3f}, {high:.3f}]")
-    for name in ("score", "success"):
-        low, high = row[name]["difference_ci95"]
-        found.append(f"{row[name]['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
+    found += [gap(row[name]) for name in ("score", "success")]
     return [*found, f"{row['ms']['p50']:.2f}", f"{row['ms']['p95']:.2f}"]
+
+
+def gap(found: Mapping[str, Any]) -> str:
+    """Format a paired difference and its interval."""
+    low, high = found["difference_ci95"]
+    return f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def tables(report: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]:
@@ -45,10 +49,7 @@ def tables(report: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]
         for title, found in report["equal"].items()
         for line in lines(title, {f: Needed(**n) for f, n in found.items()})
     ]
-    paired = [
-        [p["pair"], f"{p['difference']:+.3f}", "[{:+.3f}, {:+.3f}]".format(*p["difference_ci95"])]
-        for p in report["pairs"]
-    ]
+    paired = [[p["pair"], gap(p["score"]), gap(p["success"])] for p in report["pairs"]]
     certified = [
         [c["solver"], f"{c['rounds']:.2f}", str(c["worst_rounds"]), f"{c['worst_error']:.1e}"]
         for c in report["certified"]
@@ -80,7 +81,7 @@ def tables(report: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]
     return [
         (HEAD, [cells(row) for row in report["rows"]]),
         (RATIO_HEAD, equal),
-        (["difference of scores", "mean", "95 %"], paired),
+        (["difference", "score [95 %]", "success [95 %]"], paired),
         (["settling", "solver.settle", "most rounds", "mean in episodes", "mean ms"], settled),
         (until, certified),
         (seen, kinds),

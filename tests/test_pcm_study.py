@@ -24,6 +24,7 @@ import pcm_study
 from pcm_study_pareto import front
 from pcm_study_ratios import Needed, at_outcome, first_round, fractional_round, ratios
 from pcm_study_rows import parallel_solver, play, rmse_by_round
+from pcm_study_search import TUNING_SEED, candidates
 from perturbed import noisy, robustness, shifted_goal, situations, turned
 
 from pcm_policy.few_steps import rmse, search
@@ -97,6 +98,31 @@ def test_the_search_finds_the_best_schedule_there_is() -> None:
     assert value == 0
 
 
+def test_few_steps_stand_for_a_path_without_noise_and_ddim_is_tried_with_it_too(
+    obs: torch.Tensor,
+) -> None:
+    noisy_base = DiffusionPolicy.from_pretrained("released/pusht")
+    path = SamplerConfig("ddim", 8, temperature=0.6)
+    found = candidates(noisy_base, noisy_base, "DDIM", 1, obs[:4], path)
+    assert set(found) == {
+        f"{name}{noise}"
+        for name in ("leading", "linspace", "trailing", "searched")
+        for noise in ("", ", noisy")
+    }
+    for name, sampler in found.items():
+        noise = (1.0, 0.1) if "noisy" in name else (0.0, 0.6)  # the base's, or the path's
+        assert (sampler.eta, sampler.temperature) == noise
+    exact = solved(noisy_base, SolverConfig("sequential", path), obs[:4], TUNING_SEED).sample
+    off = {
+        name: float(rmse(noisy_base, found[name], obs[:4], exact, TUNING_SEED).mean())
+        for name in ("leading", "linspace", "trailing", "searched")
+    }
+    assert min(off, key=lambda name: off[name]) == "searched"
+    assert "noisy" not in " ".join(
+        candidates(noisy_base, noisy_base, "DPM-Solver++", 1, obs[:4], path)
+    )
+
+
 @pytest.mark.parametrize("family", ["PCM", "Picard", "ParaDiGMS"])
 def test_errors_by_round_are_those_of_separate_solves(
     policy: DiffusionPolicy, obs: torch.Tensor, family: str
@@ -158,13 +184,18 @@ def test_a_finished_row_is_read_again(policy: DiffusionPolicy, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
-    few = ["--rounds", "1", "--episodes", "2", "--tuning-episodes", "1", "--search-episodes", "1"]
+    few = ["--policy", "released/pusht_mlp", "--rounds", "1", "--episodes", "2"]
+    few += ["--tuning-episodes", "1", "--search-episodes", "1"]
     pcm_study.main([*few, "--observations", "8", "--calls", "1", "--output", str(tmp_path)])
     report = json.loads((tmp_path / "study.json").read_text())
     names = [row["name"] for row in report["rows"]]
     assert names[:3] == ["base 16", "DDPM 100", "PCM 1"]
     assert {"Picard 1", "ParaDiGMS 1", "DDIM 1", "DPM-Solver++ 1"} < set(names)
-    assert report["tuning"]["schedules"]["DDIM 1"]["chosen"] in ("trailing", "searched")
+    schedules = report["tuning"]["schedules"]
+    assert schedules["path"]["eta"] == 0
+    tried = schedules["DDIM 1"]["candidates"]
+    assert schedules["DDIM 1"]["chosen"] in tried
+    assert tried["searched"]["temperature"] == schedules["path"]["temperature"]
     assert report["ratios"]["RMSE 0.02"]["Picard"]["rounds"] >= 1
     assert "| PCM 1 |" in (tmp_path / "study.md").read_text()
     for picture in ("error.png", "score.png"):
