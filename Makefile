@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/python -m pcm_policy.demo outputs/demo
+	$(BIN)/python -m pcm_policy.cli.demo outputs/demo
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .

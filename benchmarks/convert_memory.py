@@ -1,6 +1,6 @@
 """Peak memory and time of ``pcm-data convert`` on a large file, from every format and to every one.
 
-    python benchmarks/convert_memory.py FOLDER [--steps 1000000] [--output FILE.json]
+    python -m benchmarks.convert_memory FOLDER [--steps 1000000] [--output FILE.json]
 
 Writes a replay buffer of random numbers, 27 a step in episodes of 200 steps, and converts it in a
 ring: every format is written once and read once. Each conversion is a process of its own, whose
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from pcm_policy.checkpoint import to_json, write_text
-from pcm_policy.datasets.writing import write_replay
-from pcm_policy.report import table
+from pcm_policy.datasets.formats.writing import write_replay
+from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.report import table
 
 EPISODE = 200
 RING = ("a.zarr", "b.hdf5", "c", "minari:d-v0", "e", "f.zarr")
@@ -61,7 +61,7 @@ def main() -> None:
     args.folder.mkdir(parents=True)
     write_replay(args.folder / RING[0], episodes(args.steps))
     rows = []
-    code = "import pcm_policy.cli_data, pcm_policy.datasets.convert"
+    code = "import pcm_policy.cli.data, pcm_policy.datasets.convert"
     rows.append(("nothing", *measured(["-c", code], args.folder)))
     for source, target in pairwise(RING):
         words = ["-m", "pcm_policy.cli", "data", "convert", source, target]

@@ -1,6 +1,6 @@
 """Time solves as packages without Python: ONNX Runtime on every side, beside eager execution.
 
-    python benchmarks/packages.py [--policy released/pusht_mlp] [--output DIR] [--docs]
+    python -m benchmarks.packages [--policy released/pusht_mlp] [--output DIR] [--docs]
 
 The rows are those of ``pcm_study.py`` whose score is the base's (the paired 95 % interval of the
 difference lies within 0.03), its base, and sequential DDPM-100, with the scores measured there.
@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pasted import paste
 from torch import Tensor
 from tqdm import tqdm
 
-from pcm_policy.bench import Timed, hardware, time_predictions
-from pcm_policy.checkpoint import to_json, write_text
+from benchmarks.pasted import paste
 from pcm_policy.export import example
-from pcm_policy.noise import Noise
-from pcm_policy.onnx_solve import Solve, compiled_solve
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.report import markdown, table
-from pcm_policy.solve import SolverConfig
+from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.bench import Timed, hardware, time_predictions
+from pcm_policy.measure.report import markdown, table
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.onnx import Solve, compiled_solve
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.solvers.solve import SolverConfig
 
 RESULTS = Path(__file__).parent / "results"
 WITHIN = 0.03
@@ -123,7 +123,7 @@ def main() -> None:
     names = ("policy", "calls", "threads")
     words = " ".join(f"--{name} {getattr(options, name)}" for name in names)
     report = {
-        "command": f"python benchmarks/packages.py {words}",
+        "command": f"python -m benchmarks.packages {words}",
         "hardware": hardware(policy.device),
         "rows": rows,
     }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pcm_policy.checkpoint import write_text
+from pcm_policy.files import write_text
 
 
 def paste(document: str, name: str, text: str) -> None:

@@ -1,7 +1,7 @@
 """Make a released Push-T policy again: every command, one after another, in one folder.
 
-    python benchmarks/release.py pusht      pusht_cchi_v7_replay.zarr OUTPUT [key=value ...]
-    python benchmarks/release.py pusht_mlp  pusht_cchi_v7_replay.zarr OUTPUT [key=value ...]
+    python -m benchmarks.release pusht      pusht_cchi_v7_replay.zarr OUTPUT [key=value ...]
+    python -m benchmarks.release pusht_mlp  pusht_cchi_v7_replay.zarr OUTPUT [key=value ...]
 
 What is finished is not done again, and what was cut off goes on; overrides such as
 ``train.steps=100`` go to all trainings. ``--list`` prints the commands and runs nothing.
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from pcm_policy import cli_data, cli_train
-from pcm_policy.checkpoint import RELEASED
-from pcm_policy.commands import compose
+from pcm_policy.cli import data as cli_data
+from pcm_policy.cli import train as cli_train
+from pcm_policy.cli.compose import compose
+from pcm_policy.policy.folder import RELEASED
 
 RUN = {
     "train": cli_train.train_main,

@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pcm_policy.datasets.lerobot import read_lerobot
-from pcm_policy.datasets.lerobot_writing import write_lerobot
-from pcm_policy.datasets.minari import (
+from pcm_policy.datasets.formats.lerobot import read_lerobot
+from pcm_policy.datasets.formats.lerobot_writing import write_lerobot
+from pcm_policy.datasets.formats.minari import (
     SCHEME,
     is_minari,
     minari_folder,
     read_minari,
 )
-from pcm_policy.datasets.minari_writing import write_minari
+from pcm_policy.datasets.formats.minari_writing import write_minari
+from pcm_policy.datasets.formats.robomimic import read_robomimic, write_robomimic
+from pcm_policy.datasets.formats.store import ReplayError
+from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.datasets.recording import META, Episode, Recording, read_zarr
-from pcm_policy.datasets.robomimic import read_robomimic, write_robomimic
-from pcm_policy.datasets.store import ReplayError
-from pcm_policy.datasets.writing import write_replay
 from pcm_policy.errors import PcmError
 
 Format = Literal["zarr", "robomimic", "lerobot", "minari"]

@@ -15,9 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pcm_policy.datasets.formats.robomimic import array_names, masked, native_name, open_file
+from pcm_policy.datasets.formats.store import (
+    ReplayError,
+    decoding,
+    find_keys,
+    open_group,
+    row_blocks,
+)
 from pcm_policy.datasets.open import is_hdf5
-from pcm_policy.datasets.robomimic import array_names, masked, native_name, open_file
-from pcm_policy.datasets.store import ReplayError, decoding, find_keys, open_group, row_blocks
 
 Image = NDArray[np.uint8]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.datasets.formats.store import ReplayError
 from pcm_policy.datasets.recording import Episode
-from pcm_policy.datasets.store import ReplayError
 
 _MADE = "made.json"
 _ATTRIBUTES = "__attributes__"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pcm_policy.datasets.formats.robomimic import open_robomimic
 from pcm_policy.datasets.replay import ReplayBuffer, open_replay
-from pcm_policy.datasets.robomimic import open_robomimic
 from pcm_policy.errors import PcmError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"

@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.store import (
+from pcm_policy.datasets.formats.store import (
     ReplayError,
     count_rows,
     decoding,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.store import (
+from pcm_policy.datasets.formats.store import (
     count_rows,
     episode_faults,
     find_keys,

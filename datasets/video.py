@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.datasets.formats.store import ReplayError
 from pcm_policy.datasets.recording import require
-from pcm_policy.datasets.store import ReplayError
 
 _CLOSE = 0.25  # of a period: a frame this near to a step's time belongs to that step alone
 

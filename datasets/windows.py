@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.fields import parse_field
 from pcm_policy.datasets.replay import ReplayBuffer
 from pcm_policy.errors import PcmError
+from pcm_policy.fields import parse_field
 
 
 def field_keys(fields: Sequence[str]) -> list[str]:

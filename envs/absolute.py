@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pcm_policy.datasets.formats.robomimic import demonstrations, open_file
+from pcm_policy.datasets.formats.store import ReplayError
 from pcm_policy.datasets.recording import require
-from pcm_policy.datasets.robomimic import demonstrations, open_file
-from pcm_policy.datasets.store import ReplayError
 from pcm_policy.envs.robosuite import Robosuite
 from pcm_policy.envs.robosuite_tasks import controls_deltas, read_env_args
+from pcm_policy.envs.rotations import to_learned
 from pcm_policy.errors import PcmError
-from pcm_policy.rotations import to_learned
 
 NAME = "absolute_actions"
 

@@ -22,15 +22,15 @@ from pcm_policy.envs.robosuite_tasks import (
     find_task,
     read_env_args,
 )
-from pcm_policy.envs.simulators import EGL, import_robomimic
-from pcm_policy.errors import PcmError
-from pcm_policy.rotations import (
+from pcm_policy.envs.rotations import (
     CONTROL_DIM,
     LEARNED_DIM,
     matrix_to_axis_angle,
     to_control,
     to_learned,
 )
+from pcm_policy.envs.simulators import EGL, import_robomimic
+from pcm_policy.errors import PcmError
 
 Observation = dict[str, NDArray[Any]]
 RENDER_SIZE = 512  # pixels of a film
@@ -58,7 +58,7 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
     3) uint8 of each camera. Which of them a policy sees, in which order, its ``obs_fields`` say.
 
     Action space, for each arm: with control="absolute" (10,), the pose that the controller moves
-    to, position and 6-D rotation (:mod:`pcm_policy.rotations`), and the gripper, 1 to close.
+    to, position and 6-D rotation (:mod:`pcm_policy.envs.rotations`), and the gripper, 1 to close.
     With control="delta" whatever the data set's controller takes, for OSC_POSE (7,) in [-1, 1].
 
     Rewards: 1 on success, else 0, so that the score, the best reward, is the success.

@@ -15,8 +15,8 @@ import types
 import warnings
 from typing import Any
 
+from pcm_policy.envs.vision_operators import declare_vision_operators
 from pcm_policy.errors import PcmError
-from pcm_policy.vision_operators import declare_vision_operators
 
 INSTALL = "pip install -c constraints.txt -e '.[robomimic]' (or 'pcm_policy[robomimic]')"
 EGL = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"

@@ -12,9 +12,9 @@ from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
 
 if TYPE_CHECKING:
-    from pcm_policy.policy import DiffusionPolicy, Prediction
-    from pcm_policy.policy_config import PolicyConfig
-    from pcm_policy.solve import SolverConfig
+    from pcm_policy.policy.config import PolicyConfig
+    from pcm_policy.policy.policy import DiffusionPolicy, Prediction
+    from pcm_policy.solvers.solve import SolverConfig
 
 __all__ = [
     "ActionLimits",
@@ -26,10 +26,10 @@ __all__ = [
 ]
 # These need torch, which a robot that talks to a policy server does not have.
 _LAZY = {
-    "DiffusionPolicy": "pcm_policy.policy",
-    "PolicyConfig": "pcm_policy.policy_config",
-    "Prediction": "pcm_policy.policy",
-    "SolverConfig": "pcm_policy.solve",
+    "DiffusionPolicy": "pcm_policy.policy.policy",
+    "PolicyConfig": "pcm_policy.policy.config",
+    "Prediction": "pcm_policy.policy.policy",
+    "SolverConfig": "pcm_policy.solvers.solve",
 }
 
 

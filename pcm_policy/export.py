@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from pcm_policy.bench import time_calls
 from pcm_policy.errors import PcmError
-from pcm_policy.noise import Noise
-from pcm_policy.onnx_solve import TOLERANCE, onnx_session, run_session
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.solve import SolverConfig
+from pcm_policy.measure.bench import time_calls
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.onnx import TOLERANCE, onnx_session, run_session
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.solvers.solve import SolverConfig
 
 Format = Literal["export", "aoti", "onnx"]
 FILES: dict[str, str] = {"export": "policy.pt2", "aoti": "policy_aoti.pt2", "onnx": "policy.onnx"}

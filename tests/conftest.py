@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcm_policy.datasets.writing import write_replay
+from pcm_policy.datasets.formats.writing import write_replay
 
 
 @pytest.fixture(scope="session")

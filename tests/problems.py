@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Denoiser, PredictionType
 from pcm_policy.heads import build_head
 from pcm_policy.networks.mlp import ResidualMLP
-from pcm_policy.noise import Noise, generator_noise
-from pcm_policy.samplers import SamplerConfig, build_sampler, unroll
-from pcm_policy.schedules import NoiseSchedule
+from pcm_policy.sampling.denoise import Denoiser, PredictionType
+from pcm_policy.sampling.noise import Noise, generator_noise
+from pcm_policy.sampling.samplers import SamplerConfig, build_sampler, unroll
+from pcm_policy.sampling.schedules import NoiseSchedule
 from pcm_policy.solvers import SolveResult
 
 N, B, T, DA, C = 10, 3, 4, 2, 3

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.rotations import matrix_to_axis_angle
+from pcm_policy.envs.rotations import matrix_to_axis_angle
 
 Floats = NDArray[np.float64]
 Observation = Mapping[str, NDArray[Any]]

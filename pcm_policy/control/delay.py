@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pcm_policy.errors import PcmError
 
 WINDOW = 64
-LATENCY_STREAM = 2  # 0 and 1 are the streams of pcm_policy.noise
+LATENCY_STREAM = 2  # 0 and 1 are the streams of pcm_policy.sampling.noise
 
 
 def to_steps(latency_ms: float, period_ms: float) -> int:

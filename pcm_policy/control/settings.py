@@ -92,10 +92,10 @@ class ControlSettings:
             ``trajectory`` (the last solve's predictions at every denoising step, shifted); ``auto``
             is ``trajectory``, but ``off`` for a PCM head that says itself where to start.
         couple_noise: shift the noise along with the plan. Another closed-loop policy: see
-            :mod:`pcm_policy.warm`.
+            :mod:`pcm_policy.serving.warm`.
         prefix: freeze the actions that will be executed while the solve runs.
         prefix_past: freeze the executed actions that the chunk looks back on (``To - 1``) as well.
-        prefix_input: see :class:`~pcm_policy.denoise.Prefix`, ``overwrite_input``.
+        prefix_input: see :class:`~pcm_policy.sampling.denoise.Prefix`, ``overwrite_input``.
         blend_steps: steps over which a new plan is blended in from the old one; 0 switches.
         delay_steps: steps a solve is expected to take; None estimates them from past solves.
         on_late: a plan is not there when it should be: ``continue`` the old one, ``hold`` the last

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Denoiser
+from pcm_policy.sampling.denoise import Denoiser
 
 
 class CopyHead(nn.Module):

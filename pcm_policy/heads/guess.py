@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Denoiser, Prefix
 from pcm_policy.networks.mlp import AdaLNBlock
+from pcm_policy.sampling.denoise import Denoiser, Prefix
 
 
 class FirstGuess(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pcm_policy.denoise import Denoiser, Network
 from pcm_policy.errors import PcmError
+from pcm_policy.sampling.denoise import Denoiser, Network
 
 
 class LoraHead(nn.Module):

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Denoiser, Nodes
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.guess import FirstGuess
 from pcm_policy.networks.mlp import AdaLNBlock
-from pcm_policy.noise import Noise
-from pcm_policy.samplers import AffineSampler
+from pcm_policy.sampling.denoise import Denoiser, Nodes
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.sampling.samplers import AffineSampler
 from pcm_policy.solvers.base import between_nodes, coarse_nodes, combine
 from pcm_policy.solvers.newton import Jacobian, mean_jacobian
 from pcm_policy.solvers.sequential import sequential

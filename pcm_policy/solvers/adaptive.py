@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pcm_policy.denoise import Denoiser
-from pcm_policy.noise import Noise
+from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.base import SolveResult, combine
 from pcm_policy.solvers.iterate import Correction, Round, iterate

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
-from pcm_policy.noise import Noise
+from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.base import SolveResult
 from pcm_policy.solvers.iterate import Round, iterate
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
-from pcm_policy.noise import Noise
-from pcm_policy.samplers import AffineSampler
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.sampling.samplers import AffineSampler
 
 Watch = Callable[[Tensor], None]
 """Called with all states ``(N + 1, B, T, Da)`` after every round; must not change them."""

@@ -10,8 +10,8 @@ free: on a CPU or an embedded GPU.
 from collections.abc import Sequence
 from typing import Any
 
-from pcm_policy.denoise import Denoiser
-from pcm_policy.noise import Noise
+from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.base import SolveResult
 from pcm_policy.solvers.iterate import iterate

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcm_policy.deadline import Stop
-from pcm_policy.denoise import Denoiser, Nodes
 from pcm_policy.errors import PcmError
-from pcm_policy.noise import Noise
-from pcm_policy.samplers import AffineSampler
+from pcm_policy.sampling.denoise import Denoiser, Nodes
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.sampling.samplers import AffineSampler
 from pcm_policy.solvers.base import (
     SolveResult,
     Watch,
@@ -26,6 +25,7 @@ from pcm_policy.solvers.base import (
     combine,
     forcing,
 )
+from pcm_policy.solvers.deadline import Stop
 
 Predictor = Callable[[Denoiser, Tensor, Tensor, int, float], Tensor]
 """``(denoise, forced, states, k, strength) -> predictions`` of a PCM round, all ``(N, B, T, Da)``.
@@ -105,7 +105,7 @@ def iterate(
         coarse: how many nodes the first base rounds evaluate; the predictions in between are
             interpolated in log-SNR. Later rounds evaluate all.
         correct: changes what a base round over all states proposes.
-        stop: asked after every round, see :class:`~pcm_policy.deadline.Deadline`.
+        stop: asked after every round, see :class:`~pcm_policy.solvers.deadline.Deadline`.
         watch: called with all states ``(N + 1, B, T, Da)`` after every round.
 
     Returns:

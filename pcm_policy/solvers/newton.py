@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcm_policy.denoise import Denoiser
-from pcm_policy.noise import Noise
-from pcm_policy.samplers import AffineSampler
+from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.sampling.samplers import AffineSampler
 from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.base import SolveResult, combine, forcing
 from pcm_policy.solvers.coarse import coarse_counts

@@ -8,9 +8,9 @@ the sampler is iterated too, which is why it needs many more rounds than the aff
 import torch
 from torch import Tensor
 
-from pcm_policy.denoise import Denoiser
 from pcm_policy.errors import PcmError
-from pcm_policy.noise import Noise
+from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.base import SolveResult, Watch, check_reach, forcing
 
 

@@ -7,8 +7,8 @@ and model switching).
 from collections.abc import Sequence
 from typing import Any
 
-from pcm_policy.denoise import Denoiser
-from pcm_policy.noise import Noise
+from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.base import SolveResult
 from pcm_policy.solvers.iterate import Predictor, iterate
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pcm_policy.denoise import Denoiser
-from pcm_policy.noise import Noise
+from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.base import SolveResult, combine, forcing
 
 

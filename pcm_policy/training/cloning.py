@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pcm_policy.denoise import Prefix, training_target
 from pcm_policy.errors import PcmError
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.policy_config import PolicyConfig
+from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.denoise import Prefix, training_target
+from pcm_policy.training.cameras import SeeingNetwork, Sight, seeded
 from pcm_policy.training.loop import Share
-from pcm_policy.training.seeing import SeeingNetwork, Sight, seeded
 
 if TYPE_CHECKING:
     from pcm_policy.datasets.frames import Frames

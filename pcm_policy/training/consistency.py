@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.affine import AffineSampler
-from pcm_policy.denoise import Network, PredictionType, Prefix, to_clean
 from pcm_policy.errors import PcmError
-from pcm_policy.noise import generator_noise
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.samplers import SamplerConfig
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.affine import AffineSampler
+from pcm_policy.sampling.denoise import Network, PredictionType, Prefix, to_clean
+from pcm_policy.sampling.noise import generator_noise
+from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
 from pcm_policy.training.cloning import (
     Windows,
@@ -96,7 +96,7 @@ def clean_at(
         cond: ``(B, C)``.
         sampler: supplies times, levels and the clipping rule.
         prediction: what the network outputs.
-        clip: as for :class:`~pcm_policy.denoise.Denoiser`.
+        clip: as for :class:`~pcm_policy.sampling.denoise.Denoiser`.
         prefix: actions that are known.
 
     Returns:

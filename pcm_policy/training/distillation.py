@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.checkpoint import fingerprint
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.copy import CopyHead
 from pcm_policy.heads.guess import first_guess, guesses
 from pcm_policy.heads.window import WindowHead
-from pcm_policy.noise import Noise, generator_noise
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.policy_config import HeadConfig
-from pcm_policy.solve import as_predictor
+from pcm_policy.policy.config import HeadConfig
+from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine, forcing
+from pcm_policy.solvers.solve import as_predictor
 from pcm_policy.training.cloning import Windows, batch_rows, step_generator
 from pcm_policy.training.guessing import Guessing, near_sampler
 from pcm_policy.training.loop import Share

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from pcm_policy.checkpoint import atomic_folder, load_tensors, to_json
 from pcm_policy.errors import PcmError
+from pcm_policy.files import atomic_folder, to_json
+from pcm_policy.policy.folder import load_tensors, save_tensors
 
 
 def save_state(
@@ -40,11 +40,11 @@ def save_state(
         PcmError: the folder cannot be written; older checkpoints are untouched.
     """
     with atomic_folder(root / f"step-{step:08d}") as folder:
-        save_file(_plain(module.state_dict()), folder / "model.safetensors")
-        save_file(_plain(ema.state_dict()), folder / "ema.safetensors")
+        save_tensors(_plain(module.state_dict()), folder / "model.safetensors")
+        save_tensors(_plain(ema.state_dict()), folder / "ema.safetensors")
         statistics = optimizer.state_dict()["state"]
         flat = {f"{i}.{k}": v for i, entry in statistics.items() for k, v in entry.items()}
-        save_file(_plain(flat), folder / "optimizer.safetensors")
+        save_tensors(_plain(flat), folder / "optimizer.safetensors")
         (folder / "state.json").write_text(to_json({"step": step, "config": config}))
     for old in _steps(root)[:-keep]:
         old.rename(root / f".{old.name}-old")  # a kill here must not leave half a checkpoint

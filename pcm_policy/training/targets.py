@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pcm_policy.denoise import Denoiser, Nodes, Prefix
-from pcm_policy.noise import generator_noise
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.samplers import SamplerConfig
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.denoise import Denoiser, Nodes, Prefix
+from pcm_policy.sampling.noise import generator_noise
+from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
 from pcm_policy.solvers.base import combine, forcing
 from pcm_policy.training.cloning import Windows, batch_rows, random_prefixes, step_generator

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pcm_policy.control import Command, Controller, ControlSettings, Plan, PlanRequest, PolicySpec
 from pcm_policy.control.plan import ActiveChunk, blend
 from pcm_policy.errors import PcmError
-
-from .conftest import counting
+from tests.control.parts import counting
 
 
 def drive(

@@ -12,8 +12,8 @@ import pytest
 import zarr
 
 from pcm_policy.datasets.convert import convert
+from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.datasets.replay import open_replay
-from pcm_policy.datasets.writing import write_replay
 from pcm_policy.errors import PcmError
 
 RNG = np.random.default_rng(0)

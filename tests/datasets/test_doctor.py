@@ -6,10 +6,10 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.checks import Finding
-from pcm_policy.datasets.doctor import Report, format_report, summary, validate
+from pcm_policy.datasets.doctor.checks import Finding
+from pcm_policy.datasets.doctor.replay import Report, format_report, summary, validate
+from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.datasets.replay import open_replay
-from pcm_policy.datasets.writing import write_replay
 from pcm_policy.errors import PcmError
 
 Arrays = dict[str, NDArray[Any]]

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.datasets.frames import Frames, open_frames
-from pcm_policy.datasets.writing import write_replay
 from pcm_policy.errors import PcmError
 
 h5py = pytest.importorskip("h5py")

@@ -16,10 +16,10 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from pcm_policy.datasets import store, writing
+from pcm_policy.datasets.formats import store, writing
+from pcm_policy.datasets.formats.store import ReplayError
+from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.datasets.replay import array_info, open_replay
-from pcm_policy.datasets.store import ReplayError
-from pcm_policy.datasets.writing import write_replay
 from pcm_policy.errors import PcmError
 
 Episode = dict[str, NDArray[Any]]

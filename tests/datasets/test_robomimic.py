@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pcm_policy.datasets.formats.robomimic import open_robomimic
 from pcm_policy.datasets.open import open_demonstrations
-from pcm_policy.datasets.robomimic import open_robomimic
 from pcm_policy.datasets.windows import gather_fields, window_indices
 from pcm_policy.errors import PcmError
-from pcm_policy.policy import DiffusionPolicy
-from pcm_policy.policy_config import PolicyConfig
-from pcm_policy.training.data import DatasetConfig, load_demonstrations
+from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.training.demonstrations import DatasetConfig, load_demonstrations
 
 h5py = pytest.importorskip("h5py")
 LENGTHS = {0: 11, 10: 8, 2: 9, 1: 8}  # robomimic refuses episodes that are shorter than a window

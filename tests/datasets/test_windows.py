@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.fields import Field, parse_field
 from pcm_policy.datasets.replay import ReplayBuffer, open_replay
 from pcm_policy.datasets.windows import (
     field_keys,
@@ -16,6 +15,7 @@ from pcm_policy.datasets.windows import (
     window_indices,
 )
 from pcm_policy.errors import PcmError
+from pcm_policy.fields import Field, parse_field
 
 
 def diffusion_policy_windows(

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from pcm_policy.datasets.convert import convert
-from pcm_policy.demonstrate import ExpertActor, World
 from pcm_policy.envs.absolute import add_absolute_actions
 from pcm_policy.envs.experts import make_expert
 from pcm_policy.envs.robosuite import Robosuite
 from pcm_policy.errors import PcmError
-from pcm_policy.generate import generate
+from pcm_policy.rollout.actors import ExpertActor, World
+from pcm_policy.rollout.generate import generate
 
 pytest.importorskip("robosuite")
 h5py = pytest.importorskip("h5py")

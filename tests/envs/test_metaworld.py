@@ -15,7 +15,7 @@ from pcm_policy.configs import METAWORLD_TASKS
 from pcm_policy.envs.experts import make_expert
 from pcm_policy.envs.metaworld import SIZES, MetaWorld
 from pcm_policy.errors import PcmError
-from pcm_policy.evaluate import evaluate
+from pcm_policy.rollout.evaluate import evaluate
 
 metaworld = pytest.importorskip("metaworld")
 ENV = "pcm_policy/MetaWorld-{}-v3"

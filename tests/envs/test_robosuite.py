@@ -12,9 +12,9 @@ import pytest
 import pcm_policy.envs  # noqa: F401 (registers the environments)
 from pcm_policy.envs.robosuite import Robosuite
 from pcm_policy.envs.robosuite_tasks import TASKS, read_env_args
+from pcm_policy.envs.rotations import to_control, to_learned
 from pcm_policy.envs.vector import make_vector
 from pcm_policy.errors import PcmError
-from pcm_policy.rotations import to_control, to_learned
 
 pytest.importorskip("robosuite")
 h5py = pytest.importorskip("h5py")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import pcm_policy.envs  # noqa: F401 (registers the environments)
-from pcm_policy.cli_eval import eval_main
-from pcm_policy.cli_train import train_main
-from pcm_policy.commands import compose
+from pcm_policy.cli.compose import compose
+from pcm_policy.cli.eval import eval_main
+from pcm_policy.cli.train import train_main
 from pcm_policy.envs.record import demonstration, record
 
 pytest.importorskip("robosuite")

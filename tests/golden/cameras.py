@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
-from pcm_policy.checkpoint import FORMAT_VERSION, to_json
-from pcm_policy.noise import Noise
-from pcm_policy.samplers import SamplerConfig
-from pcm_policy.solve import SolverConfig
-from pcm_policy.vision import VisionConfig
+from pcm_policy.files import to_json
+from pcm_policy.policy.folder import FORMAT_VERSION
+from pcm_policy.policy.vision import VisionConfig
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.solvers.solve import SolverConfig
 
 FOLDER = Path(__file__).parent / "vision"
 DDIM = SamplerConfig("ddim", 6, "leading")

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
-from pcm_policy.checkpoint import fingerprint, save_policy
-from pcm_policy.noise import Noise
-from pcm_policy.policy_config import HeadConfig
-from pcm_policy.samplers import SamplerConfig
-from pcm_policy.schedules import NoiseSchedule
-from pcm_policy.solve import SolverConfig
+from pcm_policy.policy.config import HeadConfig
+from pcm_policy.policy.folder import fingerprint, save_policy
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.sampling.schedules import NoiseSchedule
+from pcm_policy.solvers.solve import SolverConfig
 
 HERE = Path(__file__).parent
 DDIM = SamplerConfig("ddim", 8)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from reference_vision import encode, resnet, resnet_layout
 
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.camera import CameraEncoder, centre_crop, random_crop
 from pcm_policy.networks.resnet import ResNet
+from tests.reference_vision import encode, resnet, resnet_layout
 
 
 def filled(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -5,7 +5,15 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from problems import (
+from torch import Tensor, nn
+
+from pcm_policy.networks.transformer import DenoisingTransformer
+from pcm_policy.networks.unet1d import ConditionalUnet1d
+from pcm_policy.runtime.execute import LowPrecision
+from pcm_policy.sampling import denoise as denoise_module
+from pcm_policy.solvers import SolveResult, coarse, paradigms, picard, sequential
+from pcm_policy.solvers.solve import as_predictor
+from tests.problems import (
     DA,
     F64,
     B,
@@ -19,14 +27,6 @@ from problems import (
     problem,
     randomize,
 )
-from torch import Tensor, nn
-
-from pcm_policy import denoise as denoise_module
-from pcm_policy.networks.transformer import DenoisingTransformer
-from pcm_policy.networks.unet1d import ConditionalUnet1d
-from pcm_policy.runtime import LowPrecision
-from pcm_policy.solve import as_predictor
-from pcm_policy.solvers import SolveResult, coarse, paradigms, picard, sequential
 
 NETWORKS = ["mlp", "unet1d", "transformer"]
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from problems import F64, randomize
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
 from pcm_policy.networks import build_network
 from pcm_policy.networks.embedding import sinusoidal_embedding
 from pcm_policy.networks.transformer import DenoisingTransformer
+from tests.problems import F64, randomize
 
 T, DA, TO, DO, EMB, HEADS = 6, 3, 2, 5, 16, 2
 SIZES: dict[str, Any] = {"obs_steps": TO, "n_layer": 2, "n_head": HEADS, "n_emb": EMB}

@@ -8,8 +8,8 @@ from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
 
-from pcm_policy.checkpoint import FORMAT_VERSION
 from pcm_policy.errors import PcmError
+from pcm_policy.policy.folder import FORMAT_VERSION
 
 TRAINING = (
     "a pcm policy is not trained by LeRobot: train with lerobot-train --policy.type=diffusion or "

@@ -12,7 +12,7 @@ from lerobot_policy_pcm.configuration_pcm import PCMConfig
 from lerobot_policy_pcm.modeling_pcm import PCMPolicy
 from lerobot_policy_pcm.processor_pcm import make_pcm_pre_post_processors
 from pcm_policy import DiffusionPolicy, PcmError
-from pcm_policy.checkpoint import atomic_folder
+from pcm_policy.files import atomic_folder
 
 
 def write_folder(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lerobot_policy_pcm.configuration_pcm import TRAINING, PCMConfig
 from pcm_policy import DiffusionPolicy, PcmError, PolicyConfig
-from pcm_policy.checkpoint import FORMAT_VERSION
-from pcm_policy.noise import Noise
-from pcm_policy.vision import STATE
+from pcm_policy.policy.folder import FORMAT_VERSION
+from pcm_policy.policy.vision import STATE
+from pcm_policy.sampling.noise import Noise
 
 
 class PCMPolicy(PreTrainedPolicy):

@@ -1,0 +1,1 @@
+"""Solvers against other packages on the same weights."""

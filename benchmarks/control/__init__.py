@@ -1,0 +1,1 @@
+"""Latency, serving and warm starts."""

@@ -1,0 +1,111 @@
+"""Round trips to the policy server: several clients on loopback, for a while.
+
+    python -m benchmarks.control.serve [--clients 8] [--seconds 600] [--hz 10]
+
+Every client sends a held-out observation at its rate, staggered, and waits for the chunk. Reported:
+round trip as the client sees it, the server's share of it, batch sizes, and the memory of the
+server process at the beginning and at the end.
+"""
+
+import argparse
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pcm_policy.control import PlanRequest
+from pcm_policy.control.client import Link
+from pcm_policy.control.times import Times
+from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.bench import hardware
+from pcm_policy.policy.folder import held_out_observations
+
+POLICY = "released/pusht_mlp"
+
+
+def drive(uri: str, number: int, options: argparse.Namespace, out: dict[str, Any]) -> None:
+    """Be one client."""
+    obs = held_out_observations(POLICY).numpy()
+    link, period = Link(uri), 1 / options.hz
+    none = np.zeros((0, link.open().action_dim), np.float32)
+    begin = time.perf_counter() + period * number / options.clients
+    for i in range(round(options.seconds * options.hz)):
+        time.sleep(max(begin + i * period - time.perf_counter(), 0))
+        request = PlanRequest(i, number, i, 0.0, obs[(7 * number + i) % len(obs)], none)
+        start = time.perf_counter()
+        try:
+            link.ask(request)
+        except ValueError:
+            out["errors"] += 1
+            continue
+        spent = (time.perf_counter() - start) * 1e3
+        with out["lock"]:
+            out["round_trip"].add(spent)
+            out["server"].add(link.timing["total_ms"])
+            out["queue"].add(link.timing["queue_ms"])
+            out["solve"].add(link.timing["solve_ms"])
+            out["batches"][int(link.timing["batch"])] += 1
+    link.close()
+
+
+def memory_mib(pid: int) -> float:
+    """Return the resident memory of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def main() -> None:
+    """Run and write ``serve.json``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--hz", type=float, default=10.0)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/serve"))
+    options = parser.parse_args()
+    size = round(options.clients * options.seconds * options.hz)
+    out: dict[str, Any] = {k: Times(size) for k in ("round_trip", "server", "queue", "solve")}
+    out |= {"lock": threading.Lock(), "batches": Counter(), "errors": 0}
+    script = Path(sys.executable).parent / "pcm-serve"
+    words = [str(script), f"policy={POLICY}", "serve.port=0", "threads=1", "device=cpu"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        uri = server.stdout.readline().split(" at ")[1].strip()
+        threads = [
+            threading.Thread(target=drive, args=(uri, n, options, out))
+            for n in range(options.clients)
+        ]
+        first = memory_mib(server.pid)
+        for thread in threads:
+            thread.start()
+        for _ in tqdm(range(int(options.seconds)), desc="serve", unit="s", disable=None):
+            time.sleep(1)
+        for thread in threads:
+            thread.join()
+        last = memory_mib(server.pid)
+        server.terminate()
+    report = {
+        "command": f"python -m benchmarks.control.serve --clients {options.clients} "
+        f"--seconds {options.seconds:g} --hz {options.hz:g}",
+        "clients": options.clients,
+        "hz": options.hz,
+        "seconds": options.seconds,
+        "errors": out["errors"],
+        "milliseconds": {k: out[k].summary() for k in ("round_trip", "server", "queue", "solve")},
+        "batches": {str(k): v for k, v in sorted(out["batches"].items())},
+        "server_memory_mib": {"first": first, "last": last},
+        "hardware": hardware(torch.device("cpu")),
+    }
+    write_text(options.output / "serve.json", to_json(report))
+    print(to_json(report))
+
+
+if __name__ == "__main__":
+    main()

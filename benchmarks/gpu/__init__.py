@@ -1,0 +1,1 @@
+"""One script for a machine with a GPU."""

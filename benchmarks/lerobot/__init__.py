@@ -1,0 +1,1 @@
+"""LeRobot beside us, in an environment of its own."""

@@ -1,0 +1,1 @@
+"""From scripted demonstrations to success."""

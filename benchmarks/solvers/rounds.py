@@ -1,0 +1,165 @@
+"""Rounds and network evaluations until the chunk is the sequential sampler's, for every solver.
+
+    python -m benchmarks.solvers.rounds [--policy POLICY] [--observations 256] [--output FILE] [--docs]
+
+Every held-out observation is solved alone, cold. Counted is the first round after which the largest
+action error stays below 1e-3 (in normalised units), and the evaluations spent until then. Solvers
+that skip what has settled do so with a tolerance of 1e-3 and the usual safety factor, as in use;
+``picard full`` never skips. For RMSE after r rounds all observations are solved together.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.pasted import paste
+from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.bench import hardware
+from pcm_policy.measure.exactness import paired_noise
+from pcm_policy.measure.report import markdown, table
+from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.solvers.coarse import SHARES
+from pcm_policy.solvers.iterate import SAFETY
+from pcm_policy.solvers.solve import SolverConfig
+
+ERROR, MOST, RMSE_ROUNDS = 1e-3, 40, 6
+HEAD = ["solver", "sampler", "rounds until error < 1e-3", "most", "evaluations"]
+HEAD += ["error/residual <= 4 (worst)", "RMSE after 1, 2, 3 ... rounds"]
+
+
+def solvers_of(policy: DiffusionPolicy, sampler: SamplerConfig) -> dict[str, SolverConfig]:
+    """Return what is counted on one sampler, by name."""
+    most = min(MOST, sampler.steps)
+    found = {
+        "paradigms": SolverConfig("paradigms", sampler, rounds=most),
+        "picard full": SolverConfig("picard", sampler, rounds=most),
+    }
+    for name in ("picard", "coarse", "anderson", "newton"):
+        found[name] = SolverConfig(name, sampler, tolerance=ERROR, rounds=most)  # type: ignore[arg-type]
+    found["newton coarse"] = replace(found["newton"], shares=SHARES)
+    head = policy.config.head
+    if head is not None and head.sampler == sampler:
+        for r in (1, 2, 3):
+            found[f"pcm {r} + base"] = SolverConfig("pcm", sampler, rounds=most, pcm_rounds=r)
+        found["pcm adaptive"] = SolverConfig(
+            "pcm", sampler, rounds=most, tolerance=ERROR, adaptive=True
+        )
+    return found
+
+
+def count(
+    policy: DiffusionPolicy, solver: SolverConfig, obs: Tensor, noise: Noise, exact: Tensor
+) -> tuple[int, int, float]:
+    """Solve one observation; return rounds, evaluations, and the worst ratio of error to bound."""
+    errors: list[float] = []
+    evaluated: list[int] = []
+    residuals: list[float] = []
+
+    def network(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        evaluated.append(x.shape[0])
+        result: Tensor = policy.network(x, t, cond)
+        return result
+
+    def watch(states: Tensor) -> None:
+        errors.append(float((states[-1] - exact).abs().max()))
+
+    found = policy.run(obs, solver, noise, watch=watch, network=network)
+    residuals = found.residuals[:, 0].tolist()
+    late = max((i for i, e in enumerate(errors) if e >= ERROR), default=-1)
+    needed = min(late + 1, len(errors) - 1)
+    pure = range(solver.pcm_rounds or 0, len(errors))
+    ratio = max((errors[i] / residuals[i] for i in pure if residuals[i] > 1e-5), default=0.0)
+    return needed + 1, sum(evaluated[: needed + 1]), ratio
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Count, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--policy", default="released/pusht")
+    parser.add_argument("--observations", type=int, default=256)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/rounds.json"))
+    parser.add_argument("--docs", action="store_true", help="update docs/solvers.md")
+    options = parser.parse_args()
+    policy = DiffusionPolicy.from_pretrained(options.policy)
+    obs = held_out_observations(options.policy)[: options.observations]
+    rows: list[dict[str, Any]] = []
+    own = policy.config.sampler
+    for sampler in (
+        SamplerConfig("ddpm", policy.config.schedule.train_steps),
+        replace(own, name="ddim", steps=32),
+        replace(own, name="ddim", steps=16),
+    ):
+        sequential = SolverConfig("sequential", sampler)
+        noise = paired_noise(policy, sequential, len(obs))
+        exact = policy.solve(obs, sequential, noise).sample
+        policy.calibrate(obs.flip(0)[:128], sampler, seed=1_000_000)
+        for name, solver in solvers_of(policy, sampler).items():
+            counted = []
+            label = f"{name} {sampler.name}-{sampler.steps}"
+            for i in tqdm(range(len(obs)), desc=label, disable=None):
+                alone = obs[i : i + 1], noise.row(i), exact[i : i + 1]
+                counted.append(count(policy, solver, *alone))
+            rmse = []
+            for r in range(1, RMSE_ROUNDS + 1):
+                head = solver.pcm_rounds
+                fixed = replace(solver, rounds=r, pcm_rounds=None if head is None else min(head, r))
+                if solver.adaptive:
+                    break
+                fixed = replace(fixed, tolerance=None)
+                off = policy.solve(obs, fixed, noise).sample - exact
+                rmse.append(float(off.square().mean(dim=(1, 2)).sqrt().mean()))
+            rounds = torch.tensor([c[0] for c in counted], dtype=torch.float64)
+            rows.append(
+                {
+                    "solver": name,
+                    "sampler": f"{sampler.name}-{sampler.steps}",
+                    "rounds": float(rounds.mean()),
+                    "worst_rounds": int(rounds.max()),
+                    "evaluations": sum(c[1] for c in counted) / len(counted),
+                    "within_safety": sum(c[2] <= SAFETY for c in counted) / len(counted),
+                    "worst_ratio": max(c[2] for c in counted),
+                    "rmse_by_round": rmse,
+                }
+            )
+    report = {
+        "command": f"python -m benchmarks.solvers.rounds --policy {options.policy} "
+        f"--observations {len(obs)}",
+        "error": ERROR,
+        "observations": len(obs),
+        "hardware": hardware(policy.device),
+        "rows": rows,
+    }
+    write_text(options.output, to_json(report))
+    cells = [_cells(row) for row in rows]
+    print(table(HEAD, cells))
+    if options.docs:
+        machine = report["hardware"]["device"]
+        start = f"`{report['command']}` on {machine}, cold, actions in [-1, 1]:"
+        paste("docs/solvers.md", "rounds", f"{start}\n\n{markdown(HEAD, cells)}\n")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        row["solver"],
+        row["sampler"],
+        f"{row['rounds']:.2f}",
+        str(row["worst_rounds"]),
+        f"{row['evaluations']:.0f}",
+        f"{row['within_safety']:.2f} ({row['worst_ratio']:.1f})",
+        " ".join(f"{x:.3f}" for x in row["rmse_by_round"]),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""PCM against its peers in closed loop."""

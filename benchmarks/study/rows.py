@@ -1,0 +1,208 @@
+"""The study's rows: which solvers, how far from the base chunk, how they score."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcm_policy.files import to_json, write_text
+from pcm_policy.limits import ActionLimits
+from pcm_policy.measure.exactness import certification, certified_solver, paired_noise
+from pcm_policy.measure.statistics import (
+    bootstrap_mean_interval,
+    paired_difference_interval,
+    wilson_interval,
+)
+from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.rollout.episode_policy import EpisodePolicy
+from pcm_policy.rollout.evaluate import evaluate
+from pcm_policy.solvers.solve import SolverConfig
+
+PARALLEL = {
+    "PCM": "pcm",
+    "Picard": "picard",
+    "Coarse": "coarse",
+    "Anderson": "anderson",
+    "Newton": "newton",
+    "ParaDiGMS": "paradigms",
+}
+FEW_STEPS = {"DDIM": "ddim", "DPM-Solver++": "dpmpp_2m", "consistency": "consistency"}
+SETTLING = "PCM mean"
+"""PCM that stops when it settles, at a level that takes so many rounds on average."""
+MOST = 40
+"""Rounds up to which errors are followed."""
+ALONE = 128
+"""Observations that are solved until certified, one by one."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: ``rounds`` network rounds, or so many on average, of a family."""
+
+    family: str
+    rounds: float
+    solver: SolverConfig
+
+    @property
+    def name(self) -> str:
+        """Name in tables."""
+        return f"{self.family} {self.rounds:g}"
+
+
+@dataclass(frozen=True)
+class Played:
+    """Outcomes of the same episodes, in the order of their seeds, and mean rounds of a plan."""
+
+    scores: list[float]
+    successes: list[float]
+    rounds: float | None = None
+
+
+def parallel_solver(policy: DiffusionPolicy, family: str, rounds: int) -> SolverConfig:
+    """Return ``rounds`` rounds on the head's sampler; past those of the head, base rounds."""
+    if family == "PCM":
+        return policy.solver({"method": "pcm", "rounds": rounds})
+    assert policy.config.head is not None
+    return SolverConfig(PARALLEL[family], policy.config.head.sampler, rounds=rounds)  # type: ignore[arg-type]
+
+
+def parallel_families(policy: DiffusionPolicy) -> list[str]:
+    """Return the families that the head's sampler allows."""
+    assert policy.config.head is not None
+    one_step = policy.sampler(policy.config.head.sampler).one_step
+    return [family for family in PARALLEL if one_step or family != "ParaDiGMS"]
+
+
+@torch.inference_mode()
+def rmse_by_round(
+    policy: DiffusionPolicy, family: str, obs: Tensor, exact: Tensor, seed: int = 0
+) -> Tensor:
+    """Return ``(rounds, n)`` RMSE to the base chunks after every round up to ``MOST``, normalised.
+
+    Args:
+        policy: the policy.
+        family: one of ``PARALLEL``.
+        obs: ``(n, To, Do)`` raw observations.
+        exact: ``(n, T, Da)`` sequential chunks with the same noise.
+        seed: of the noise.
+    """
+    assert policy.config.head is not None
+    most = min(MOST, policy.config.head.sampler.steps)
+    solver = parallel_solver(policy, family, most)
+    errors: list[Tensor] = []
+
+    def watch(states: Tensor) -> None:
+        errors.append((states[-1] - exact).square().mean(dim=(1, 2)).sqrt())
+
+    noise = paired_noise(policy, solver, len(obs), seed).to(policy.device, policy.dtype)
+    policy.run(obs.to(policy.device, policy.dtype), solver, noise, watch=watch)
+    return torch.stack(errors).cpu()
+
+
+def play(
+    policy: DiffusionPolicy, solver: SolverConfig, episodes: int, seed: int, kept: Path
+) -> Played:
+    """Run the episodes of one row, or read them where they have been run already.
+
+    Args:
+        policy: the policy.
+        solver: how to solve.
+        episodes: number of episodes.
+        seed: of the first one.
+        kept: folder of finished rows; a row is known by the weights it uses, how many steps are
+            executed, solver, episodes and seed.
+    """
+    used = policy if solver.method == "pcm" else policy.network
+    what = {"weights": fingerprint(used), "action_steps": policy.config.action_steps}
+    what |= {"solver": solver.to_flat(), "episodes": episodes, "seed": seed}
+    file = kept / f"{hashlib.sha256(to_json(what).encode()).hexdigest()[:16]}.json"
+    if not file.exists():
+        actions = policy.action_normalizer
+        policy.limits = ActionLimits(actions.low.cpu().numpy(), actions.high.cpu().numpy())
+        runner = EpisodePolicy(policy, solver)
+        result = evaluate(
+            runner,
+            "pcm_policy/PushTKeypoints-v0",
+            episodes=episodes,
+            seed=seed,
+            n_obs_steps=policy.config.obs_steps,
+            num_envs=min(50, episodes),
+            solve_batch=min(50, episodes),
+        )
+        policy.limits = None
+        outcome = {
+            "scores": [e.score for e in result.episodes],
+            "successes": [float(e.success) for e in result.episodes],
+            "rounds": runner.mean_rounds,
+        }
+        write_text(file, to_json(what | outcome))
+    read = json.loads(file.read_text())
+    return Played(read["scores"], read["successes"], read.get("rounds"))
+
+
+def compare(played: Played, base: Played) -> dict[str, Any]:
+    """Return means, 95 % intervals, and paired differences to the base."""
+    count, found = len(played.scores), {}
+    for name, mine, theirs in (
+        ("score", played.scores, base.scores),
+        ("success", played.successes, base.successes),
+    ):
+        interval = (
+            bootstrap_mean_interval(mine)
+            if name == "score"
+            else wilson_interval(int(sum(mine)), count)
+        )
+        found[name] = {
+            "mean": float(np.mean(mine)),
+            "ci95": list(interval),
+            **difference(mine, theirs),
+        }
+    return found
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any]:
+    """Return the mean paired difference and its 95 % interval."""
+    low, high = paired_difference_interval(first, second)
+    return {
+        "difference": float(np.mean(first) - np.mean(second)),
+        "difference_ci95": [low, high],
+    }
+
+
+def pairs(played: Mapping[str, Played]) -> list[dict[str, Any]]:
+    """Return paired differences: PCM against every few-step sampling of twice its rounds."""
+    found = []
+    for ours, others in (
+        ("PCM 1", ("DDIM 2", "DPM-Solver++ 2", "consistency 1")),
+        ("PCM 2", ("DDIM 4", "DPM-Solver++ 4", "consistency 2")),
+        ("PCM mean 1.5", ("DDIM 4", "DPM-Solver++ 4")),
+        ("PCM mean 2", ("DDIM 4", "DPM-Solver++ 4")),
+    ):
+        for other in (name for name in others if ours in played and name in played):
+            mine, theirs = played[ours], played[other]
+            gaps = {
+                "score": difference(mine.scores, theirs.scores),
+                "success": difference(mine.successes, theirs.successes),
+            }
+            found.append({"pair": f"{ours} - {other}", **gaps})
+    return found
+
+
+def certified_rounds(policy: DiffusionPolicy, obs: Tensor) -> list[dict[str, Any]]:
+    """Count the rounds until certified at 1e-2, every observation alone, for every solver."""
+    assert policy.config.head is not None
+    sampler, tolerance = policy.config.head.sampler, 1e-2
+    solvers = [certified_solver(policy, tolerance)]
+    solvers += [
+        SolverConfig(name, sampler, tolerance=tolerance)  # type: ignore[arg-type]
+        for name in ("picard", "anderson", "newton")
+    ]
+    alone = obs[torch.linspace(0, len(obs) - 1, min(ALONE, len(obs))).long()]
+    return [asdict(certification(policy, solver, alone)) for solver in solvers]

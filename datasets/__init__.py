@@ -1,0 +1,1 @@
+"""Demonstrations: replay buffers, windows, formats, and what is wrong with them."""

@@ -1,0 +1,89 @@
+"""robomimic's ``RolloutPolicy`` interface, for evaluation code that was written against it."""
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pcm_policy.errors import PcmError
+from pcm_policy.fields import parse_field
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.solvers.solve import SolverConfig
+
+
+class RolloutPolicy:
+    """``start_episode()``, then one action for every observation of an environment.
+
+    A chunk is solved when the executed steps of the last one are used up. An episode's first
+    observation stands for those before it, as in robomimic's ``FrameStackWrapper``.
+
+    Args:
+        policy: its ``obs_fields`` name the entries of an observation, in order.
+        solver: None for the policy's own.
+        frame_stack: observations come with their history already, ``(To, ...)`` an entry, as
+            robomimic's wrapper gives them.
+
+    Raises:
+        PcmError: the policy does not know its fields.
+    """
+
+    def __init__(
+        self, policy: DiffusionPolicy, solver: SolverConfig | None = None, frame_stack: bool = False
+    ) -> None:
+        if not policy.config.obs_fields:
+            raise PcmError(
+                "the policy does not say which entries it sees: pcm-import with obs_fields=[...]"
+            )
+        self.policy, self.solver, self.frame_stack = policy, solver, frame_stack
+        self._fields = [parse_field(text) for text in policy.config.obs_fields]
+        self.start_episode()
+
+    def start_episode(self) -> None:
+        """Forget the history and the rest of the chunk."""
+        self._frames: deque[NDArray[np.float32]] = deque(maxlen=self.policy.config.obs_steps)
+        self._actions: deque[NDArray[np.float32]] = deque()
+
+    def __call__(
+        self, ob: Mapping[str, ArrayLike], goal: Any = None, batched_ob: bool = False
+    ) -> NDArray[np.float32]:
+        """Return the action for an observation.
+
+        Args:
+            ob: raw entries by name, one observation, or a batch of them side by side.
+            goal: must be None: these policies have no goals.
+            batched_ob: whether every entry has a leading batch axis.
+
+        Returns:
+            ``(Da,)``, or ``(B, Da)`` for a batch; raw units.
+
+        Raises:
+            PcmError: a goal, a missing entry, a wrong width, or what ``predict`` refuses.
+        """
+        if goal is not None:
+            raise PcmError("a goal was given: this policy was trained without goals")
+        frame = self._frame(ob, batched_ob)
+        steps = self.policy.config.obs_steps
+        self._frames.extend([frame] if self._frames else [frame] * steps)
+        if not self._actions:
+            obs = frame if self.frame_stack else np.stack(list(self._frames), axis=1)
+            found = self.policy.predict(obs, solver=self.solver).action
+            self._actions.extend(found.swapaxes(0, 1))
+        action = self._actions.popleft()
+        return action if batched_ob else action[0]
+
+    def _frame(self, ob: Mapping[str, ArrayLike], batched: bool) -> NDArray[np.float32]:
+        """Join the entries: ``(B, Do)``, or ``(B, To, Do)`` where they come stacked."""
+        parts = []
+        for field in self._fields:
+            if field.key not in ob:
+                raise PcmError(f"the observation lacks {field.key}: it has {', '.join(ob)}")
+            values = np.asarray(ob[field.key], np.float32)
+            values = values if batched else values[None]
+            if self.frame_stack:
+                rows = field.columns(values.reshape(-1, *values.shape[2:]))
+                parts.append(rows.reshape(*values.shape[:2], -1))
+            else:
+                parts.append(field.columns(values))
+        return np.concatenate(parts, axis=-1, dtype=np.float32)

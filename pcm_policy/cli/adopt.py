@@ -1,0 +1,94 @@
+"""``pcm-import``: a checkpoint of another project becomes a policy folder."""
+
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from pcm_policy.adopt import Imported, read
+from pcm_policy.adopt.original import SelfCheck, self_check
+from pcm_policy.cli.compose import run_command, writable
+from pcm_policy.files import to_json, write_text
+from pcm_policy.policy.folder import save_policy
+from pcm_policy.training.demonstrations import DatasetConfig, load_demonstrations
+
+
+def import_main(config: DictConfig) -> Path:
+    """Read, check and write; returns the policy's folder."""
+    output = writable(config.output_dir)
+    imported = _named(read(config.source), config)
+    policy = imported.policy()
+    observations, sights = None, None
+    if config.data is not None:
+        dataset = DatasetConfig(config.data, cache=str(output / "frames"))
+        data = load_demonstrations(dataset, imported.config)
+        observations, sights = data.observations(policy), data.sights(policy)
+    checked: SelfCheck | str = "self_check=false"
+    if config.self_check:
+        checked = self_check(imported, config.original_python)
+    folder = output / "policy"
+    text = _card(imported, checked)
+    save_policy(policy, folder, card=text, observations=observations, sights=sights)
+    write_text(output / "import.json", to_json(_report(imported, checked)))
+    print("\n".join([*_lines(imported, checked), str(folder)]))
+    return folder
+
+
+def command() -> None:
+    """Entry point of ``pcm-import``: ``pcm-import SOURCE output_dir=DIR [key=value ...]``."""
+    words = sys.argv[1:]
+    if words and "=" not in words[0] and not words[0].startswith("-"):
+        value = words.pop(0).replace("\\", "\\\\").replace("'", "\\'")
+        words.insert(0, f"source='{value}'")
+    run_command("import", import_main, words)
+
+
+def _named(imported: Imported, config: DictConfig) -> Imported:
+    """Put in what a user knows better than the checkpoint."""
+    keys = {"control_hz": "control_hz", "action_field": "action_field", "name": "task"}
+    given = {ours: config[key] for key, ours in keys.items() if config[key] is not None}
+    if config.obs_fields is not None:
+        given["obs_fields"] = tuple(config.obs_fields)
+    return replace(imported, config=replace(imported.config, **given))
+
+
+def _report(imported: Imported, checked: SelfCheck | str) -> dict[str, object]:
+    check = asdict(checked) if isinstance(checked, SelfCheck) else {"not_run": checked}
+    return {
+        "kind": imported.kind,
+        "source": Path(imported.file).name,
+        "self_check": check,
+        "notes": list(imported.notes),
+        "policy": imported.config.to_dict(),
+    }
+
+
+def _lines(imported: Imported, checked: SelfCheck | str) -> list[str]:
+    c = imported.config
+    lines = [
+        f"{imported.kind}: {c.network}, observations ({c.obs_steps}, {c.obs_dim}), chunk "
+        f"({c.horizon}, {c.action_dim}), executes steps {c.obs_steps - 1} to "
+        f"{c.obs_steps - 2 + c.action_steps}",
+        f"{c.sampler.label} of {c.schedule.train_steps} steps, "
+        f"{c.schedule.name}, predicts {c.prediction}, clip {c.clip}",
+        *([] if c.vision is None else [f"cameras {c.vision.describe()}"]),
+        *imported.notes,
+    ]
+    if isinstance(checked, SelfCheck):
+        return [*lines, checked.describe()]
+    hint = "" if checked == "self_check=false" else "; original_python=PYTHON names one that has it"
+    return [*lines, f"self-check not run ({checked}{hint})"]
+
+
+def _card(imported: Imported, checked: SelfCheck | str) -> str:
+    front = (
+        "---\nlibrary_name: pcm_policy\npipeline_tag: robotics\ntags: [robotics, imported]\n---\n"
+    )
+    name = Path(imported.file).name
+    head = f"# Imported from {imported.kind}\n\n`{name}`, read by `pcm-import`.\n\n"
+    return front + head + "".join(f"- {line}\n" for line in _lines(imported, checked))
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,119 @@
+"""``pcm-bench`` and ``pcm-bench tune``: time the solvers of a policy, and choose one."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
+from pcm_policy.files import to_json, write_text
+from pcm_policy.measure import tune
+from pcm_policy.measure.bench import run_bench
+from pcm_policy.measure.report import bench_picture, bench_table, table
+from pcm_policy.measure.statistics import paired_difference_interval
+from pcm_policy.policy.folder import held_out_observations, held_out_sights
+from pcm_policy.rollout.episode_policy import EpisodePolicy
+from pcm_policy.rollout.evaluate import evaluate
+from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.solvers.solve import SolverConfig
+
+
+def bench_main(config: DictConfig) -> dict[str, Any]:
+    """Time all solvers; returns what ``bench.json`` holds."""
+    output = writable(config.output_dir)
+    policy = load_policy(config)
+    report = run_bench(
+        policy,
+        held_out_observations(config.policy),
+        sights=held_out_sights(config.policy),
+        observations_used=config.observations,
+        calls=config.calls,
+        error=config.error,
+        seed=config.seed,
+        progress=lambda items, what: tqdm(items, desc=what, disable=None),
+        methods=config.methods,
+        lerobot=config.lerobot,
+    )
+    report["policy"] = str(config.policy)
+    write_text(output / "bench.json", to_json(report))
+    bench_picture(report, output / "bench.png")
+    print(bench_table(report))
+    print(output / "bench.json", output / "bench.png")
+    return report
+
+
+def tune_main(config: DictConfig) -> dict[str, Any]:
+    """Choose a solver and a runtime for a target; returns what ``tune.json`` holds."""
+    output = writable(config.output_dir)
+    policy = load_policy(config)
+    target = tune.Target(config.deadline_ms, config.error, config.score_within)
+    runtimes = [RuntimeConfig(m, p) for m in config.modes for p in config.precisions]
+    held = held_out_observations(config.policy)
+    rows = torch.linspace(0, len(held) - 1, min(config.observations, len(held))).long()
+    others = torch.ones(len(held), dtype=torch.bool).index_fill(0, rows, False)
+    spare = held[others][: len(rows)] if others.any() else held
+
+    def progress(items: Sequence[Any], what: str) -> Iterable[Any]:
+        bar: Iterable[Any] = tqdm(items, desc=what, disable=None)
+        return bar
+
+    samplers = tune.searched_samplers(policy, list(config.search), spare, 1, progress)
+    candidates = tune.measure(
+        policy,
+        held[rows],
+        runtimes,
+        samplers=samplers,
+        calls=config.calls,
+        progress=progress,
+    )
+
+    def scores(solver: SolverConfig) -> list[float]:
+        result = evaluate(
+            EpisodePolicy(policy, solver),
+            plain(config.task)["env_id"],
+            episodes=config.episodes,
+            seed=config.seed,
+            n_obs_steps=policy.config.obs_steps,
+            **env_kwargs(plain(config.task)),
+        )
+        return [episode.score for episode in result.episodes]
+
+    reference = scores(candidates[0].solver) if target.score_within is not None else []
+
+    def closeness(solver: SolverConfig) -> tuple[float, float, float]:
+        found = scores(solver)
+        low, high = paired_difference_interval(found, reference)
+        return float(np.mean(found) - np.mean(reference)), low, high
+
+    best, why, candidates = tune.choose(candidates, target, closeness)
+    report = tune.report(policy, candidates, best, why, target) | {"policy": str(config.policy)}
+    write_text(output / "tune.json", to_json(report))
+    for group in ("solver", "runtime"):
+        (output / group).mkdir(exist_ok=True)
+        text = "".join(f"{k}: {json.dumps(v)}\n" for k, v in report[group].items())
+        defaults = "defaults: [_base, _self_]\n" if group == "solver" else ""
+        write_text(output / group / "tuned.yaml", f"# pcm-bench tune: {why}\n{defaults}{text}")
+    head = ["candidate", "rounds", "NFE", "RMSE", "p50 ms", "p95 ms"]
+    print(
+        table(
+            head,
+            [
+                [
+                    row["solver"],
+                    f"{row['rounds']:.0f}",
+                    f"{row['nfe']:.0f}",
+                    f"{row['rmse']:.4f}",
+                    f"{row['p50_ms']:.2f}",
+                    f"{row['p95_ms']:.2f}",
+                ]
+                for row in report["candidates"]
+            ],
+        )
+    )
+    print(f"chosen: {best.label} ({why})")
+    print(f"pcm-eval --config-dir {output} solver=tuned runtime=tuned output_dir=...")
+    return report

@@ -1,0 +1,139 @@
+"""The whole main job in a few minutes: check, train, distil, roll out, time; one page at the end.
+
+    python -m pcm_policy.cli.demo [OUTPUT_DIR]
+
+The table is about the released policy; the policy trained here runs for a couple of minutes only
+and is shown beside it to prove the path, not to compare.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pcm_policy.cli import bench as cli_bench
+from pcm_policy.cli import data as cli_data
+from pcm_policy.cli import eval as cli_eval
+from pcm_policy.cli import train as cli_train
+from pcm_policy.cli.compose import compose
+from pcm_policy.files import write_text
+from pcm_policy.measure.report import (
+    bench_head,
+    bench_rows,
+    embed,
+    html_table,
+    page,
+    rounds_rows,
+    table,
+)
+
+RELEASED_POLICY = "released/pusht_mlp"
+DEMONSTRATIONS = "released/pusht_demos"
+SOLVERS = (
+    ("sequential DDPM-100", ("solver=ddpm",)),
+    ("sequential DDIM-16", ("solver=ddim", "solver.steps=16")),
+    ("few-step DDIM-3", ("solver=ddim", "solver.steps=3")),
+    ("Picard, 2 rounds", ("solver=picard", "solver.rounds=2")),
+    ("Picard, certified 1e-3", ("solver=picard", "solver.tolerance=1e-3")),
+    ("PCM, 2 rounds", ("solver=pcm", "solver.rounds=2")),
+)
+EVAL_HEAD = ["solver", "score [95 %]", "success", "rounds", "NFE", "p50 ms", "p99 ms"]
+
+
+def main(
+    output: Path, *, episodes: int = 50, train_steps: int = 2500, distill_steps: int = 300
+) -> None:
+    """Run everything and leave ``report.html`` in ``output``."""
+    shutil.rmtree(output, ignore_errors=True)
+    _say("1/5 Checking the embedded demonstrations")
+    cli_data.data_main(compose("data", ["command=validate", f"path={DEMONSTRATIONS}"]))
+    _say("2/5 Training briefly from them")
+    here = f"dataset.path={DEMONSTRATIONS}"
+    base = cli_train.train_main(
+        compose("train", [here, f"output_dir={output}/train", f"train.steps={train_steps}"])
+    )
+    _say("3/5 Distilling a PCM head briefly")
+    brief = cli_train.distill_main(
+        compose(
+            "distill",
+            [
+                f"policy={base}",
+                here,
+                f"output_dir={output}/distill",
+                f"train.steps={distill_steps}",
+                "train.warmup=50",
+            ],
+        )
+    )
+    _say("4/5 Rolling out: released policy, then the one trained just now")
+    rows = [_evaluate(label, RELEASED_POLICY, flags, output, episodes) for label, flags in SOLVERS]
+    brief_row = _evaluate(
+        "trained briefly here: PCM, 2 rounds", str(brief), SOLVERS[-1][1], output, episodes
+    )
+    _say("5/5 Timing every solver on the released policy")
+    bench = cli_bench.bench_main(
+        compose("bench", [f"policy={RELEASED_POLICY}", f"output_dir={output}/bench", "calls=40"])
+    )
+    write_text(output / "report.html", _report(output, rows, brief_row, bench))
+    print()
+    print(table(EVAL_HEAD, [*rows, brief_row]))
+    print(f"\n{episodes} Push-T episodes a row, paired seeds and noise. Report:")
+    print(output / "report.html")
+
+
+def _evaluate(
+    label: str, policy: str, flags: Sequence[str], output: Path, episodes: int
+) -> list[str]:
+    folder = output / "eval" / "".join(c if c.isalnum() else "-" for c in label)
+    overrides = [f"policy={policy}", f"output_dir='{folder}'", f"episodes={episodes}", *flags]
+    if label == "PCM, 2 rounds":
+        overrides += ["video_episodes=[0,1,2]"]
+    result: dict[str, Any] = cli_eval.eval_main(compose("eval", [*overrides, "latency_calls=60"]))
+    score, latency = result["score"], result["latency_ms"]
+    low, high = score["ci95"]
+    return [
+        label,
+        f"{score['mean']:.3f} [{low:.2f}, {high:.2f}]",
+        f"{result['success']['rate']:.2f}",
+        f"{result['rounds']:.1f}",
+        f"{result['nfe']:.0f}",
+        f"{latency['p50']:.2f}",
+        f"{latency['p99']:.2f}",
+    ]
+
+
+def _report(
+    output: Path, rows: list[list[str]], brief_row: list[str], bench: dict[str, Any]
+) -> str:
+    films = sorted(output.glob("eval/*/videos/*.mp4"))
+    machine = bench["hardware"]
+    where = f"{machine['device']}, {machine['threads']} threads, float32, batch 1, eager"
+    rounds_head = ["sampler", "solver", f"rounds until error < {bench['error']:g}", "worst"]
+    return page(
+        "pcm_policy: a diffusion policy in two parallel rounds",
+        [
+            (
+                "Closed loop on Push-T",
+                html_table(EVAL_HEAD, rows)
+                + f"<p>Time is one prediction on {where}. Below: the policy that this demo trained "
+                "for a minute or two, to show the path, not to compete.</p>"
+                + html_table(EVAL_HEAD, [brief_row]),
+            ),
+            ("Two PCM rounds at work", " ".join(embed(film) for film in films)),
+            ("Latency, and distance to the sequential chunk", embed(output / "bench/bench.png")),
+            (
+                "All solvers on the same weights",
+                html_table(bench_head(bench), bench_rows(bench))
+                + html_table(rounds_head, rounds_rows(bench)),
+            ),
+        ],
+    )
+
+
+def _say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "outputs/demo"))

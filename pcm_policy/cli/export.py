@@ -1,0 +1,58 @@
+"""``pcm-export``: a fixed-round solve as torch.export, AOTInductor and ONNX packages."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+
+from pcm_policy.cli.compose import plain, run_command, writable
+from pcm_policy.export import example, export
+from pcm_policy.files import to_json, write_file, write_text
+from pcm_policy.measure.bench import hardware
+from pcm_policy.measure.report import table
+from pcm_policy.policy.policy import DiffusionPolicy
+
+
+def export_main(config: DictConfig) -> dict[str, Any]:
+    """Write the packages, an example and a report; returns what ``export.json`` holds."""
+    output = writable(config.output_dir)
+    policy = DiffusionPolicy.from_pretrained(config.policy)
+    solver = policy.solver(plain(config.solver))
+    inputs = example(policy, solver, config.batch, config.seed)
+    formats = list(config.formats)
+    chunk, found = export(policy, solver, output, formats, inputs, config.calls)
+    tensors = {k: v.contiguous() for k, v in (inputs | {"chunk": chunk}).items()}
+    write_file(output / "example.safetensors", lambda path: save_file(tensors, path))
+    c = policy.config
+    report = {
+        "policy": str(config.policy),
+        "solver": {"label": solver.label, **asdict(solver)},
+        "inputs": {name: list(value.shape) for name, value in inputs.items()},
+        "output": {"chunk": list(chunk.shape)},
+        "executed_steps": [c.obs_steps - 1, c.obs_steps - 1 + c.action_steps],
+        "torch": torch.__version__,
+        "calls": config.calls,
+        "hardware": hardware(policy.device),
+        "packages": {name: asdict(one) for name, one in found.items()},
+    }
+    write_text(output / "export.json", to_json(report))
+    rows = [
+        [name, one.file or "-", f"{one.difference:.1e}", f"{one.p50_ms:.2f} / {one.p95_ms:.2f}"]
+        for name, one in found.items()
+    ]
+    print(solver.label)
+    print(table(["package", "file", "difference", "p50 / p95 ms"], rows))
+    print(Path(output, "export.json"))
+    return report
+
+
+def command() -> None:
+    """Entry point of ``pcm-export``."""
+    run_command("export", export_main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,201 @@
+"""``pcm-bench loop``: set up, warm up, run, write ``loop.json`` and its pictures."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
+from pcm_policy.control.config import rest_command
+from pcm_policy.control.controller import Controller
+from pcm_policy.control.delay import DelayEstimator, to_steps
+from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.control.settings import ControlSettings
+from pcm_policy.control.times import Times
+from pcm_policy.errors import PcmError
+from pcm_policy.files import to_json, write_file, write_text
+from pcm_policy.measure.bench import hardware
+from pcm_policy.measure.report import table
+from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.rollout.loop import LoopResult, run_loop
+from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld, World
+from pcm_policy.serving.planner import Planner
+
+WARMUP = 20
+HOG = """
+import os, time
+parent = os.getppid()
+while os.getppid() == parent:
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        sum(range(1000))
+"""
+
+
+def run(config: DictConfig) -> dict[str, Any]:
+    """Run the loop that a config describes; returns what ``loop.json`` holds."""
+    output = writable(config.output_dir)
+    if not config.duration_s > 0 or config.hog < 0 or not 0 < config.wait_share <= 1:
+        raise PcmError("duration_s is positive, hog at least 0, wait_share in (0, 1]")
+    policy = load_policy(config)
+    planner = Planner(policy, policy.solver(plain(config.solver)))
+    values = plain(config.control)
+    if config.control_hz is not None:
+        values["control_hz"] = config.control_hz
+    settings, task = ControlSettings.from_dict(values), plain(config.task)
+    delay = warm_up(planner, settings, held_out_observations(config.policy).numpy())
+    controller = Controller(planner.spec, settings, config.seed, delay)
+    world: World
+    if config.source == "env":
+        world = EnvWorld(task["env_id"], config.seed, rest_command(task), **env_kwargs(task))
+    elif config.source == "recorded":
+        world = RecordedWorld(held_out_observations(config.policy)[:, -1].numpy())
+    else:
+        raise PcmError(f"source={config.source!r}: use env or recorded")
+    with _hogs(config.hog):
+        result = run_loop(
+            controller,
+            planner.plan,
+            world,
+            config.duration_s,
+            wait_share=config.wait_share,
+            progress=_bar,
+        )
+    world.close()
+    report = {
+        "policy": str(config.policy),
+        "solver": {"label": planner.solver.label, **asdict(planner.solver)},
+        "control": asdict(settings),
+        "source": config.source,
+        "hog": config.hog,
+        "warmup_calls": WARMUP,
+        **result.to_json(),
+        "delay_steps": delay.steps,
+        "events": list(controller.record.events),
+        "hardware": hardware(policy.device),
+    }
+    write_text(output / "loop.json", to_json(report))
+    picture(result, planner.solver.label, output / "loop.png")
+    print(_summary(planner.solver.label, result))
+    print(output / "loop.json", output / "loop.png")
+    return report
+
+
+def warm_up(
+    planner: Planner, settings: ControlSettings, observations: np.ndarray[Any, Any]
+) -> DelayEstimator:
+    """Make the first calls, which nobody counts, and estimate the delay from the last of them.
+
+    Args:
+        planner: policy and solver.
+        settings: of the controller.
+        observations: ``(n, To, Do)``.
+    """
+    times, memory = Times(WARMUP), None
+    period_ms = settings.period_ms(planner.spec)
+    for i in range(WARMUP):
+        request = PlanRequest(
+            id=i,
+            seed=0,
+            tick=i,
+            clock=0.0,
+            obs=observations[i % len(observations)],
+            prefix=np.zeros((0, planner.spec.action_dim), np.float32),
+            warm_start=settings.warm_start,
+            couple_noise=settings.couple_noise,
+            memory=memory,
+        )
+        spent, plan = _timed(planner, request)
+        memory = plan.memory
+        if i >= WARMUP // 2:
+            times.add(spent)
+    return DelayEstimator(period_ms, to_steps(times.max, period_ms), warmup=0)
+
+
+def _timed(planner: Planner, request: PlanRequest) -> tuple[float, Plan]:
+    begin = time.perf_counter()
+    plan = planner.plan(request)
+    return (time.perf_counter() - begin) * 1e3, plan
+
+
+@contextmanager
+def _hogs(count: int) -> Iterator[None]:
+    """Keep ``count`` processes busy; they end with this one, whatever happens to it."""
+    hogs = [subprocess.Popen([sys.executable, "-c", HOG]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+def _bar(ticks: Iterable[int], total: int) -> Iterable[int]:
+    bar: Iterable[int] = tqdm(
+        ticks, total=total, desc="loop", unit="tick", disable=None, mininterval=1.0
+    )
+    return bar
+
+
+def _summary(label: str, result: LoopResult) -> str:
+    rows = []
+    for name, times in result.times.items():
+        found = times.summary()
+        if found["count"]:
+            keys = ("p50", "p95", "p99", "p99.9", "max")
+            rows.append([name, *(f"{found[key]:.3f}" for key in keys)])
+    return "\n".join(
+        [
+            table(["stage, ms", "p50", "p95", "p99", "p99.9", "max"], rows),
+            f"{label}: {result.ticks} ticks, {result.effective_hz:.3f} of {result.control_hz:g} Hz,"
+            f" {result.late_plans + result.overruns} deadline misses ({result.late_plans} late "
+            f"plans, {result.overruns} overruns), {result.skipped} skipped ticks",
+        ]
+    )
+
+
+def picture(result: LoopResult, label: str, path: Path) -> None:
+    """Draw histograms of solve time and jitter, and the last seconds as a timeline."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplot_mosaic([["solve", "jitter"], ["time", "time"]], figsize=(12, 6))
+    for name, title in (
+        ("solve", "request to plan [ms]"),
+        ("jitter", "start of a tick, late [ms]"),
+    ):
+        kept = result.times[name].kept
+        if len(kept):
+            axes[name].hist(np.maximum(kept, 1e-4), bins=80, log=True)
+        axes[name].set_xlabel(title)
+        axes[name].set_ylabel("count")
+    axes["solve"].axvline(1e3 / result.control_hz, color="tab:red", lw=1, label="control period")
+    axes["solve"].legend()
+    shown = result.sent[-min(60, len(result.sent)) :]
+    begin = shown[0][0]
+    colours = {"plan": "tab:green", "continue": "tab:orange", "slow": "gold", "hold": "tab:red"}
+    for target, sent, how in shown:
+        axes["time"].plot([target, sent], [1, 1], color="0.7", lw=6, solid_capstyle="butt")
+        axes["time"].plot(sent, 1, "|", ms=18, color=colours.get(how, "black"))
+    for first, last in result.spans:
+        if last >= begin:
+            axes["time"].plot([first, last], [0, 0], color="tab:blue", lw=10, solid_capstyle="butt")
+    axes["time"].set_yticks([0, 1], ["solve", "command"])
+    axes["time"].set_ylim(-0.6, 1.6)
+    axes["time"].set_xlim(left=begin)
+    axes["time"].set_xlabel("time [s]; green: from the plan, other colours: a fallback")
+    misses = result.late_plans + result.overruns
+    figure.suptitle(f"{label} at {result.control_hz:g} Hz: {misses} misses in {result.ticks} ticks")
+    figure.tight_layout()
+    write_file(path, lambda scratch: figure.savefig(scratch, dpi=100))
+    plt.close(figure)

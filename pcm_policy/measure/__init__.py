@@ -1,0 +1,1 @@
+"""How long and how far: benchmarks, exactness, tuning, reports."""

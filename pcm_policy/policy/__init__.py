@@ -1,0 +1,1 @@
+"""Observations in, action chunk out: the policy, its folder and its normalisers."""

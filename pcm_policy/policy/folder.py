@@ -1,0 +1,266 @@
+"""Policy folders.
+
+::
+
+    policy/
+        config.json               format version, policy config
+        model.safetensors         network.*, obs_normalizer.*, action_normalizer.*, head.*, vision.*
+                                  (weights in 16 bits if they were rounded to it, read as float32)
+        observations.safetensors  held-out observations, for benchmarks (optional)
+        README.md                 card: data, command, steps, scores (optional)
+
+Nothing here is ever unpickled.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pcm_policy.errors import PcmError
+from pcm_policy.files import atomic_folder
+from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.hub import POLICY_FILES, download, hub_id, upload
+from pcm_policy.policy.policy import DiffusionPolicy
+
+FORMAT_VERSION = 1
+FRONT_MATTER = "---\nlibrary_name: pcm_policy\npipeline_tag: robotics\ntags: [robotics]\n---\n"
+"""What the hub reads at the head of a card."""
+_SIGHT = "sight."
+RELEASED = Path(__file__).parents[1] / "released"
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        PcmError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise PcmError(f"{path} does not exist: name a policy folder written by pcm-train")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PcmError(f"{path} is damaged ({error}): restore it or train again") from error
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Return a digest of a network's weights: what a head belongs to."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@torch.no_grad()
+def round_to_half(module: nn.Module) -> None:
+    """Round weights to 16 bits in place; they stay float32, and are stored in half the room.
+
+    Raises:
+        PcmError: a weight is too large for 16 bits.
+    """
+    for name, value in module.state_dict().items():
+        if value.dtype == torch.float32:
+            rounded = value.half().float()
+            if not rounded.isfinite().all():
+                raise PcmError(f"{name} does not fit 16 bits: leave weights=float32")
+            value.copy_(rounded)
+
+
+def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors as they are stored: weights in 16 bits where none of them loses by it."""
+    wide = {k: v for k, v in tensors.items() if v.dtype == torch.float32 and "normalizer" not in k}
+    if all(torch.equal(v.half().float(), v) for v in wide.values()):
+        return {**tensors, **{k: v.half() for k, v in wide.items()}}
+    return dict(tensors)
+
+
+def save_policy(
+    policy: DiffusionPolicy,
+    path: str | Path,
+    *,
+    card: str | None = None,
+    observations: Tensor | None = None,
+    sights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a policy folder atomically.
+
+    Args:
+        policy: the policy, with its head if it has one.
+        path: the folder; an existing one is replaced.
+        card: text of ``README.md``.
+        observations: ``(n, To, Do)`` raw held-out observations.
+        sights: of a policy with cameras, some of them before they were encoded, by entry.
+
+    Raises:
+        PcmError: the folder cannot be written.
+    """
+    with atomic_folder(Path(path)) as folder:
+        config = {"format_version": FORMAT_VERSION, "policy": policy.config.to_dict()}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        tensors = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
+        save_tensors(_packed(tensors), folder / "model.safetensors")
+        if observations is not None:
+            held_out = observations.detach().cpu().contiguous()
+            raw = {f"{_SIGHT}{k}": v.contiguous() for k, v in (sights or {}).items()}
+            save_tensors({"observations": held_out, **raw}, folder / "observations.safetensors")
+        if card is not None:
+            head = "" if card.startswith("---\n") else FRONT_MATTER
+            (folder / "README.md").write_text(head + card)
+
+
+def push_policy(
+    policy: DiffusionPolicy, repo: str, *, private: bool, token: str | None, card: str | None
+) -> str:
+    """Write a policy and commit it to the hub; see :meth:`DiffusionPolicy.push_to_hub`."""
+    with tempfile.TemporaryDirectory(prefix="pcm-push-") as scratch:
+        folder = Path(scratch, "policy")
+        save_policy(policy, folder, card=card, observations=policy.held_out)
+        return upload(folder, repo, private=private, token=token, message="Add a pcm_policy policy")
+
+
+def resolve(path: str | Path) -> Path:
+    """Return the folder that ``policy=...`` names.
+
+    ``released/NAME`` ships with the package; ``OWNER/NAME``, ``OWNER/NAME@REVISION`` or
+    ``hf://OWNER/NAME`` is fetched from the Hugging Face hub, unless a folder has that name.
+
+    Raises:
+        PcmError: there is no such folder or model.
+    """
+    folder = Path(path)
+    if not folder.exists() and folder.parts[:1] == ("released",):
+        folder = RELEASED.joinpath(*folder.parts[1:])
+    elif not folder.exists() and (named := hub_id(path)) is not None:
+        return download(*named, POLICY_FILES)
+    if not folder.is_dir():
+        shipped = ", ".join(f"released/{p.name}" for p in sorted(RELEASED.glob("*/")))
+        raise PcmError(
+            f"no policy folder {path}: name one written by pcm-train, OWNER/NAME on the hub, or "
+            f"use {shipped}"
+        )
+    return folder
+
+
+def resolve_data(path: str) -> str:
+    """Return the replay buffer that a path names; ``released/NAME`` ships with the package."""
+    file = Path(path)
+    if not file.exists() and file.parts[:1] == ("released",):
+        return str(RELEASED / f"{file.name}.zarr.zip")
+    return path
+
+
+def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
+    """Read a policy folder.
+
+    Raises:
+        PcmError: naming the file and the entry that is missing, damaged or does not fit.
+    """
+    folder = resolve(path)
+    config = _read_config(folder / "config.json")
+    file = folder / "model.safetensors"
+    tensors = load_tensors(file)
+    with torch.device("meta"):  # a config may name any size: compare before memory is taken
+        shapes = DiffusionPolicy(config).state_dict()
+    _check_tensors(file, tensors, shapes)
+    policy = DiffusionPolicy(config, seed=seed)
+    policy.load_state_dict(tensors)
+    if config.head is not None and config.head.base != fingerprint(policy.network):
+        raise PcmError(
+            f"{file}: the PCM head belongs to base weights {config.head.base}, the file holds "
+            f"{fingerprint(policy.network)}: run pcm-distill on this base"
+        )
+    if (folder / "observations.safetensors").exists():
+        policy.held_out = held_out_observations(folder)
+    return policy.eval()
+
+
+def _read_config(file: Path) -> PolicyConfig:
+    if not file.is_file():
+        raise PcmError(f"{file} does not exist: name a policy folder written by pcm-train")
+    try:
+        data = json.loads(file.read_text())
+        version = data["format_version"]
+        if version != FORMAT_VERSION:
+            raise PcmError(
+                f"{file} has format version {version}, this package reads {FORMAT_VERSION}: "
+                "use the matching version of pcm_policy"
+            )
+        return PolicyConfig.from_dict(data["policy"])
+    except PcmError as error:
+        raise PcmError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PcmError(f"{file} is not a policy config ({error!r}): restore it") from error
+
+
+def _check_tensors(file: Path, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
+    missing = sorted(set(want) - set(have))
+    if missing and missing[0].startswith("head."):
+        raise PcmError(
+            f"{file} lacks {missing[0]} and {len(missing) - 1} more of its head, which an earlier "
+            "version may have distilled: run pcm-distill on its base again"
+        )
+    if missing:
+        kind = "its normaliser" if "normalizer" in missing[0] else "an entry"
+        raise PcmError(
+            f"{file} lacks {kind} ({missing[0]} and {len(missing) - 1} more): restore it or train "
+            "again; a policy never runs without its normaliser"
+        )
+    extra = sorted(set(have) - set(want))
+    if extra:
+        raise PcmError(f"{file} has an entry {extra[0]} that config.json does not account for")
+    for name, tensor in want.items():
+        half = have[name].dtype == torch.float16 and tensor.dtype == torch.float32
+        if have[name].shape != tensor.shape or (have[name].dtype != tensor.dtype and not half):
+            raise PcmError(
+                f"{file}: {name} is {have[name].dtype} {tuple(have[name].shape)}, config.json says "
+                f"{tensor.dtype} {tuple(tensor.shape)}"
+            )
+
+
+def held_out_observations(path: str | Path) -> Tensor:
+    """Read the ``(n, To, Do)`` raw observations that a policy folder carries for benchmarks.
+
+    Raises:
+        PcmError: the folder has none.
+    """
+    file = resolve(path) / "observations.safetensors"
+    tensors = load_tensors(file)
+    if "observations" not in tensors or tensors["observations"].ndim != 3:
+        raise PcmError(f"{file} holds no (n, To, Do) array 'observations': train again")
+    return tensors["observations"]
+
+
+def held_out_sights(path: str | Path) -> list[dict[str, Any]]:
+    """Read the held-out observations with images of a policy folder, each as ``predict`` takes it.
+
+    There are none where the policy has no cameras, or was imported.
+    """
+    file = resolve(path) / "observations.safetensors"
+    found = {
+        k.removeprefix(_SIGHT): v.numpy()
+        for k, v in load_tensors(file).items()
+        if k.startswith(_SIGHT)
+    }
+    count = min(map(len, found.values()), default=0)
+    return [{k: v[i] for k, v in found.items() if v[i].size} for i in range(count)]

@@ -1,0 +1,102 @@
+"""The gate in front of a policy: what an observation has to be before anything is predicted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from pcm_policy.errors import PcmError
+from pcm_policy.fields import join_fields
+from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.normalize import Normalizer
+from pcm_policy.policy.vision import STATE, Vision
+
+
+def select(
+    config: PolicyConfig, obs: NDArray[Any] | Mapping[str, NDArray[Any]]
+) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    """Take what a policy sees out of an environment's observation, whatever else is in it.
+
+    Args:
+        config: its ``obs_fields`` name the numbers, its cameras the images.
+        obs: an array, which is returned as it is, or entries by name, leading axes ``(..., To)``.
+
+    Returns:
+        ``(..., To, Do)``, or with cameras a dictionary as ``predict`` takes it.
+
+    Raises:
+        PcmError: an entry is missing.
+    """
+    if not isinstance(obs, Mapping):
+        return obs
+    if config.vision is None:
+        return join_fields(obs, config.obs_fields)
+    lacking = [name for name in config.vision.cameras if name not in obs]
+    if lacking:
+        raise PcmError(f"the observation lacks the camera {lacking[0]}: it has {', '.join(obs)}")
+    seen = {name: obs[name] for name in config.vision.cameras}
+    return seen | ({STATE: join_fields(obs, config.obs_fields)} if config.vision.state_dim else {})
+
+
+@torch.no_grad()
+def observe(
+    config: PolicyConfig,
+    normalizer: Normalizer,
+    vision: Vision | None,
+    obs: ArrayLike | Mapping[str, ArrayLike],
+) -> Tensor:
+    """Check raw observations, as ``DiffusionPolicy.observe`` describes them.
+
+    Args:
+        config: sizes, and how far outside the training range an observation may be.
+        normalizer: of the observations; its device and type are the result's.
+        vision: the cameras, if there are any.
+        obs: what was seen.
+
+    Returns:
+        ``(B, To, Do)``.
+
+    Raises:
+        PcmError: a wrong shape or type, a value that is not finite or far outside the range.
+    """
+    images: Mapping[str, NDArray[np.uint8]] = {}
+    if vision is not None:
+        array, images = vision.observation(obs, config.obs_steps)
+    else:
+        array = _batched(config, obs)
+    if not np.isfinite(array).all():
+        b, step, dim = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise PcmError(
+            f"observation is not finite at batch {b}, step {step}, dimension {dim}: "
+            f"{array[b, step, dim]}"
+        )
+    raw = torch.from_numpy(array).to(normalizer.low)
+    if vision is not None:
+        raw = vision(raw, {n: torch.from_numpy(v).to(raw.device) for n, v in images.items()})
+    excess = normalizer.excess(raw)
+    if bool((excess > config.max_excess).any()):
+        b, step, dim = (int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
+        raise PcmError(
+            f"observation is out of range at batch {b}, step {step}, dimension {dim}: "
+            f"{raw[b, step, dim]:g} against {normalizer.low[dim]:g} to {normalizer.high[dim]:g} "
+            "in training"
+        )
+    return raw
+
+
+def _batched(config: PolicyConfig, obs: ArrayLike | Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+    """Return an observation without images as ``(B, To, Do)``."""
+    if isinstance(obs, Mapping):
+        obs = join_fields(obs, config.obs_fields)
+    array = np.asarray(obs, dtype=np.float32)
+    array = array[None] if array.ndim == 2 else array
+    want = (config.obs_steps, config.obs_dim)
+    if array.ndim != 3 or array.shape[1:] != want or array.shape[0] == 0:
+        raise PcmError(
+            f"observation has shape {np.shape(obs)}: this policy takes (To, Do) = {want}, or a "
+            f"batch (B, {want[0]}, {want[1]})"
+        )
+    return array

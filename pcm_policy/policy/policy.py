@@ -1,0 +1,404 @@
+"""A diffusion policy: observations in, action chunk out, by any solver.
+
+Timing of one prediction, with ``To`` observed, ``Ta`` executed and ``T`` predicted steps::
+
+    chunk      |  0  ...  To-1 | To ...  To+Ta-2 | ...  T-1 |
+    observed   |  o   ...   o  |                 |          |
+    executed   |            a  |  a   ...   a    |          |
+
+The chunk starts with the first observed frame; the first executed action belongs to the newest one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from pcm_policy.errors import PcmError
+from pcm_policy.heads import build_head
+from pcm_policy.limits import ActionLimits
+from pcm_policy.networks import build_network
+from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.normalize import Normalizer
+from pcm_policy.policy.observe import observe
+from pcm_policy.policy.vision import Vision
+from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.sampling.denoise import Denoiser, Network, Prefix, inpainting
+from pcm_policy.sampling.noise import Noise, generator_noise
+from pcm_policy.sampling.samplers import AffineSampler, SamplerConfig, build_sampler
+from pcm_policy.solvers import SolveResult
+from pcm_policy.solvers.base import Watch
+from pcm_policy.solvers.newton import Jacobian, mean_jacobian
+from pcm_policy.solvers.solve import SETTLED_BY, SolverConfig, solve
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What :meth:`DiffusionPolicy.predict` returns.
+
+    Attributes:
+        action: ``(B, Ta, Da)`` actions to execute, raw units, finite, within the limits.
+        chunk: ``(B, T, Da)`` the whole predicted chunk, raw units, not limited.
+        solve: how it was found, in normalised units.
+    """
+
+    action: NDArray[np.float32]
+    chunk: NDArray[np.float32]
+    solve: SolveResult
+
+
+class DiffusionPolicy(nn.Module):
+    """Base network, normalisers and, if distilled, a PCM head.
+
+    Args:
+        config: the policy's config; a head in it is built as well.
+        seed: seed of the policy's own generator, used where no noise is given.
+    """
+
+    def __init__(self, config: PolicyConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.limits: ActionLimits | None = None
+        self.runtime: Runtime | None = None
+        self.held_out: Tensor | None = None  # raw observations that came with the policy
+        self.network = build_network(
+            config.network,
+            config.chunk_shape[1],
+            config.horizon,
+            config.network_cond_dim,
+            config.network_options,
+        )
+        self.vision = None if config.vision is None else Vision(config.vision)
+        self.obs_normalizer = Normalizer(config.obs_dim)
+        self.action_normalizer = Normalizer(config.action_dim)
+        self.head: nn.Module | None = None
+        if config.head is not None:
+            self.head = build_head(
+                config.head.name,
+                self.network,
+                config.head.sampler.steps,
+                config.chunk_shape[1],
+                config.horizon,
+                config.cond_dim,
+                config.head.options,
+            )
+        self._generator = torch.Generator().manual_seed(seed)
+        self._samplers: dict[SamplerConfig, AffineSampler] = {}
+        self._jacobians: dict[SamplerConfig, Jacobian] = {}
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, device: str | torch.device = "cpu", seed: int = 0
+    ) -> "DiffusionPolicy":
+        """Load a policy.
+
+        Args:
+            path: a folder, one that ships with the package (``released/pusht``), or ``OWNER/NAME``
+                on the Hugging Face hub, with ``@REVISION`` if wanted.
+            device: where it goes.
+            seed: of the policy's own generator.
+
+        Raises:
+            PcmError: the folder, one of its files or one of their entries is missing or damaged.
+        """
+        from pcm_policy.policy.folder import load_policy
+
+        return load_policy(path, seed=seed).to(device)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write the policy folder atomically; see :mod:`pcm_policy.policy.folder`."""
+        from pcm_policy.policy.folder import save_policy
+
+        save_policy(self, path)
+
+    def push_to_hub(
+        self, repo: str, *, private: bool = False, token: str | None = None, card: str | None = None
+    ) -> str:
+        """Commit the policy to ``OWNER/NAME`` on the Hugging Face hub; returns the address.
+
+        Args:
+            repo: the model; it is created if there is none.
+            private: whether a new one is private.
+            token: None for the one that ``hf auth login`` stored.
+            card: text of ``README.md``; None leaves the hub's as it is.
+
+        Raises:
+            PcmError: huggingface_hub is missing, or the hub refuses or cannot be reached.
+        """
+        from pcm_policy.policy.folder import push_policy
+
+        return push_policy(self, repo, private=private, token=token, card=card)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.network.parameters()).dtype
+
+    def sampler(self, config: SamplerConfig) -> AffineSampler:
+        """Return the coefficients of a sampler on this policy's device."""
+        kept = self._samplers.get(config)
+        if kept is None or kept.p.device != self.device or kept.p.dtype != self.dtype:
+            kept = build_sampler(self.config.schedule, config).to(self.device, self.dtype)
+            self._samplers[config] = kept
+        return kept
+
+    def solver(self, values: Mapping[str, Any]) -> SolverConfig:
+        """Build a solver config from flat settings; what is None comes from this policy.
+
+        A ``pcm`` solver takes its sampler from the head, other solvers from the policy. Rounds past
+        those the head was trained for are base rounds.
+
+        Raises:
+            PcmError: unknown or invalid settings, or a sampler that the head was not trained for.
+        """
+        values, head = dict(values), self.config.head
+        if values.get("method") is None:
+            values["method"] = self.default_solver().method
+        sampler = self.config.sampler
+        if values["method"] == "pcm" and head is not None:
+            sampler = head.sampler
+        name = values.get("sampler")
+        if name is not None and name != sampler.name:
+            steps = self.config.schedule.train_steps if name == "ddpm" else sampler.steps
+            sampler = SamplerConfig(name, steps, temperature=sampler.temperature)
+        if values["method"] == "pcm" and values.get("settle") and values.get("rounds") is None:
+            values["rounds"] = SETTLED_BY
+        unsaid = all(values.get(k) is None for k in ("pcm_rounds", "tolerance", "stiffness"))
+        asked = values.get("rounds") or 0
+        if values["method"] == "pcm" and head is not None and unsaid and asked > head.rounds:
+            values["pcm_rounds"] = head.rounds
+        result = SolverConfig.from_flat(values, sampler)
+        self._check_head(result)
+        return result
+
+    def default_solver(self) -> SolverConfig:
+        """Two PCM rounds if there is a head, else the policy's own sampler, sequentially."""
+        if self.config.head is None:
+            return SolverConfig("sequential", self.config.sampler)
+        return SolverConfig("pcm", self.config.head.sampler, rounds=2)
+
+    def condition(self, obs: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """Map raw observations ``(B, To, Do)`` and what is known already to ``(B, C)``."""
+        return self.join(self.obs_normalizer.normalize(obs).flatten(1), prefix)
+
+    def join(self, seen: Tensor, prefix: Prefix | None) -> Tensor:
+        """Put normalised observations ``(B, To * Do)`` and a prefix side by side, ``(B, C)``."""
+        steps = self.config.prefix_steps
+        if steps == 0:
+            return seen
+        width = steps * (self.config.action_dim + 1)
+        shown = seen.new_zeros(len(seen), width) if prefix is None else prefix.features(steps)
+        return torch.cat([seen, shown], dim=1)
+
+    def raw_chunk(self, sample: Tensor) -> Tensor:
+        """Map the actions of a normalised chunk ``(B, T, ...)`` to raw units, float32."""
+        return self.action_normalizer.unnormalize(sample[..., : self.config.action_dim]).float()
+
+    def denoiser(
+        self, cond: Tensor, sampler: SamplerConfig, prefix: Prefix | None = None
+    ) -> Denoiser:
+        """Return the map ``D`` for conditions ``(B, C)``."""
+        config, observed = self.config, None
+        if config.inpainting:
+            seen = cond.view(len(cond), config.obs_steps, config.obs_dim)
+            observed = inpainting(seen, config.horizon, config.action_dim)
+            prefix = None if prefix is None else prefix.beside(config.obs_dim)
+        return Denoiser(
+            self.network,
+            self.sampler(sampler),
+            cond,
+            config.prediction,
+            config.clip,
+            prefix,
+            observed=observed,
+        )
+
+    def known_prefix(self, actions: ArrayLike, overwrite_input: bool = False) -> Prefix:
+        """Turn the next actions, decided already, into a prefix of the next chunk.
+
+        Args:
+            actions: ``(B, n, Da)`` raw actions; the first belongs to the newest observation.
+            overwrite_input: see :class:`~pcm_policy.sampling.denoise.Prefix`.
+
+        Raises:
+            PcmError: a wrong shape, more actions than the chunk has, or one that is not finite.
+        """
+        array, config = np.asarray(actions, np.float32), self.config
+        first = config.obs_steps - 1
+        room = config.horizon - first
+        if array.ndim != 3 or array.shape[2] != config.action_dim or array.shape[1] > room:
+            raise PcmError(
+                f"prefix has shape {array.shape}: expected (B, n, {config.action_dim}) with n at "
+                f"most {room}"
+            )
+        if not np.isfinite(array).all():
+            raise PcmError("prefix has an action that is not finite")
+        values = torch.zeros(array.shape[0], config.horizon, config.action_dim)
+        given = torch.from_numpy(array).to(self.device, self.dtype)
+        values = values.to(given)
+        values[:, first : first + array.shape[1]] = self.action_normalizer.normalize(given)
+        step = torch.arange(config.horizon, device=self.device)[None, :, None]
+        known = (step >= first) & (step < first + array.shape[1])
+        return Prefix(values, known, overwrite_input)
+
+    def calibrate(self, obs: Tensor, config: SamplerConfig, seed: int = 0) -> None:
+        """Measure the mean Jacobian of one sampler, which ``method="newton"`` needs.
+
+        Args:
+            obs: ``(n, To, Do)`` raw observations; a hundred are enough.
+            config: the sampler.
+            seed: of the noise.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        noise = self.draw_noise(len(obs), SolverConfig("sequential", config), generator)
+        noise = noise.to(self.device, self.dtype)
+        denoise = self.denoiser(self.condition(obs.to(self.device, self.dtype)), config)
+        diagonal = mean_jacobian(denoise, noise)
+        self._jacobians[config] = Jacobian.of(denoise.sampler, diagonal)
+
+    def draw_noise(
+        self, batch: int, solver: SolverConfig, generator: torch.Generator | None = None
+    ) -> Noise:
+        """Draw noise from a generator; None is the policy's own."""
+        steps = solver.sampler.steps if self.sampler(solver.sampler).stochastic else 0
+        shape = self.config.chunk_shape
+        return generator_noise(generator or self._generator, batch, shape, steps)
+
+    @torch.inference_mode()
+    def solve(
+        self,
+        obs: Tensor,
+        solver: SolverConfig | None = None,
+        noise: Noise | None = None,
+        guess: Tensor | None = None,
+        prefix: Prefix | None = None,
+        watch: Watch | None = None,
+    ) -> SolveResult:
+        """Solve for normalised chunks, tensors in and out, without checks.
+
+        Args:
+            obs: ``(B, To, Do)`` raw observations on the policy's device; see :meth:`observe`.
+            solver: how to solve; None for :meth:`default_solver`.
+            noise: all the randomness; None draws it from the policy's own generator.
+            guess: ``(B, T, Da)`` normalised guess of the clean chunk.
+            prefix: actions that are known already, see :meth:`known_prefix`.
+            watch: called with all states after every round.
+        """
+        solver = self.default_solver() if solver is None else solver
+        self._check_head(solver)
+        noise = self.draw_noise(obs.shape[0], solver) if noise is None else noise
+        noise = noise.to(self.device, self.dtype)
+        if self.runtime is not None and watch is None:
+            return self.runtime.solve(obs, solver, noise, guess, prefix)
+        return self.run(obs, solver, noise, guess, prefix, watch)
+
+    def run(
+        self,
+        obs: Tensor,
+        solver: SolverConfig,
+        noise: Noise,
+        guess: Tensor | None = None,
+        prefix: Prefix | None = None,
+        watch: Watch | None = None,
+        network: Network | None = None,
+    ) -> SolveResult:
+        """Solve eagerly, with another base network if one is given; see :meth:`solve`."""
+        denoise = self.denoiser(self.condition(obs, prefix), solver.sampler, prefix)
+        denoise = denoise if network is None else denoise.with_network(network)
+        jacobian = self._jacobians.get(solver.sampler)
+        if solver.method == "newton" and jacobian is None and self.held_out is not None:
+            self.calibrate(self.held_out[:128], solver.sampler)
+            jacobian = self._jacobians[solver.sampler]
+        found = solve(solver, denoise, noise, self.head, guess, jacobian, watch)
+        return replace(found, chunk=self.raw_chunk(found.sample))
+
+    def use(self, config: RuntimeConfig) -> None:
+        """Execute solves as ``config`` says, from now on; after loading weights and moving.
+
+        Raises:
+            PcmError: the device or the head does not allow it.
+        """
+        self.runtime = Runtime(self, config)
+
+    def predict(
+        self,
+        obs: ArrayLike | Mapping[str, ArrayLike],
+        *,
+        solver: SolverConfig | None = None,
+        noise: Noise | None = None,
+        guess: Tensor | None = None,
+        prefix: Prefix | None = None,
+        previous: NDArray[np.float32] | None = None,
+    ) -> Prediction:
+        """Predict the actions to execute next.
+
+        Args:
+            obs: raw observations, oldest first, see :meth:`observe`.
+            solver: how to solve; None for :meth:`default_solver`.
+            noise: all the randomness; None draws it from the policy's own generator.
+            guess: ``(B, T, Da)`` normalised guess of the clean chunk.
+            prefix: actions that are known already, see :meth:`known_prefix`.
+            previous: ``(B, Da)`` action executed last, for the rate limit.
+
+        Returns:
+            The prediction; for observations without a batch axis ``B`` is 1.
+
+        Raises:
+            PcmError: an observation of the wrong shape, not finite, or far outside the training
+                range; or an action that is not finite.
+        """
+        raw = self.observe(obs)
+        found = self.solve(raw, solver, noise, guess, prefix)
+        assert found.chunk is not None
+        chunk = found.chunk.cpu().numpy()
+        if not np.isfinite(chunk).all():
+            raise PcmError(
+                "the solve gave a non-finite action; nothing was returned. Check the weights, or "
+                "use solver=ddim"
+            )
+        first = self.config.obs_steps - 1
+        action = chunk[:, first : first + self.config.action_steps]
+        if self.limits is not None:
+            action = self.limits.apply(action, previous)
+        return Prediction(action, chunk, found)
+
+    def observe(self, obs: ArrayLike | Mapping[str, ArrayLike]) -> Tensor:
+        """Check raw observations and bring them to what :meth:`solve` takes.
+
+        Args:
+            obs: ``(To, Do)`` or ``(B, To, Do)``, or a dictionary of the entries that the policy's
+                ``obs_fields`` name; of a policy with cameras the dictionary that
+                :meth:`pcm_policy.policy.vision.Vision.observation` describes.
+
+        Returns:
+            ``(B, To, Do)`` on the policy's device, features in place of images.
+
+        Raises:
+            PcmError: a wrong shape or type, a value that is not finite or far outside the training
+                range.
+        """
+        return observe(self.config, self.obs_normalizer, self.vision, obs)
+
+    def _check_head(self, solver: SolverConfig) -> None:
+        if solver.method != "pcm":
+            return
+        if self.config.head is None:
+            raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
+        if solver.sampler != self.config.head.sampler:
+            have, want = asdict(solver.sampler), asdict(self.config.head.sampler)
+            key = next(k for k in want if have[k] != want[k])
+            raise PcmError(
+                f"the PCM head was trained for sampler {key}={want[key]!r}, not {have[key]!r}: "
+                f"leave solver.{'sampler' if key == 'name' else key} out or distil another head"
+            )

@@ -1,0 +1,1 @@
+"""Closed loop: episodes, evaluation, simulated latency, the timed loop."""

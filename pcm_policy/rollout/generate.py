@@ -1,0 +1,162 @@
+"""Demonstrations by whoever acts: run episodes by their seeds, keep all or the successful ones."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pcm_policy.datasets.convert import refuse_existing, target_format, write_recording
+from pcm_policy.datasets.journal import Journal
+from pcm_policy.datasets.recording import Recording, step_type
+from pcm_policy.errors import PcmError
+from pcm_policy.rollout.actors import Actor, World
+
+_PACKAGES = ("pcm_policy", "numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "gym-pusht")
+
+
+def generate(
+    actor: Actor,
+    world: World,
+    path: Path,
+    *,
+    episodes: int,
+    attempts: int,
+    seed: int,
+    control_hz: float,
+    failures: bool = False,
+) -> dict[str, Any]:
+    """Write the first successful episodes of seeds ``seed``, ``seed + 1``, ...
+
+    What has finished is kept beside ``path`` until it is written, so that the same command goes on
+    after a kill. The file depends on nothing but the settings and the seeds.
+
+    Args:
+        actor: an expert or a policy.
+        world: where it acts.
+        path: a new file; its ending names the format, see :func:`target_format`.
+        episodes: number of successful episodes.
+        attempts: give up after this many.
+        seed: of the first episode.
+        control_hz: rate of the actions.
+        failures: count and write failed episodes as well: what a policy meets, not what to imitate.
+
+    Returns:
+        How the file was made, as the file says it.
+
+    Raises:
+        PcmError: the path exists, a worker died, or too few episodes succeeded.
+    """
+    if min(episodes, attempts) < 1 or seed < 0:
+        raise PcmError(f"episodes={episodes}, attempts={attempts} are at least 1, seed={seed} is 0")
+    kind = target_format(path)
+    refuse_existing(path)
+    made = {
+        "made_by": "pcm-data generate",
+        "task": world.task,
+        "env_id": world.env_id,
+        **actor.describe(),
+        "seed": seed,
+        "env_args": json.dumps(_env_args(world, control_hz)),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+    if failures:
+        made["failures"] = True
+    journal = Journal.open(path, made, failures)
+    kept, tried = _run(actor, journal, episodes, attempts, seed)
+    if len(kept) < episodes:
+        raise PcmError(
+            f"{len(kept)} of {tried} episodes succeeded, {episodes} were asked for: raise attempts="
+            f" or use a better actor; the episodes are kept in {journal.folder}"
+        )
+    selection = f"successful episodes only, {episodes} of the first {tried} attempts"
+    rate = {"success_rate": round(episodes / tried, 4)}
+    if failures:
+        selection, rate = "all episodes", {}
+    made |= {"attempts": tried, **rate, "selection": selection, "seeds": kept}
+    write_recording(path, _recording(path, kind, journal, kept, made, control_hz))
+    journal.remove()
+    return made
+
+
+def _run(
+    actor: Actor, journal: Journal, episodes: int, attempts: int, seed: int
+) -> tuple[list[int], int]:
+    """Run until enough episodes of an unbroken row of seeds are kept: these, and the row."""
+    kept: list[int] = []
+    tried = 0
+
+    def missing() -> Iterator[int]:
+        for number in range(seed, seed + attempts):
+            if journal.outcome(number) is None:
+                yield number
+
+    def catch_up() -> None:
+        nonlocal tried
+        before = len(kept)
+        while len(kept) < episodes and tried < attempts:
+            outcome = journal.outcome(seed + tried)
+            if outcome is None:
+                break
+            if outcome:
+                kept.append(seed + tried)
+            tried += 1
+        bar.update(len(kept) - before)
+        if tried:
+            bar.set_postfix(share=f"{len(kept) / tried:.2f}")
+
+    with tqdm(total=episodes, desc="kept", unit="ep", disable=None) as bar:
+        catch_up()
+        if len(kept) < episodes and tried < attempts:
+            running = actor.run(missing(), journal)
+            with closing(running):  # type: ignore[type-var]
+                for _ in running:
+                    catch_up()
+                    if len(kept) == episodes:
+                        break
+    return kept, tried
+
+
+def _recording(
+    path: Path,
+    kind: str,
+    journal: Journal,
+    seeds: list[int],
+    made: Mapping[str, Any],
+    control_hz: float,
+) -> Recording:
+    first, _ = journal.read(seeds[0])
+    names = [name for name in first if kind == "robomimic" or not name.startswith("next_obs.")]
+
+    def episodes() -> Iterator[dict[str, Any]]:
+        for episode in journal.episodes(seeds):
+            yield {name: episode[name] for name in names}
+
+    attrs = {k: v if isinstance(v, str) else json.dumps(v) for k, v in made.items()}
+    return Recording(
+        path,
+        {name: step_type(first[name]) for name in names},
+        len(seeds),
+        episodes,
+        {"fps": control_hz, "zarr": {"attrs": dict(made)}, "robomimic": {"attrs": attrs}},
+        attributes=lambda i: journal.read(seeds[i])[1],
+    )
+
+
+def _env_args(world: World, control_hz: float) -> dict[str, Any]:
+    """Return robomimic's record of the environment: its own if it has one, else a gymnasium id."""
+    with closing(world.make()) as env:
+        own = getattr(env.unwrapped, "env_args", None)
+    kwargs = {k: v for k, v in world.env_kwargs.items() if k != "max_episode_steps"}
+    kwargs["control_freq"] = control_hz
+    return dict(own) if own else {"env_name": world.env_id, "type": 2, "env_kwargs": kwargs}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""

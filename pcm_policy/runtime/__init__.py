@@ -1,0 +1,1 @@
+"""How a solve is executed: eager, compiled, as CUDA graphs, by ONNX Runtime."""

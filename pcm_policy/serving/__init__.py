@@ -1,0 +1,1 @@
+"""The side of control that has the policy: planning, batching, the server."""

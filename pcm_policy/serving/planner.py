@@ -1,0 +1,216 @@
+"""Solves plan requests, one or many at once, on a policy: the torch side of the controller."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.control.safety import chunk_fault
+from pcm_policy.control.settings import PolicySpec
+from pcm_policy.errors import PcmError
+from pcm_policy.heads.guess import guesses
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.denoise import Prefix
+from pcm_policy.sampling.noise import Noise, episode_noise
+from pcm_policy.sampling.samplers import AffineSampler
+from pcm_policy.serving.warm import shift_chunk, shift_noise
+from pcm_policy.solvers.base import SolveResult, forcing
+from pcm_policy.solvers.solve import SolverConfig
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one solve leaves for the next.
+
+    Attributes:
+        noise: of one row.
+        guess: ``(N, 1, T, Da)`` clean predictions at every state, normalised.
+        sample: ``(1, T, Da)`` the chunk, normalised.
+    """
+
+    noise: Noise
+    guess: Tensor
+    sample: Tensor
+
+
+def describe(policy: DiffusionPolicy) -> PolicySpec:
+    """Return what a controller must know of a policy.
+
+    Raises:
+        PcmError: the policy has cameras.
+    """
+    if policy.vision is not None:
+        raise PcmError("controllers take no images yet: call predict of a policy with cameras")
+    config, obs, action = policy.config, policy.obs_normalizer, policy.action_normalizer
+    return PolicySpec(
+        obs_dim=config.obs_dim,
+        action_dim=config.action_dim,
+        horizon=config.horizon,
+        obs_steps=config.obs_steps,
+        action_steps=config.action_steps,
+        control_hz=config.control_hz,
+        obs_low=tuple(obs.low.tolist()),
+        obs_high=tuple(obs.high.tolist()),
+        action_low=tuple(action.low.tolist()),
+        action_high=tuple(action.high.tolist()),
+        max_excess=config.max_excess,
+    )
+
+
+def clean_predictions(sampler: AffineSampler, states: Tensor, fixed_part: Tensor) -> Tensor:
+    """Invert ``X = F + M x_hat`` for the predictions behind a trajectory.
+
+    ``M`` is lower triangular below its first row, so this is one small triangular solve.
+
+    Args:
+        sampler: gives ``M``.
+        states: ``(N + 1, B, T, Da)`` the trajectory ``X``.
+        fixed_part: ``F`` of the same shape.
+
+    Returns:
+        ``(N, B, T, Da)``.
+    """
+    off = (states - fixed_part)[1:].flatten(1).double()
+    found = torch.linalg.solve_triangular(sampler.M[1:].double(), off, upper=False)
+    predictions: Tensor = found.to(states.dtype).view_as(states[1:])
+    return predictions
+
+
+class Planner:
+    """A policy with a solver.
+
+    Args:
+        policy: the policy.
+        solver: how every request is solved; None for the policy's default.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, solver: SolverConfig | None = None) -> None:
+        self.policy = policy
+        self.solver = policy.default_solver() if solver is None else solver
+        self.spec = describe(policy)
+        self._sampler = policy.sampler(self.solver.sampler)
+        self._noise_steps = self.solver.sampler.steps if self._sampler.stochastic else 0
+        starts = self.solver.method == "pcm" and guesses(policy.head)
+        self._auto = "off" if starts else "trajectory"
+
+    def plan(self, request: PlanRequest) -> Plan:
+        """Solve one request."""
+        return self.plan_batch([request])[0]
+
+    @torch.inference_mode()
+    def plan_batch(
+        self, requests: Sequence[PlanRequest], rows: Sequence[int] | None = None, batch: int = 0
+    ) -> list[Plan]:
+        """Solve requests together.
+
+        Args:
+            requests: one a row; what is wrong with one does not touch the others.
+            rows: row of each request; None counts them.
+            batch: rows of the solve, filled up with the first request; 0 takes just enough. At one
+                ``batch`` and row, a request's result does not depend on the others.
+
+        Returns:
+            One plan a request, in their order; a diverged one says so in ``fault``.
+        """
+        requests = [
+            replace(r, warm_start=self._auto) if r.warm_start == "auto" else r for r in requests
+        ]
+        rows = range(len(requests)) if rows is None else rows
+        seats = [requests[0]] * max(batch, max(rows) + 1)
+        for row, request in zip(rows, requests, strict=True):
+            seats[row] = request
+        noise = self._noise(seats)
+        obs = torch.from_numpy(np.stack([r.obs for r in seats]).astype(np.float32))
+        obs = obs.to(self.policy.device, self.policy.dtype)
+        found = self.policy.solve(obs, self.solver, noise, self._guess(seats), self._prefix(seats))
+        assert found.chunk is not None
+        chunks = found.chunk.cpu().numpy()
+        predictions = None
+        if any(r.warm_start == "trajectory" for r in requests):
+            fixed = forcing(self._sampler, noise.to(self.policy.device, self.policy.dtype))
+            predictions = clean_predictions(self._sampler, found.trajectory, fixed)
+        return [
+            self._answer(request, row, chunks[row], found, noise, predictions)
+            for row, request in zip(rows, requests, strict=True)
+        ]
+
+    def _answer(
+        self,
+        request: PlanRequest,
+        row: int,
+        chunk: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+        found: SolveResult,
+        noise: Noise,
+        predictions: Tensor | None,
+    ) -> Plan:
+        actions = chunk[self.spec.obs_steps - 1 :].copy()
+        fault = chunk_fault(actions, self.spec)
+        memory, own = None, found.row_rounds
+        if fault is None and (request.couple_noise or request.warm_start != "off"):
+            sample = found.sample[row : row + 1].clone()
+            guess = sample[None] if predictions is None else predictions[:, row : row + 1].clone()
+            memory = Memory(noise.row(row), guess, sample)
+        return Plan(
+            id=request.id,
+            actions=actions,
+            memory=memory,
+            rounds=found.rounds if own is None else int(own[row]),
+            bound=float(found.bound[row]),
+            certified=bool(found.certified[row]),
+            fault=fault,
+        )
+
+    def _noise(self, seats: Sequence[PlanRequest]) -> Noise:
+        """Draw the noise that (seed, tick) names; rows with coupled noise keep the old one's."""
+        shape = self.policy.config.chunk_shape
+        fresh = episode_noise(
+            [r.seed for r in seats], [r.tick for r in seats], shape, self._noise_steps
+        )
+        if not any(r.couple_noise and r.memory is not None for r in seats):
+            return fresh
+        parts = []
+        for row, request in enumerate(seats):
+            part = fresh.row(row)
+            if request.couple_noise and isinstance(request.memory, Memory):
+                part = shift_noise(request.memory.noise, part, request.executed)
+            parts.append(part)
+        steps = [p.steps for p in parts if p.steps is not None]
+        initial = torch.cat([p.initial for p in parts])
+        return Noise(initial, torch.cat(steps, dim=1) if steps else None)
+
+    def _guess(self, seats: Sequence[PlanRequest]) -> Tensor | None:
+        """Shift the remembered plans; a row without one is marked as such, and starts cold."""
+        if all(r.warm_start == "off" for r in seats):
+            return None
+        config, steps = self.policy.config, self.solver.sampler.steps
+        cold = torch.full((steps, 1, *config.chunk_shape), torch.nan)
+        cold = cold.to(self.policy.device, self.policy.dtype)
+        parts = []
+        for request in seats:
+            part = cold
+            if request.warm_start != "off" and isinstance(request.memory, Memory):
+                memory = request.memory
+                whole = request.warm_start == "trajectory"
+                kept = memory.guess if whole else memory.sample[None]
+                part = shift_chunk(kept, request.executed).expand_as(cold)
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
+    def _prefix(self, seats: Sequence[PlanRequest]) -> Prefix | None:
+        """Join prefixes of different lengths; a row without one is left alone."""
+        if all(len(r.prefix) == 0 for r in seats):
+            return None
+        config, device = self.policy.config, self.policy.device
+        values = torch.zeros(len(seats), config.horizon, config.action_dim)
+        values = values.to(device, self.policy.dtype)
+        known = torch.zeros(len(seats), config.horizon, 1, dtype=torch.bool)
+        for row, request in enumerate(seats):
+            begin = config.obs_steps - 1 - request.past
+            end = begin + len(request.prefix)
+            raw = torch.from_numpy(request.prefix).to(values)
+            values[row, begin:end] = self.policy.action_normalizer.normalize(raw)
+            known[row, begin:end] = True
+        return Prefix(values, known.to(device), any(r.prefix_input for r in seats))

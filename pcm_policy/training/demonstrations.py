@@ -1,0 +1,348 @@
+"""From a demonstration set to what training takes: raw rows, windows, a fitted policy."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pcm_policy.datasets.frames import Frames, joined_frames, open_frames
+from pcm_policy.datasets.open import open_demonstrations
+from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
+from pcm_policy.errors import PcmError
+from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.normalize import Normalizer, NormalizerMode
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.policy.vision import STATE, VisionConfig
+from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.sampling.schedules import NoiseSchedule
+from pcm_policy.training.cameras import encode_rows
+from pcm_policy.training.cloning import Windows
+
+SEEN = 64
+"""Held-out observations with images that a policy carries, encoded."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which demonstrations, and how they are split.
+
+    Attributes:
+        path: replay buffer, a zarr folder or zip; or a robomimic HDF5 file.
+        val_fraction: share of the episodes that nothing is trained on.
+        val_seed: seed of the split.
+        filter_key: of a robomimic file: train on the demonstrations that ``mask/<filter_key>``
+            names; None for all.
+        val_filter_key: of a robomimic file: hold out those that this one names, in place of
+            ``val_fraction``.
+        more: further replay buffers; all their episodes are trained on.
+        episodes: take the first episodes alone; None for all.
+        names: what a policy's entries are called in the demonstrations, where they differ.
+        cache: folder for decoded camera frames.
+        symmetry: ``module:function`` that maps all rows ``(obs, action)`` to an equally valid
+            copy of them; the training episodes are seen both ways. None for no copy.
+    """
+
+    path: str
+    val_fraction: float = 0.1
+    val_seed: int = 42
+    filter_key: str | None = None
+    val_filter_key: str | None = None
+    more: list[str] = field(default_factory=list)
+    episodes: int | None = None
+    names: dict[str, str] = field(default_factory=dict)
+    cache: str = "frames"
+    symmetry: str | None = None
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Raw rows and the window rows of both splits.
+
+    Attributes:
+        obs: ``(steps, Do)`` float32.
+        action: ``(steps, Da)`` float32.
+        train: ``(n, T)`` rows of the training windows.
+        held_out: ``(m, T)`` rows of the other episodes' windows.
+        train_steps: ``(k,)`` rows of the training episodes.
+        frames: of every camera; ``obs`` holds the state alone then, ``(steps, state_dim)``.
+    """
+
+    obs: Tensor
+    action: Tensor
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    train_steps: NDArray[np.int64]
+    frames: Mapping[str, Frames] = field(default_factory=dict)
+
+    def windows(self, policy: DiffusionPolicy) -> tuple[Windows, Windows]:
+        """Return normalised training and held-out windows."""
+        train, held_out = (
+            Windows.gather(policy, self.obs, self.action, rows, self.frames)
+            for rows in (self.train, self.held_out)
+        )
+        return train, held_out
+
+    def describe(self, dataset: DatasetConfig) -> str:
+        """Return a line for the policy's card."""
+        names = ", ".join(f"`{Path(path).name}`" for path in [dataset.path, *dataset.more])
+        return (
+            f"{names}: {len(self.train)} training and {len(self.held_out)} "
+            f"held-out windows (episodes split with val_fraction={dataset.val_fraction}, "
+            f"val_seed={dataset.val_seed})"
+        )
+
+    def observations(self, policy: DiffusionPolicy, count: int = 256) -> Tensor:
+        """Return up to ``count`` raw held-out observations ``(n, To, Do)``, evenly spread.
+
+        Where no episode was held out they come from the training windows. Images are encoded by the
+        policy.
+        """
+        if self.frames:
+            rows = self._spread(policy, min(count, SEEN))
+            frames = {k: Frames.of([v.take(rows.ravel())]) for k, v in self.frames.items()}
+            found = encode_rows(policy, self.obs[rows.ravel()], frames)
+            return found.view(*rows.shape, -1)
+        return self.obs[torch.from_numpy(self._spread(policy, count))]
+
+    def sights(self, policy: DiffusionPolicy, count: int = 16) -> dict[str, Tensor]:
+        """Return some held-out observations as they are before anything is encoded.
+
+        Returns:
+            ``state`` ``(n, To, state_dim)`` and images ``(n, To, H, W, 3)``; nothing without them.
+        """
+        if not self.frames:
+            return {}
+        rows = self._spread(policy, count)
+        images = {k: torch.from_numpy(v.take(rows)) for k, v in self.frames.items()}
+        return {STATE: self.obs[torch.from_numpy(rows)], **images}
+
+    def encoded(self, policy: DiffusionPolicy) -> "Demonstrations":
+        """Return the same with images encoded by a policy, in place of the images."""
+        if not self.frames:
+            return self
+        return replace(self, obs=encode_rows(policy, self.obs, self.frames), frames={})
+
+    def _spread(self, policy: DiffusionPolicy, count: int) -> NDArray[np.int64]:
+        rows = self.held_out if len(self.held_out) else self.train
+        picked = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)]
+        return picked[:, : policy.config.obs_steps]
+
+
+def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonstrations:
+    """Read the fields that a policy needs and cut the usual padded windows.
+
+    Raises:
+        PcmError: the file is damaged, lacks a field, or its widths are not the policy's.
+    """
+    if dataset.val_filter_key is None:
+        data = _read(dataset, config, dataset.val_fraction, dataset.filter_key)
+    else:
+        data = _read(dataset, config, 0.0, dataset.filter_key)
+        held_out = _read(dataset, config, 0.0, dataset.val_filter_key)
+        both = _joined(data, held_out)
+        data = replace(
+            both,
+            train=data.train,
+            train_steps=data.train_steps,
+            held_out=held_out.train + len(data.obs),
+        )
+    for path in dataset.more:
+        data = _joined(data, _read(replace(dataset, path=path), config, 0.0))
+    obs, action, train, steps = data.obs, data.action, data.train, data.train_steps
+    if dataset.symmetry is not None and data.frames:
+        raise PcmError("dataset.symmetry maps numbers, not images: set dataset.symmetry=null")
+    if dataset.symmetry is not None:
+        copied = _function(dataset.symmetry)(obs.numpy(), action.numpy())
+        count = len(obs)
+        obs, action = (
+            torch.cat([rows, torch.from_numpy(copy)])
+            for rows, copy in zip((obs, action), copied, strict=True)
+        )
+        train, steps = (np.concatenate([rows, rows + count]) for rows in (train, steps))
+    return Demonstrations(obs, action, train, data.held_out, steps, data.frames)
+
+
+def _read(
+    dataset: DatasetConfig,
+    config: PolicyConfig,
+    val_fraction: float,
+    filter_key: str | None = None,
+) -> Demonstrations:
+    path = dataset.path
+    obs_fields = [dataset.names.get(text, text) for text in config.obs_fields]
+    action_field = dataset.names.get(config.action_field, config.action_field)
+    buffer = open_demonstrations(path, field_keys([*obs_fields, action_field]), filter_key)
+    if dataset.episodes is not None:
+        buffer = buffer.first(dataset.episodes)
+    action = torch.from_numpy(gather_fields(buffer, [action_field]))
+    state_dim = config.obs_dim if config.vision is None else config.vision.state_dim
+    obs = torch.zeros(len(action), 0)
+    if obs_fields or state_dim:
+        obs = torch.from_numpy(gather_fields(buffer, obs_fields))
+    for name, rows, want in (
+        ("observation " + "+".join(obs_fields), obs, state_dim),
+        ("action " + action_field, action, config.action_dim),
+    ):
+        if rows.shape[1] != want:
+            raise PcmError(
+                f"{path}: {name} is {rows.shape[1]} wide, the policy takes {want}: "
+                "check task.obs_fields and task.action_field, or choose another task"
+            )
+    frames = {}
+    for name, size in ({} if config.vision is None else config.vision.cameras).items():
+        key, cache = dataset.names.get(name, name), Path(dataset.cache)
+        frames[name] = open_frames(path, key, size, cache, filter_key, buffer.n_steps)
+    kept, held = split_episodes(buffer.n_episodes, val_fraction, dataset.val_seed)
+    train, held_out = (
+        window_indices(
+            buffer.episode_ends,
+            config.horizon,
+            config.obs_steps - 1,
+            config.action_steps - 1,
+            episodes,
+        )
+        for episodes in (kept, held)
+    )
+    if len(train) == 0:
+        raise PcmError(f"{path}: no episode is long enough for horizon {config.horizon}")
+    starts, ends = buffer.starts, buffer.episode_ends
+    steps = np.concatenate([np.arange(starts[e], ends[e]) for e in kept])
+    return Demonstrations(obs, action, train, held_out, steps, frames)
+
+
+def _joined(first: Demonstrations, more: Demonstrations) -> Demonstrations:
+    """Train on both; what is held out stays the first one's."""
+    count = len(first.obs)
+    return Demonstrations(
+        torch.cat([first.obs, more.obs]),
+        torch.cat([first.action, more.action]),
+        np.concatenate([first.train, more.train + count]),
+        first.held_out,
+        np.concatenate([first.train_steps, more.train_steps + count]),
+        joined_frames(first.frames, more.frames),
+    )
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PcmError(f"symmetry {name!r}: give module:function ({error})") from error
+    return found
+
+
+def policy_config(
+    task: Mapping[str, Any], network: Mapping[str, Any], settings: Mapping[str, Any]
+) -> PolicyConfig:
+    """Join the task, network and policy sections of the command line's config.
+
+    Raises:
+        PcmError: a value out of range or an unknown key.
+    """
+    try:
+        vision, obs_dim = None, task["obs_dim"]
+        if task.get("cameras"):
+            layout = [*([obs_dim] if obs_dim else []), *task["cameras"]]
+            sizes = {name: tuple(size) for name, size in task["cameras"].items()}
+            vision = VisionConfig.from_dict(
+                {"layout": layout, "cameras": sizes, **settings["vision"]}
+            )
+            obs_dim = vision.obs_dim
+        return PolicyConfig(
+            obs_dim=obs_dim,
+            vision=vision,
+            action_dim=task["action_dim"],
+            horizon=task["horizon"],
+            obs_steps=task["obs_steps"],
+            action_steps=task["action_steps"],
+            network=network["name"],
+            network_options=dict(network["options"]),
+            schedule=NoiseSchedule(**settings["schedule"]),
+            prediction=settings["prediction"],
+            clip=settings["clip"],
+            max_excess=settings["max_excess"],
+            sampler=SamplerConfig(**settings["sampler"]),
+            task=task["name"],
+            control_hz=task["control_hz"],
+            prefix_steps=task["prefix_steps"],
+            obs_fields=tuple(task["obs_fields"]),
+            action_field=task["action_field"],
+        )
+    except (TypeError, KeyError) as error:
+        raise PcmError(f"task, network or policy config: {error}") from error
+
+
+def new_policy(
+    config: PolicyConfig, data: Demonstrations, seed: int, mode: NormalizerMode = "minmax"
+) -> DiffusionPolicy:
+    """Build a policy with weights drawn from ``seed`` and normalisers fitted to training rows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = DiffusionPolicy(config)
+    rows = torch.from_numpy(data.train_steps)
+    policy.obs_normalizer = _beside_features(policy, Normalizer.fit(data.obs[rows], mode))
+    policy.action_normalizer = Normalizer.fit(data.action[rows], mode)
+    return policy
+
+
+def _beside_features(policy: DiffusionPolicy, state: Normalizer) -> Normalizer:
+    """Leave features of images as they are, and accept all of them."""
+    if policy.config.vision is None:
+        return state
+    found = Normalizer(policy.config.obs_dim)
+    found.low.fill_(-torch.inf)
+    found.high.fill_(torch.inf)
+    columns = policy.config.vision.state_columns
+    for name in ("scale", "shift", "low", "high"):
+        getattr(found, name)[columns] = getattr(state, name)
+    return found
+
+
+FIXED_BY_WEIGHTS = (
+    *("obs_dim", "action_dim", "horizon", "obs_steps", "obs_fields", "action_field"),
+    *("network", "network_options", "schedule", "prediction", "clip", "vision"),
+)
+
+
+def continued_policy(config: PolicyConfig, start: DiffusionPolicy) -> DiffusionPolicy:
+    """Build a policy of ``config`` with the network weights and the normalisers of another.
+
+    Args:
+        config: of the new policy; what it observes, its network and what that was trained to
+            predict must be as in ``start``. Only ``prefix_steps`` may go from 0 to some: known
+            actions then have weights of zero at first, and change no prediction.
+        start: where training starts; its head, if any, is left out.
+
+    Raises:
+        PcmError: a setting differs that the weights depend on; the message names it.
+    """
+    fixed = (*FIXED_BY_WEIGHTS, *(("prefix_steps",) if start.config.prefix_steps else ()))
+    differs = [key for key in fixed if getattr(config, key) != getattr(start.config, key)]
+    if differs:
+        key = differs[0]
+        raise PcmError(
+            f"init: {key} is {getattr(start.config, key)!r} in that policy and "
+            f"{getattr(config, key)!r} here: training can only go on with the same"
+        )
+    policy = DiffusionPolicy(config)
+    shapes = {name: value.shape for name, value in policy.network.state_dict().items()}
+    given = start.network.state_dict()
+    policy.network.load_state_dict({k: _widened(v, shapes[k]) for k, v in given.items()})
+    if policy.vision is not None and start.vision is not None:
+        policy.vision.load_state_dict(start.vision.state_dict())
+    policy.obs_normalizer, policy.action_normalizer = start.obs_normalizer, start.action_normalizer
+    return policy
+
+
+def _widened(weight: Tensor, shape: torch.Size) -> Tensor:
+    """Append zeros for the inputs that ``shape`` has more: what the condition holds beyond."""
+    if weight.shape == shape:
+        return weight
+    return torch.nn.functional.pad(weight, (0, shape[-1] - weight.shape[-1]))

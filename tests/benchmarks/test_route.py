@@ -1,0 +1,60 @@
+"""The whole way from demonstrations to success, as typed; once for real, on a small scale."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks.routes import route
+from pcm_policy.cli.compose import compose
+from pcm_policy.errors import PcmError
+
+SMALL = route.Route(
+    "metaworld/pick-place", 2, 8, ("train.batch=8",), ("max_steps=300",), 2, 2, evaluated=2, keys=""
+)
+
+
+@pytest.mark.parametrize("name", list(route.ROUTES))
+def test_every_command_is_one_that_exists(name: str, tmp_path: Path) -> None:
+    for words in route.commands(name, tmp_path).values():
+        if words[0] == route.BC:
+            assert (Path(__file__).parents[2] / route.BC).exists()
+            continue
+        extra = ["command=generate"] if words[0] == "data" else []
+        compose(words[0], [*words[1 + len(extra) :], *extra])
+
+
+def test_from_demonstrations_to_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("metaworld")
+    monkeypatch.setattr(route, "ROUTES", {"small": SMALL, "again": SMALL})
+    route.main(["small", "--output", str(tmp_path)])
+    shown = capfd.readouterr().out
+    report = json.loads((tmp_path / "small.json").read_text())
+    steps = report["steps"]
+    assert list(steps) == ["generate", "train", "distil", *route.SOLVERS]
+    for step in steps.values():
+        assert f"$ {step['command']}" in shown
+        assert step["seconds"] > 0
+    for solver, rounds in zip(route.SOLVERS, (16, 1, 2, 3), strict=True):
+        assert steps[solver]["result"]["rounds"] == rounds
+        assert len(steps[solver]["result"]["episodes"]) == 2
+
+    def refuse(words: Sequence[str]) -> None:
+        raise AssertionError(words)
+
+    assert route.run("small", tmp_path, refuse) == report  # nothing is run twice
+    with pytest.raises(AssertionError, match="train"):  # and the demonstrations are shared
+        route.run("again", tmp_path, refuse)
+    lines = {line[0]: line[1] for line in route.rows([report])}
+    assert lines["PCM, 2 rounds"].startswith(
+        f"{steps['PCM, 2 rounds']['result']['success']['rate']:.2f} ["
+    )
+    assert lines["train"].endswith(" min")
+
+
+def test_a_command_that_fails_ends_the_route(tmp_path: Path) -> None:
+    with pytest.raises(PcmError, match=r"pcm-train .* ended with code 2"):
+        route.execute(["train", f"dataset.path={tmp_path}/none.hdf5", f"output_dir={tmp_path}"])

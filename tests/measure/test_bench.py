@@ -1,0 +1,135 @@
+"""The benchmark and the report on a small policy."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pcm_policy.adopt.lerobot_sampling import common_sampler
+from pcm_policy.errors import PcmError
+from pcm_policy.files import to_json
+from pcm_policy.measure.bench import default_rows, run_bench, time_predictions
+from pcm_policy.measure.report import bench_picture, bench_table, embed, page
+from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.sampling.schedules import NoiseSchedule
+from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.training.distillation import with_head
+
+
+@pytest.fixture(scope="module")
+def policy() -> DiffusionPolicy:
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        3,
+        2,
+        horizon=8,
+        action_steps=4,
+        network_options={"width": 32, "depth": 1},
+        schedule=NoiseSchedule(train_steps=40),
+        sampler=SamplerConfig(steps=8),
+    )
+    base = DiffusionPolicy(config)
+    for normalizer in (base.obs_normalizer, base.action_normalizer):
+        normalizer.low.fill_(-1)
+        normalizer.high.fill_(1)
+    small = {"name": "window", "options": {"width": 32, "depth": 1}}
+    return with_head(base, small, {"name": None}, 0)
+
+
+@pytest.fixture(scope="module")
+def report(policy: DiffusionPolicy) -> dict:
+    obs = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(1))
+    return run_bench(policy, obs, observations_used=4, calls=3)
+
+
+def test_rows(policy: DiffusionPolicy, report: dict) -> None:
+    rows = {row["solver"]: row for row in report["rows"]}
+    assert len(rows) == len(default_rows(policy, 1e-3)) == len(report["rows"])
+    assert rows["ddpm-40"]["rounds"] == 40
+    assert rows["ddpm-40"]["max_abs_error"] == 0
+    assert rows["ddpm-40"]["speedup"] == 1
+    for row in report["rows"]:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] <= row["max_ms"]
+        assert row["mean_abs_error"] <= row["max_abs_error"]
+        if "tol" in row["solver"]:
+            assert row["max_abs_error"] < 4e-3
+    assert {"picard tol 0.001 (ddim-32)", "paradigms tol 0.001 (ddpm-40)", "ddim-2"} <= set(rows)
+    assert {"pcm 1 (ddim-8)", "pcm 2 (ddim-8)", "picard 2 (ddim-8)"} <= set(rows)
+
+
+def test_rounds_to_error_agree_with_the_traces(report: dict) -> None:
+    for trace in report["rounds_to_error"]:
+        worst = trace["worst_rounds"]
+        assert all(e < report["error"] for e in trace["worst_error_by_round"][worst - 1 :])
+        assert worst == 1 or trace["worst_error_by_round"][worst - 2] >= report["error"]
+        assert trace["mean_rounds"] <= worst
+
+
+def test_report_can_be_written(report: dict, tmp_path: Path) -> None:
+    assert json.loads(to_json(report)) == report
+    bench_picture(report, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert "ddim-8" in bench_table(report)
+    text = page("A <title>", [("Picture", embed(tmp_path / "bench.png"))])
+    assert "A &lt;title&gt;" in text
+    assert "base64" in text
+    assert [p.name for p in tmp_path.iterdir()] == ["bench.png"]
+
+
+def test_timing_needs_a_call(policy: DiffusionPolicy) -> None:
+    with pytest.raises(PcmError, match="calls=0"):
+        time_predictions(policy, [SolverConfig()], np.zeros((1, 2, 3), np.float32), 0)
+
+
+def test_chosen_methods(policy: DiffusionPolicy) -> None:
+    rows = default_rows(policy, 1e-3, ["picard"])
+    assert {solver.method for solver, _ in rows} == {"sequential", "picard"}
+    with pytest.raises(PcmError, match="'picrd' is none of sequential, picard"):
+        default_rows(policy, 1e-3, ["picrd"])
+
+
+def test_a_policy_that_lerobot_cannot_run_has_no_row_of_it(policy: DiffusionPolicy) -> None:
+    obs = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(1))
+    report = run_bench(
+        policy, obs, observations_used=2, calls=1, methods=["pcm"], lerobot="/no/python"
+    )
+    assert {row["package"] for row in report["rows"]} == {"pcm_policy"}
+    assert "lerobot ddpm-40 is left out: LeRobot has no mlp network" in bench_table(report)
+
+
+@pytest.mark.slow
+def test_lerobot_takes_its_turns() -> None:
+    python = os.environ.get("PCM_LEROBOT_PYTHON")
+    if python is None:
+        pytest.skip("PCM_LEROBOT_PYTHON does not name a Python that has LeRobot")
+    torch.manual_seed(0)
+    options = {"down_dims": [16, 32], "step_embed_dim": 32}
+    config = PolicyConfig(
+        3, 2, network="unet1d", network_options=options, sampler=common_sampler("ddim", 16)
+    )
+    unet = DiffusionPolicy(config)
+    for normalizer in (unet.obs_normalizer, unet.action_normalizer):
+        normalizer.low.fill_(-1)
+        normalizer.high.fill_(1)
+    obs = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(1))
+    report = run_bench(unet, obs, observations_used=4, calls=3, methods=["picard"], lerobot=python)
+    names = [(row["package"], row["solver"]) for row in report["rows"]]
+    assert len(set(names)) == len(names)
+    for name in ("ddpm-100", "ddim-32", "ddim-16"):
+        place = names.index(("pcm_policy", name))
+        assert names[place + 1] == ("lerobot", name)
+        row = report["rows"][place + 1]
+        assert row["max_abs_error"] < 1e-4
+        assert row["speedup_over_lerobot"] == 1
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+    assert all("speedup_over_lerobot" in row for row in report["rows"])
+    assert "vs LeRobot" in bench_table(report)
+    assert json.loads(to_json(report)) == report
+    wrong = "/no/python"
+    with pytest.raises(PcmError, match="no Python of LeRobot's environment"):
+        run_bench(unet, obs, observations_used=4, calls=3, methods=[], lerobot=wrong)

@@ -1,0 +1,139 @@
+"""The tuner: what it chooses is what the measurements say, and its files are loaded as they are."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pcm_policy.cli.bench import tune_main
+from pcm_policy.cli.compose import compose
+from pcm_policy.cli.eval import eval_main
+from pcm_policy.errors import PcmError
+from pcm_policy.measure.exactness import solved
+from pcm_policy.measure.few_steps import rmse
+from pcm_policy.measure.tune import (
+    Candidate,
+    Target,
+    call_costs,
+    candidate_solvers,
+    choose,
+    reference_sampler,
+    searched_samplers,
+)
+from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.solvers.solve import SolverConfig
+
+
+def candidate(steps: int, rmse: float, p50: float, p95: float) -> Candidate:
+    solver = SolverConfig("sequential", SamplerConfig("ddim", steps))
+    times = {"p50": p50, "p95": p95, "p99": p95, "max": p95}
+    return Candidate(solver, RuntimeConfig(), rmse, steps, steps, times)
+
+
+FAST, MIDDLE, SLOW = (candidate(2, 0.2, 1, 2), candidate(4, 0.05, 2, 3), candidate(16, 0.0, 8, 9))
+ALL = [SLOW, FAST, MIDDLE]
+
+
+def test_a_deadline_gets_the_smallest_error_that_keeps_it() -> None:
+    assert choose(ALL, Target(deadline_ms=3.0))[0] is MIDDLE
+    assert choose(ALL, Target(deadline_ms=2.5))[0] is FAST
+    assert choose(ALL, Target(deadline_ms=9.0))[0] is SLOW
+    with pytest.raises(PcmError, match=r"the fastest, ddim-2.* takes 2\.00 ms"):
+        choose(ALL, Target(deadline_ms=1.0))
+
+
+def test_an_error_gets_the_fastest_that_reaches_it() -> None:
+    assert choose(ALL, Target(error=0.5))[0] is FAST
+    assert choose(ALL, Target(error=0.1))[0] is MIDDLE
+    assert choose(ALL, Target(error=1e-9))[0] is SLOW
+
+
+def test_a_score_gets_the_fastest_that_is_shown_to_be_equal() -> None:
+    differences = {2: (-0.2, -0.3, -0.1), 4: (0.0, -0.04, 0.04), 16: (0.0, 0.0, 0.0)}
+
+    def closeness(solver: SolverConfig) -> tuple[float, float, float]:
+        return differences[solver.sampler.steps]
+
+    best, why, known = choose(ALL, Target(score_within=0.05), closeness)
+    assert best.solver is MIDDLE.solver
+    assert "1 faster ones" in why
+    assert known[ALL.index(FAST)].score_difference == differences[2]
+    assert choose(ALL, Target(score_within=0.03), closeness)[0].solver is SLOW.solver
+    unsure = {2: (0.0, -1.0, 1.0), 4: (0.0, -1.0, 1.0), 16: (0.0, -1.0, 1.0)}
+    with pytest.raises(PcmError, match="use more episodes"):
+        choose(ALL, Target(score_within=0.03), lambda s: unsure[s.sampler.steps])
+
+
+@pytest.mark.parametrize("given", [{}, {"error": 0.1, "deadline_ms": 1.0}, {"error": -1.0}])
+def test_a_target_is_exactly_one(given: dict[str, float]) -> None:
+    with pytest.raises(PcmError, match="exactly one"):
+        Target(**given)
+
+
+def test_candidates_are_distinct_and_costs_are_measured() -> None:
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+    solvers = candidate_solvers(policy)
+    assert len(set(solvers)) == len(solvers)
+    assert {s.method for s in solvers} >= {"sequential", "picard", "coarse", "newton", "pcm"}
+    costs = call_costs(policy, 6, calls=3)
+    assert list(costs) == ["1", "2", "4", "6"]
+    assert min(costs.values()) > 0
+
+
+def test_searched_timesteps_are_closer_than_even_ones() -> None:
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+    obs = held_out_observations("released/pusht_mlp")
+    (found,) = searched_samplers(policy, [2], obs[:32], seed=1)
+    assert found.timesteps is not None
+    assert len(found.timesteps) == found.steps == 2
+    others = obs[128:192]
+    exact = solved(policy, SolverConfig("sequential", reference_sampler(policy)), others, 7).sample
+    error = float(rmse(policy, found, others, exact, 7).mean())
+    for spacing in ("trailing", "leading", "linspace"):
+        even = rmse(policy, SamplerConfig("ddim", 2, spacing), others, exact, 7)  # type: ignore[arg-type]
+        assert error < 0.8 * float(even.mean())
+    assert SolverConfig("sequential", found) in candidate_solvers(policy, [found])
+
+
+def test_flat_settings_give_the_solver_back() -> None:
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+    short = SamplerConfig("ddim", 2, timesteps=(70, 10))
+    for solver in candidate_solvers(policy, [short]):
+        assert policy.solver(solver.to_flat()) == solver
+    timed = replace(candidate_solvers(policy)[0], method="picard", rounds=4, deadline_ms=3.0)
+    assert policy.solver(timed.to_flat()) == timed
+
+
+def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    chosen = "policy=released/pusht_mlp"
+    overrides = [
+        chosen,
+        "error=0.05",
+        "search=[1]",
+        "calls=2",
+        "observations=4",
+        f"output_dir={out}",
+    ]
+    report = tune_main(compose("tune", overrides))
+    assert json.loads((out / "tune.json").read_text()) == report
+    more = [f"hydra.searchpath=[file://{out}]", "solver=tuned", "runtime=tuned"]
+    config = compose(
+        "eval",
+        [
+            *more,
+            chosen,
+            "episodes=1",
+            "max_steps=8",
+            "num_envs=1",
+            "solve_batch=1",
+            "latency_calls=1",
+            f"output_dir={tmp_path / 'eval'}",
+        ],
+    )
+    label = eval_main(config)["solver"]["label"]
+    assert report["chosen"].startswith(label)

@@ -1,0 +1,3 @@
+"""Fixtures of the controller's tests."""
+
+from tests.control.parts import planner, policy, spec  # noqa: F401
