@@ -1,6 +1,6 @@
 """Rounds and network evaluations until the chunk is the sequential sampler's, for every solver.
 
-    python -m benchmarks.solvers.rounds [--policy POLICY] [--observations 256] [--output FILE] [--docs]
+    python -m benchmarks.solvers.rounds [--policy POLICY] [--observations 256] [--output FILE]
 
 Every held-out observation is solved alone, cold. Counted is the first round after which the largest
 action error stays below 1e-3 (in normalised units), and the evaluations spent until then. Solvers

@@ -1,6 +1,6 @@
 """Every choice in the training of a head, one at a time: each row is a pcm-distill of its own.
 
-    python -m benchmarks.study.ablation --policy P --dataset D --output DIR [--steps 1000] [key=value]
+    python -m benchmarks.study.ablation --policy P --dataset D --output DIR [key=value]
 
 All rows have the same base, data, steps and seed; further overrides go to all of them. RMSE is to
 the base chunk, same noise, in normalised units, after 1, 2 and 3 rounds (of the head alone) or
