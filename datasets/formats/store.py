@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore, ZipStore
 
-from pcm_policy.errors import PcmError
+from pcm_policy.errors import PcmError, printable
 
 _ENDS = "meta/episode_ends"
 _BLOCK_VALUES = 4 << 20
@@ -33,7 +33,7 @@ class ReplayError(PcmError):
         self.path, self.where, self.found, self.fix = path, where, found, fix
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.where}: {self.found}; {self.fix}"
+        return printable(f"{self.path}: {self.where}: {self.found}; {self.fix}")
 
 
 @contextmanager

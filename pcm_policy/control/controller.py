@@ -38,10 +38,12 @@ from typing import Any
 
 import numpy as np
 
+from pcm_policy.checks import LARGEST_SEED, numbers, whole
 from pcm_policy.control.delay import DelayEstimator
 from pcm_policy.control.plan import Actions, ActiveChunk, Plan, PlanRequest, blend
 from pcm_policy.control.safety import Gate, Record, chunk_fault, frame_fault
 from pcm_policy.control.settings import ControlSettings, PolicySpec
+from pcm_policy.errors import PcmError
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,15 @@ class Controller:
         """Start an episode.
 
         Args:
-            seed: names its noise.
+            seed: names its noise, 0 or above.
             rest: ``(Da,)`` command that keeps the robot where it is, held until the first plan.
+
+        Raises:
+            PcmError: no seed, or a ``rest`` of another shape or not finite; the episode before
+                goes on.
         """
+        whole("seed", seed, 0, LARGEST_SEED)
+        first = None if rest is None else self._rest(rest)
         self.seed, self.tick, self.clock, self.stopped = seed, -1, 0.0, False
         self.gaps: deque[tuple[int, float]] = deque(maxlen=4096)
         self._frames: deque[Actions] = deque(maxlen=self.spec.obs_steps)
@@ -115,9 +123,7 @@ class Controller:
         self._frame_fault: str | None = "no observation yet"
         self._solve_fault: str | None = None
         self._seam = False
-        self._last = (
-            None if rest is None else self._gate.check(np.asarray(rest, np.float32), None)[0]
-        )
+        self._last = first
         self.record.new_episode()
 
     def observe(self, frame: Any) -> None:
@@ -230,6 +236,15 @@ class Controller:
             self._last = action
             self._past.append(action)
         return Command(self.tick, None if action is None else action.copy(), how, why, seam)
+
+    def _rest(self, rest: Any) -> Actions | None:
+        values = numbers("rest", rest)
+        if values.shape != (self.spec.action_dim,) or not np.isfinite(values).all():
+            raise PcmError(
+                f"rest={np.array2string(values, threshold=8)}: give the command that keeps the "
+                f"robot where it is, ({self.spec.action_dim},) and finite"
+            )
+        return self._gate.check(values.astype(np.float32), None)[0]
 
     def _mode(self) -> tuple[str, str]:
         settings = self.settings

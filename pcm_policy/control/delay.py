@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.checks import number, whole
 from pcm_policy.errors import PcmError
 
 WINDOW = 64
@@ -33,11 +34,18 @@ class DelayEstimator:
     def __init__(
         self, period_ms: float, initial_steps: int = 1, warmup: int = 1, window: int = WINDOW
     ) -> None:
-        self.period_ms, self._initial, self._warmup = period_ms, initial_steps, warmup
+        self.period_ms = number("period_ms", period_ms, above=0)
+        self._initial = whole("initial_steps", initial_steps)
+        self._warmup = whole("warmup", warmup)
         self._past: deque[float] = deque(maxlen=window)
 
     def record(self, latency_ms: float) -> None:
-        """Count the time from a request to its plan."""
+        """Count the time from a request to its plan.
+
+        Raises:
+            PcmError: it is not a time.
+        """
+        number("latency_ms", latency_ms, 0)
         if self._warmup > 0:
             self._warmup -= 1
         else:
@@ -77,6 +85,9 @@ class FixedLatency:
     ms: float
     measured = False
 
+    def __post_init__(self) -> None:
+        number("latency.ms", self.ms, 0)
+
     def latency_ms(self, seed: int, tick: int, measured_ms: float) -> float:
         """Return the fixed latency."""
         return self.ms
@@ -96,7 +107,9 @@ class LognormalLatency:
     measured = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.median_ms <= self.p95_ms:
+        for name in ("median_ms", "p95_ms"):
+            number(f"latency.{name}", getattr(self, name), above=0)
+        if not self.median_ms <= self.p95_ms:
             raise PcmError(
                 f"latency.median_ms={self.median_ms}, latency.p95_ms={self.p95_ms}: need "
                 "0 < median_ms <= p95_ms"
@@ -138,6 +151,10 @@ class MeasuredLatency:
     factor: float = 1.0
     extra_ms: float = 0.0
     measured = True
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "extra_ms"):
+            number(f"latency.{name}", getattr(self, name), 0)
 
     def latency_ms(self, seed: int, tick: int, measured_ms: float) -> float:
         """Return the measured time, scaled."""

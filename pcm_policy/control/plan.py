@@ -93,7 +93,8 @@ class ActiveChunk:
 
     def ahead(self, clock: float, count: int) -> Actions:
         """Return the next actions from a step on, at most ``count`` of them."""
-        found = [self.at(clock + k) for k in range(count)]
+        left = max(int(np.ceil(self.start + len(self.actions) - clock)), 0)
+        found = [self.at(clock + k) for k in range(min(count, left))]
         rows = [action for action in found if action is not None]
         return np.array(rows, np.float32).reshape(-1, self.actions.shape[1])
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.checks import numbers
 from pcm_policy.control.plan import Actions
 from pcm_policy.control.settings import PolicySpec
+from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
 
 LOG = logging.getLogger("pcm_policy.control")
@@ -20,9 +22,11 @@ ROUNDING = 1e-3  # share of the rate limit that float32 may take without being c
 def frame_fault(frame: Any, spec: PolicySpec) -> str | None:
     """Say what is wrong with an observation ``(Do,)``, or nothing."""
     try:
-        array = np.asarray(frame, np.float32)
-    except (TypeError, ValueError):
-        return "observation is not an array of numbers"
+        given = numbers("observation", frame)
+    except PcmError as error:
+        return str(error)
+    with np.errstate(over="ignore"):  # what does not fit is infinite, and named below
+        array = given.astype(np.float32)
     if array.shape != (spec.obs_dim,):
         return f"observation has shape {array.shape}: this policy takes ({spec.obs_dim},)"
     bad = np.flatnonzero(~np.isfinite(array))
@@ -30,7 +34,7 @@ def frame_fault(frame: Any, spec: PolicySpec) -> str | None:
         return f"observation is not finite in dimension {bad[0]}: {array[bad[0]]}"
     excess = _excess(array, spec.obs_low, spec.obs_high)
     worst = int(excess.argmax())
-    if excess[worst] > spec.max_excess:
+    if not excess[worst] <= spec.max_excess:
         return (
             f"observation is out of range in dimension {worst}: {array[worst]:g} against "
             f"{spec.obs_low[worst]:g} to {spec.obs_high[worst]:g} in training"
@@ -40,13 +44,16 @@ def frame_fault(frame: Any, spec: PolicySpec) -> str | None:
 
 def chunk_fault(actions: Any, spec: PolicySpec) -> str | None:
     """Say what is wrong with planned actions ``(T - To + 1, Da)``, or nothing."""
-    array = np.asarray(actions)
+    try:
+        array = numbers("plan", actions)
+    except PcmError as error:
+        return str(error)
     if array.shape != (spec.usable, spec.action_dim):
         return f"plan has shape {array.shape}, not ({spec.usable}, {spec.action_dim})"
     if not np.isfinite(array).all():
         return "plan is not finite"
     excess = _excess(array, spec.action_low, spec.action_high)
-    if excess.max() > spec.max_excess:
+    if not excess.max() <= spec.max_excess:
         return f"plan lies {excess.max():.1f} training ranges outside: the solve diverged"
     return None
 
@@ -62,7 +69,7 @@ def _excess(
 
 @dataclass(frozen=True)
 class Gate:
-    """The last check before the robot.
+    """The last check before the robot, of what it lets out.
 
     Attributes:
         limits: range and rate.
@@ -79,16 +86,17 @@ class Gate:
             action: ``(Da,)``, finite or not.
             previous: the command before it, if there was one.
         """
-        if not np.isfinite(action).all():
-            return None, "not finite"
         last = None if previous is None else previous[None]
-        allowed = self.limits.apply(action[None, None], last)[0, 0]
-        low, high = self.limits.low, self.limits.high
-        inside = np.clip(action, low, high) if low is not None or high is not None else action
-        if not np.array_equal(inside.astype(np.float32), action):
+        try:  # finite going in and coming out
+            allowed = self.limits.apply(action[None, None], last)[0, 0]
+        except PcmError as error:
+            return None, str(error)
+        inside = ActionLimits(self.limits.low, self.limits.high).apply(action[None, None])[0, 0]
+        if not np.array_equal(inside, action):
             return (allowed if self.on_limit == "clip" else None), "outside the limits"
         step = self.limits.max_step
-        if step is not None and np.any(np.abs(allowed - action) > ROUNDING * np.asarray(step)):
+        moved = np.abs(allowed - action)
+        if step is not None and not np.all(moved <= ROUNDING * np.asarray(step)):
             return (allowed if self.on_limit == "clip" else None), "above the rate limit"
         return allowed, None
 

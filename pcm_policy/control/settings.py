@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pcm_policy.checks import flag, number, one_of, vector, whole
 from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
 
@@ -13,6 +14,8 @@ MODES = ("sync", "async")
 WARM_STARTS = ("off", "chunk", "trajectory", "auto")
 FALLBACKS = ("continue", "hold", "slow", "stop")
 LIMIT_FALLBACKS = ("clip", "hold", "stop")
+MOST_STEPS = 10_000  # of a horizon, a delay, a queue
+MOST_NUMBERS = 1_000_000  # in an observation or an action
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class PolicySpec:
         action_high: ``(Da,)`` largest.
         max_excess: an observation or a planned action further outside than this many times its
             training range is refused.
+
+    Raises:
+        PcmError: a value of another type or out of range, or ranges that are not ranges.
     """
 
     obs_dim: int
@@ -45,6 +51,29 @@ class PolicySpec:
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     max_excess: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("obs_dim", "action_dim"):
+            whole(f"policy {name}", getattr(self, name), 1, MOST_NUMBERS)
+        for name in ("horizon", "obs_steps", "action_steps"):
+            whole(f"policy {name}", getattr(self, name), 1, MOST_STEPS)
+        if self.obs_steps - 1 + self.action_steps > self.horizon:
+            raise PcmError(
+                f"policy horizon={self.horizon} is shorter than obs_steps={self.obs_steps} - 1 and "
+                f"action_steps={self.action_steps}"
+            )
+        number("policy control_hz", self.control_hz, above=0)
+        number("policy max_excess", self.max_excess, 0)
+        for kind, width in (("obs", self.obs_dim), ("action", self.action_dim)):
+            low, high = (self._bound(f"{kind}_{end}", width) for end in ("low", "high"))
+            check_range(f"policy {kind}", low, high)
+
+    def _bound(self, name: str, width: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        values = vector(f"policy {name}", getattr(self, name), finite=False)
+        if values.shape != (width,):
+            raise PcmError(f"policy {name} has shape {values.shape}, expected ({width},)")
+        object.__setattr__(self, name, tuple(values.tolist()))
+        return values
 
     @property
     def usable(self) -> int:
@@ -62,17 +91,12 @@ class PolicySpec:
         """Rebuild from :meth:`to_dict`, as it came over the wire.
 
         Raises:
-            PcmError: a field is missing, unknown or of the wrong length.
+            PcmError: a field is missing, unknown, of the wrong type or length, or out of range.
         """
         try:
-            lists = {k: tuple(map(float, v)) for k, v in values.items() if isinstance(v, list)}
-            spec = cls(**{**values, **lists})
-        except (TypeError, ValueError) as error:
+            return cls(**values)
+        except TypeError as error:
             raise PcmError(f"not a policy description: {error}") from error
-        widths = [len(spec.obs_low), len(spec.obs_high), len(spec.action_low)]
-        if widths != [spec.obs_dim, spec.obs_dim, spec.action_dim]:
-            raise PcmError(f"a policy description whose ranges have lengths {widths}")
-        return spec
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for msgpack or JSON."""
@@ -104,11 +128,16 @@ class ControlSettings:
         on_solve: a solve failed or diverged; same choices.
         on_limit: a command outside the limits: ``clip`` it, ``hold`` the last one, or ``stop``.
         slow_factor: speed of ``slow``, in (0, 1).
-        low: ``(Da,)`` smallest command in raw units; None for no limit.
-        high: ``(Da,)`` largest.
-        max_step: ``(Da,)`` largest change of a command from one control step to the next.
+        low: ``(Da,)`` or a number for all dimensions, smallest command in raw units; None for no
+            limit.
+        high: ``(Da,)`` or a number, largest.
+        max_step: ``(Da,)`` or a number, largest change of a command from one control step to the
+            next.
         stale_steps: a plan whose observation is older than this many control steps is never
             executed; None is as many as a chunk has usable steps.
+
+    Raises:
+        PcmError: a value of another type or out of range, NaN, or settings that exclude each other.
     """
 
     mode: str = "sync"
@@ -126,25 +155,30 @@ class ControlSettings:
     on_solve: str = "continue"
     on_limit: str = "clip"
     slow_factor: float = 0.5
-    low: tuple[float, ...] | None = None
-    high: tuple[float, ...] | None = None
-    max_step: tuple[float, ...] | None = None
+    low: tuple[float, ...] | float | None = None
+    high: tuple[float, ...] | float | None = None
+    max_step: tuple[float, ...] | float | None = None
     stale_steps: int | None = None
 
     def __post_init__(self) -> None:
         fallbacks = ("on_late", "on_observation", "on_solve")
         choices = {"mode": MODES, "warm_start": WARM_STARTS, "on_limit": LIMIT_FALLBACKS}
         for name, allowed in (choices | dict.fromkeys(fallbacks, FALLBACKS)).items():
-            if getattr(self, name) not in allowed:
-                raise PcmError(f"control.{name}={getattr(self, name)!r}: use one of {allowed}")
+            one_of(f"control.{name}", getattr(self, name), allowed)
+        for name in ("couple_noise", "prefix", "prefix_past", "prefix_input"):
+            flag(f"control.{name}", getattr(self, name))
+        whole("control.blend_steps", self.blend_steps, 0, MOST_STEPS)
         for name, least in (("replan_steps", 1), ("stale_steps", 1), ("delay_steps", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise PcmError(f"control.{name}={value}: use at least {least}")
-        if self.control_hz is not None and not 0 < self.control_hz < np.inf:
-            raise PcmError(f"control.control_hz={self.control_hz}: use a positive rate")
-        if not 0 < self.slow_factor < 1 or self.blend_steps < 0:
-            raise PcmError("control.slow_factor lies in (0, 1), control.blend_steps is at least 0")
+            if getattr(self, name) is not None:
+                whole(f"control.{name}", getattr(self, name), least, MOST_STEPS)
+        if self.control_hz is not None:
+            number("control.control_hz", self.control_hz, above=0)
+        number("control.slow_factor", self.slow_factor, above=0, below=1)
+        for name in ("low", "high", "max_step"):
+            if getattr(self, name) is not None:
+                value = vector(f"control.{name}", getattr(self, name), finite=False).tolist()
+                object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        self.limits()
         if self.mode == "sync" and self.prefix:
             raise PcmError(
                 "control.prefix with control.mode=sync: nothing is executed while a synchronous "
@@ -159,10 +193,15 @@ class ControlSettings:
         """
         for name in ("low", "high", "max_step"):
             value = getattr(self, name)
-            if value is not None and len(value) != spec.action_dim:
+            if isinstance(value, tuple) and len(value) != spec.action_dim:
                 raise PcmError(
                     f"control.{name} has {len(value)} numbers, an action {spec.action_dim}"
                 )
+        if self.delay_steps is not None and self.delay_steps > spec.usable:
+            raise PcmError(
+                f"control.delay_steps={self.delay_steps}: a chunk has {spec.usable} usable steps, "
+                "a plan that comes later is never executed"
+            )
         if self.replan(spec) > spec.usable:
             raise PcmError(
                 f"control.replan_steps={self.replan(spec)}: a chunk has {spec.usable} usable steps"
@@ -180,7 +219,10 @@ class ControlSettings:
         """Return the limits as arrays."""
         values = (self.low, self.high, self.max_step)
         low, high, step = (None if v is None else np.asarray(v, np.float64) for v in values)
-        return ActionLimits(low, high, step)
+        try:
+            return ActionLimits(low, high, step)
+        except PcmError as error:
+            raise PcmError(f"control.low, control.high, control.max_step: {error}") from error
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ControlSettings":
@@ -192,10 +234,29 @@ class ControlSettings:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise PcmError(f"unknown setting control.{sorted(unknown)[0]}")
-        given: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        try:
-            return cls(**given)
-        except TypeError as error:
-            raise PcmError(f"control settings: {error}") from error
+        return cls(**values)
+
+
+def check_range(
+    name: str, low: np.ndarray[Any, np.dtype[Any]], high: np.ndarray[Any, np.dtype[Any]]
+) -> None:
+    """Refuse the ends of a range that no value could be compared with.
+
+    Args:
+        name: of what is in the range, for the message.
+        low: ``(D,)`` smallest values; ``-inf`` where nothing is known.
+        high: ``(D,)`` largest values; ``inf`` where nothing is known.
+
+    Raises:
+        PcmError: NaN, low above high, or infinity at one end alone, which would let anything pass
+            at the other.
+    """
+    known = np.isfinite(low) & np.isfinite(high) & (low <= high)
+    unknown = np.isneginf(low) & np.isposinf(high)
+    bad = np.flatnonzero(~(known | unknown))
+    if len(bad):
+        at = int(bad[0])
+        raise PcmError(
+            f"{name} has no range in dimension {at}: low {low[at]}, high {high[at]}; need "
+            "low <= high, both finite, or -inf and inf where nothing is known"
+        )

@@ -212,7 +212,7 @@ def test_settings_say_what_is_wrong(spec: PolicySpec) -> None:
     with pytest.raises(PcmError, match="low"):
         Controller(spec, ControlSettings(low=(0.0, 0.0)))
     assert PolicySpec.from_dict(spec.to_dict()) == spec
-    with pytest.raises(PcmError, match="lengths"):
+    with pytest.raises(PcmError, match="obs_low has shape"):
         PolicySpec.from_dict(spec.to_dict() | {"obs_low": [0.0, 0.0]})
 
 
