@@ -19,13 +19,11 @@ from pcm_policy.training.consistency import Consistency
 from pcm_policy.training.demonstrations import (
     DatasetConfig,
     Demonstrations,
-    continued_policy,
     load_demonstrations,
-    new_policy,
-    policy_config,
 )
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import TrainConfig, fit
+from pcm_policy.training.make import continued_policy, new_policy, policy_config
 
 
 def train_main(config: DictConfig) -> Path:

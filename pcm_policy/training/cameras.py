@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.sampling.denoise import Prefix
 
 if TYPE_CHECKING:  # it needs zarr, which training on tensors does not
     from pcm_policy.datasets.frames import Frames
@@ -51,19 +50,14 @@ class SeeingNetwork(nn.Module):
         assert policy.vision is not None
         self.network, self.vision = policy.network, policy.vision
         self.normalizer = policy.obs_normalizer
-        self._join = (policy.join,)  # in a tuple: the policy is no part of this module
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor,
-        state: Tensor,
-        images: Mapping[str, Tensor],
-        prefix: Prefix | None,
-    ) -> Tensor:
-        """Denoise ``(B, T, Da)`` given what is seen, images as bytes."""
-        seen = self.normalizer.normalize(self.vision(state, images)).flatten(1)
-        result: Tensor = self.network(x, t, self._join[0](seen, prefix))
+    def see(self, state: Tensor, images: Mapping[str, Tensor]) -> Tensor:
+        """Encode states ``(B, To, state_dim)`` and images as bytes: ``(B, To * Do)``."""
+        return self.normalizer.normalize(self.vision(state, images)).flatten(1)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Denoise ``(B, T, Da)`` given a condition ``(B, C)``."""
+        result: Tensor = self.network(x, t, cond)
         return result
 
 

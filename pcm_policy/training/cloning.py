@@ -1,126 +1,19 @@
 """Behaviour cloning by denoising: the base policy (Ho et al. 2020, Chi et al. 2023)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Prefix, training_target
-from pcm_policy.training.cameras import SeeingNetwork, Sight, seeded
+from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
+from pcm_policy.training.cameras import SeeingNetwork, seeded
 from pcm_policy.training.loop import Share
-
-if TYPE_CHECKING:
-    from pcm_policy.datasets.frames import Frames
 
 VALIDATED, VALIDATED_SEEING = 2048, 64
 """Held-out windows of a validation; images take their time."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Demonstration windows, normalised.
-
-    Attributes:
-        seen: ``(n, To * Do)`` observations.
-        chunk: ``(n, T, Da)`` actions.
-        sight: where the images are, of a policy with cameras; ``seen`` has no columns then.
-    """
-
-    seen: Tensor
-    chunk: Tensor
-    sight: Sight | None = None
-
-    @classmethod
-    def gather(
-        cls,
-        policy: DiffusionPolicy,
-        obs: Tensor,
-        action: Tensor,
-        rows: NDArray[np.int64],
-        frames: "Mapping[str, Frames] | None" = None,
-    ) -> "Windows":
-        """Cut windows out of raw ``(steps, Do)`` and ``(steps, Da)`` arrays.
-
-        Args:
-            policy: supplies horizons and normalisers.
-            obs: raw observations.
-            action: raw actions.
-            rows: ``(n, T)`` row of every window step.
-            frames: of every camera, where images are encoded in training; ``obs`` holds the state
-                alone then.
-        """
-        index = torch.from_numpy(rows)
-        observed = index[:, : policy.config.obs_steps]
-        chunk = policy.action_normalizer.normalize(action[index])
-        if frames:
-            return cls(obs.new_zeros(len(rows), 0), chunk, Sight(observed, obs[observed], frames))
-        return cls(policy.obs_normalizer.normalize(obs[observed]).flatten(1), chunk)
-
-    def to(self, device: torch.device) -> "Windows":
-        """Return a copy on ``device``."""
-        return Windows(self.seen.to(device), self.chunk.to(device), self.sight)
-
-
-def batch_rows(count: int, batch: int, step: int, seed: int) -> Tensor:
-    """Return the ``(batch,)`` rows of a step: every epoch is a permutation of its own.
-
-    A function of its arguments alone, so that training resumes without any generator's state.
-    """
-    start = step * batch
-    rows = np.empty(batch, dtype=np.int64)
-    filled = 0
-    while filled < batch:
-        epoch, offset = divmod(start + filled, count)
-        take = min(batch - filled, count - offset)
-        rows[filled : filled + take] = _permutation(count, epoch, seed)[offset : offset + take]
-        filled += take
-    return torch.from_numpy(rows)
-
-
-_last: dict[tuple[int, int, int], NDArray[np.int64]] = {}
-
-
-def _permutation(count: int, epoch: int, seed: int) -> NDArray[np.int64]:
-    key = (count, epoch, seed)
-    if key not in _last:
-        _last.clear()
-        _last[key] = np.random.default_rng([seed, epoch]).permutation(count)
-    return _last[key]
-
-
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """Return a CPU generator that depends on (seed, step) alone."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def random_prefixes(
-    config: PolicyConfig, batch: int, generator: torch.Generator, steps: int, share: float = 0.5
-) -> Tensor:
-    """Draw which steps of ``batch`` chunks are known, ``(batch, T, 1)`` bool.
-
-    A share of the rows knows one or more actions from the newest observation's on, within the
-    first ``steps``; half of those know the earlier, executed ones as well. Black et al. 2025
-    (training-time real-time chunking) condition on known actions in the same way.
-    """
-    known = torch.zeros(batch, config.horizon, 1, dtype=torch.bool)
-    first = config.obs_steps - 1
-    if steps <= first or share == 0:
-        return known
-    draws = torch.rand(3, batch, generator=generator)
-    room = steps - first
-    end = first + 1 + (draws[1] * room).long().clamp(max=room - 1)
-    begin = torch.where(draws[2] < 0.5, 0, first)
-    step = torch.arange(config.horizon)
-    inside = (step >= begin[:, None]) & (step < end[:, None]) & (draws[0] < share)[:, None]
-    return inside[..., None]
 
 
 def refuse_inpainting(policy: DiffusionPolicy) -> None:
@@ -153,7 +46,7 @@ class Cloning:
         seeing = train.sight is not None
         self.module: nn.Module = SeeingNetwork(policy) if seeing else policy.network
         self.policy, self.train, self.held_out = policy, train, held_out
-        self.batch, self.seed = batch, seed
+        self.rows, self.seed = Batches(len(train.chunk), batch, seed), seed
         schedule = policy.config.schedule
         flow = schedule.name == "flow"
         self.abar = None if flow else schedule.alphas_cumprod().float()
@@ -166,9 +59,9 @@ class Cloning:
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
-        rows = batch_rows(len(self.train.chunk), self.batch, step, self.seed)
+        generator = step_generator(self.seed, step)
         with seeded(self.seed, step, share.rank):
-            return self._denoising(module, self.train, rows, step_generator(self.seed, step), share)
+            return self._denoising(module, self.train, self.rows(step), generator, share)
 
     def adopt(self, average: nn.Module) -> DiffusionPolicy:
         """Return the policy with the averaged weights of a run."""
@@ -217,10 +110,11 @@ class Cloning:
             alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
         target = training_target(clean, noise, alpha, sigma, self.policy.config.prediction)
         x = alpha * clean + sigma * noise
+        seen = windows.seen[rows]
         if windows.sight is not None:
-            output: Tensor = module(x, t, *windows.sight(rows, device), prefix)
-        else:
-            output = module(x, t, self.policy.join(windows.seen[rows], prefix))
+            assert isinstance(module, SeeingNetwork)
+            seen = module.see(*windows.sight(rows, device))
+        output: Tensor = module(x, t, self.policy.join(seen, prefix))
         if self.policy.config.prefix_steps == 0:
             return nn.functional.mse_loss(output.float(), target)
         weight = (~known).float().expand_as(target)  # what is known is not asked for

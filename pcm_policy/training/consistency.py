@@ -23,13 +23,8 @@ from pcm_policy.sampling.denoise import Network, PredictionType, Prefix, to_clea
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
-from pcm_policy.training.cloning import (
-    Windows,
-    batch_rows,
-    random_prefixes,
-    refuse_inpainting,
-    step_generator,
-)
+from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
+from pcm_policy.training.cloning import refuse_inpainting
 from pcm_policy.training.loop import Share
 
 HUBER = 0.00054
@@ -164,7 +159,8 @@ class Consistency:
         self.student = Student(self.policy.network)
         self.module: nn.Module = self.student
         self.train, self.held_out = train, held_out
-        self.batch, self.seed, self.kind, self.target_ema = batch, seed, loss, target_ema
+        self.rows, self.seed = Batches(len(train.seen), batch, seed), seed
+        self.kind, self.target_ema = loss, target_ema
         base.requires_grad_(False)
 
     def to(self, device: torch.device) -> None:
@@ -185,7 +181,7 @@ class Consistency:
             self.student.follow(self.target_ema)
         config, device = self.base.config, self.train.seen.device
         generator = step_generator(self.seed, step)
-        rows = batch_rows(len(self.train.seen), self.batch, step, self.seed)
+        rows = self.rows(step)
         j = torch.randint(self.teacher.steps, rows.shape, generator=generator)
         noise = torch.randn(len(rows), *self.train.chunk.shape[1:], generator=generator)
         noise = self.teacher.temperature * noise

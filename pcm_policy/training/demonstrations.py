@@ -16,13 +16,10 @@ from pcm_policy.datasets.open import open_demonstrations
 from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.policy.normalize import Normalizer, NormalizerMode
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.policy.vision import STATE, VisionConfig
-from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.sampling.schedules import NoiseSchedule
+from pcm_policy.policy.vision import STATE
+from pcm_policy.training.batches import Windows
 from pcm_policy.training.cameras import encode_rows
-from pcm_policy.training.cloning import Windows
 
 SEEN = 64
 """Held-out observations with images that a policy carries, encoded."""
@@ -236,113 +233,3 @@ def _function(name: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise PcmError(f"symmetry {name!r}: give module:function ({error})") from error
     return found
-
-
-def policy_config(
-    task: Mapping[str, Any], network: Mapping[str, Any], settings: Mapping[str, Any]
-) -> PolicyConfig:
-    """Join the task, network and policy sections of the command line's config.
-
-    Raises:
-        PcmError: a value out of range or an unknown key.
-    """
-    try:
-        vision, obs_dim = None, task["obs_dim"]
-        if task.get("cameras"):
-            layout = [*([obs_dim] if obs_dim else []), *task["cameras"]]
-            sizes = {name: tuple(size) for name, size in task["cameras"].items()}
-            vision = VisionConfig.from_dict(
-                {"layout": layout, "cameras": sizes, **settings["vision"]}
-            )
-            obs_dim = vision.obs_dim
-        return PolicyConfig(
-            obs_dim=obs_dim,
-            vision=vision,
-            action_dim=task["action_dim"],
-            horizon=task["horizon"],
-            obs_steps=task["obs_steps"],
-            action_steps=task["action_steps"],
-            network=network["name"],
-            network_options=dict(network["options"]),
-            schedule=NoiseSchedule(**settings["schedule"]),
-            prediction=settings["prediction"],
-            clip=settings["clip"],
-            max_excess=settings["max_excess"],
-            sampler=SamplerConfig(**settings["sampler"]),
-            task=task["name"],
-            control_hz=task["control_hz"],
-            prefix_steps=task["prefix_steps"],
-            obs_fields=tuple(task["obs_fields"]),
-            action_field=task["action_field"],
-        )
-    except (TypeError, KeyError) as error:
-        raise PcmError(f"task, network or policy config: {error}") from error
-
-
-def new_policy(
-    config: PolicyConfig, data: Demonstrations, seed: int, mode: NormalizerMode = "minmax"
-) -> DiffusionPolicy:
-    """Build a policy with weights drawn from ``seed`` and normalisers fitted to training rows."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        policy = DiffusionPolicy(config)
-    rows = torch.from_numpy(data.train_steps)
-    policy.obs_normalizer = _beside_features(policy, Normalizer.fit(data.obs[rows], mode))
-    policy.action_normalizer = Normalizer.fit(data.action[rows], mode)
-    return policy
-
-
-def _beside_features(policy: DiffusionPolicy, state: Normalizer) -> Normalizer:
-    """Leave features of images as they are, and accept all of them."""
-    if policy.config.vision is None:
-        return state
-    found = Normalizer(policy.config.obs_dim)
-    found.low.fill_(-torch.inf)
-    found.high.fill_(torch.inf)
-    columns = policy.config.vision.state_columns
-    for name in ("scale", "shift", "low", "high"):
-        getattr(found, name)[columns] = getattr(state, name)
-    return found
-
-
-FIXED_BY_WEIGHTS = (
-    *("obs_dim", "action_dim", "horizon", "obs_steps", "obs_fields", "action_field"),
-    *("network", "network_options", "schedule", "prediction", "clip", "vision"),
-)
-
-
-def continued_policy(config: PolicyConfig, start: DiffusionPolicy) -> DiffusionPolicy:
-    """Build a policy of ``config`` with the network weights and the normalisers of another.
-
-    Args:
-        config: of the new policy; what it observes, its network and what that was trained to
-            predict must be as in ``start``. Only ``prefix_steps`` may go from 0 to some: known
-            actions then have weights of zero at first, and change no prediction.
-        start: where training starts; its head, if any, is left out.
-
-    Raises:
-        PcmError: a setting differs that the weights depend on; the message names it.
-    """
-    fixed = (*FIXED_BY_WEIGHTS, *(("prefix_steps",) if start.config.prefix_steps else ()))
-    differs = [key for key in fixed if getattr(config, key) != getattr(start.config, key)]
-    if differs:
-        key = differs[0]
-        raise PcmError(
-            f"init: {key} is {getattr(start.config, key)!r} in that policy and "
-            f"{getattr(config, key)!r} here: training can only go on with the same"
-        )
-    policy = DiffusionPolicy(config)
-    shapes = {name: value.shape for name, value in policy.network.state_dict().items()}
-    given = start.network.state_dict()
-    policy.network.load_state_dict({k: _widened(v, shapes[k]) for k, v in given.items()})
-    if policy.vision is not None and start.vision is not None:
-        policy.vision.load_state_dict(start.vision.state_dict())
-    policy.obs_normalizer, policy.action_normalizer = start.obs_normalizer, start.action_normalizer
-    return policy
-
-
-def _widened(weight: Tensor, shape: torch.Size) -> Tensor:
-    """Append zeros for the inputs that ``shape`` has more: what the condition holds beyond."""
-    if weight.shape == shape:
-        return weight
-    return torch.nn.functional.pad(weight, (0, shape[-1] - weight.shape[-1]))

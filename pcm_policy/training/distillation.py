@@ -25,7 +25,7 @@ from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine, forcing
 from pcm_policy.solvers.solve import as_predictor
-from pcm_policy.training.cloning import Windows, batch_rows, step_generator
+from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.guessing import Guessing, near_sampler
 from pcm_policy.training.loop import Share
 from pcm_policy.training.targets import (
@@ -188,7 +188,7 @@ class Distillation:
         """Return the loss on the batch of ``step``."""
         index, turn = divmod(step, self._steps)
         pool = self._followed(index)
-        rows = share(batch_rows(len(pool.cond), self.batch, turn, self.seed + index))
+        rows = share(Batches(len(pool.cond), self.batch, self.seed + index)(turn))
         some = pool.pick(rows.to(pool.cond.device))
         stacked, base = (t.transpose(0, 1).flatten(1, 2) for t in (some.states, some.bases))
         copies, device = len(some.states), some.exact.device

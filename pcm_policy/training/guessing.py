@@ -10,7 +10,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
-from pcm_policy.training.cloning import batch_rows
+from pcm_policy.training.batches import Batches
 from pcm_policy.training.loop import Share
 from pcm_policy.training.targets import Targets, denoiser_of
 
@@ -39,7 +39,7 @@ class Guessing:
         """Return the loss on the batch of ``step``."""
         index, turn = divmod(step, self.steps)
         pool = self.targets(index)
-        rows = share(batch_rows(len(pool.cond), self.batch, turn, self.seed + index))
+        rows = share(Batches(len(pool.cond), self.batch, self.seed + index)(turn))
         some = pool.pick(rows.to(pool.cond.device))
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
         found: Tensor = module.first(denoise, some.forced)  # type: ignore[operator]

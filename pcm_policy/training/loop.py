@@ -93,6 +93,21 @@ class Objective(Protocol):
         """Return figures on held-out data, for the log."""
 
 
+class _Loss(nn.Module):
+    """An objective's loss as one module's forward, which is what several processes wrap.
+
+    So an objective may call its module as often as it likes, and other methods of it.
+    """
+
+    def __init__(self, objective: Objective, share: Share) -> None:
+        super().__init__()
+        self.module = objective.module
+        self._loss, self._share = objective.loss, share
+
+    def forward(self, step: int) -> Tensor:
+        return self._loss(self.module, step, self._share)
+
+
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Return the rate of 0-based ``step``: linear warm-up, then cosine to zero."""
     if step < config.warmup:
@@ -136,7 +151,7 @@ def fit(
     ema = AveragedModel(raw, multi_avg_fn=_average(config.ema), use_buffers=False)
     settings = json.loads(json.dumps(asdict(config)))
     done = load_state(root, raw, ema, optimizer, settings) if resume else 0
-    module, optimizer = accelerator.prepare(raw, optimizer)
+    module, optimizer = accelerator.prepare(_Loss(objective, share), optimizer)
     log = _Log(output / "metrics.jsonl", done) if accelerator.is_main_process else None
     bar = tqdm(
         total=config.steps,
@@ -149,7 +164,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate
         with accelerator.autocast():
-            loss = objective.loss(module, step, share)
+            loss = module(step)
         optimizer.zero_grad()
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(module.parameters(), config.clip_norm)

@@ -13,7 +13,7 @@ from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import sequential
 from pcm_policy.solvers.base import combine, forcing
-from pcm_policy.training.cloning import Windows, batch_rows, random_prefixes, step_generator
+from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Targets:
     ) -> None:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
         self.warm, self.prefix, self.rounds, self.under = warm, prefix, rounds, under
-        self.near = near
+        self.near, self.rows = near, Batches(len(train.seen), pool, seed)
         self._solved: tuple[int, Solved] | None = None
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class Targets:
 
     def _solve(self, index: int) -> Solved:
         generator = step_generator(self.seed, 2**33 + index)
-        rows = batch_rows(len(self.train.seen), self.pool, index, self.seed)
+        rows = self.rows(index)
         rows = rows.to(self.train.seen.device)
         seen, chunk, config = self.train.seen[rows], self.train.chunk[rows], self.policy.config
         prefix = None

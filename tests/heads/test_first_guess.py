@@ -15,7 +15,7 @@ from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import forcing
 from pcm_policy.solvers.solve import SolverConfig, as_predictor, solve
-from pcm_policy.training.cloning import Windows
+from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.guessing import FLOOR, near_sampler
 from pcm_policy.training.loop import Share

@@ -17,7 +17,7 @@ from pcm_policy.solvers import newton, picard, sequential
 from pcm_policy.solvers.base import between_nodes, combine, forcing
 from pcm_policy.solvers.newton import DAMPING, Jacobian, mean_jacobian
 from pcm_policy.solvers.solve import SolverConfig, solve
-from pcm_policy.training.cloning import Windows
+from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import Share
 

@@ -16,7 +16,8 @@ from pcm_policy.policy.config import HeadConfig
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.solve import SolverConfig
-from pcm_policy.training.cloning import Cloning, Windows
+from pcm_policy.training.batches import Windows
+from pcm_policy.training.cloning import Cloning
 
 DO, DA, T, TO, B = 3, 2, 8, 2, 4
 NETWORKS: dict[str, dict[str, Any]] = {

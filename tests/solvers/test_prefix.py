@@ -18,9 +18,10 @@ from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.solve import SolverConfig
-from pcm_policy.training.cloning import Cloning, Windows, random_prefixes
-from pcm_policy.training.demonstrations import continued_policy
+from pcm_policy.training.batches import Windows, random_prefixes
+from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.loop import Share
+from pcm_policy.training.make import continued_policy
 
 TINY = {"width": 32, "depth": 1}
 

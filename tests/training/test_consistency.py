@@ -19,7 +19,7 @@ from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule, timesteps
 from pcm_policy.solvers.solve import SolverConfig
-from pcm_policy.training.cloning import Windows, batch_rows, step_generator
+from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.consistency import HUBER, Consistency, Student, clean_at
 from pcm_policy.training.loop import Share
 
@@ -140,10 +140,10 @@ def test_the_loss_row_by_row(kind: str, prefix_steps: int) -> None:
         p.add_(0.05)  # as later in a run, when copy and network differ
     found = objective.loss(objective.module, 0, Share(0, 1))
 
-    from pcm_policy.training.cloning import random_prefixes
+    from pcm_policy.training.batches import random_prefixes
 
     generator = step_generator(3, 0)
-    rows = batch_rows(12, 12, 0, 3)
+    rows = Batches(12, 12, 3)(0)
     level = torch.randint(4, (12,), generator=generator)
     noise = torch.randn(12, 8, 2, generator=generator)
     known = random_prefixes(base.config, 12, generator, base.config.prefix_steps)

@@ -14,7 +14,7 @@ from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers import picard, sequential
 from pcm_policy.solvers.base import combine
 from pcm_policy.solvers.solve import as_predictor
-from pcm_policy.training.cloning import Windows, batch_rows
+from pcm_policy.training.batches import Batches, Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import Share
 from tests.problems import make_head, problem
@@ -102,7 +102,7 @@ def test_the_papers_loss_row_by_row(head: dict[str, object], weight: str) -> Non
         losses.append(row)
     variance = torch.tensor(distance).mean(dim=0)
     alpha = variance.rsqrt() if weight == "variance" else torch.ones(K)
-    rows = batch_rows(POOL, 4, 1, 3)
+    rows = Batches(POOL, 4, 3)(1)
     expected = (torch.tensor(losses)[rows] * alpha).mean()
     assert float(found) == pytest.approx(float(expected), rel=1e-3)
 

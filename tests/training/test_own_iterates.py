@@ -8,7 +8,7 @@ from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.solve import SolverConfig, solve
-from pcm_policy.training.cloning import Windows
+from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import Share
 

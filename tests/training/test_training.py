@@ -20,7 +20,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.solve import SolverConfig
-from pcm_policy.training.cloning import batch_rows, step_generator
+from pcm_policy.training.batches import Batches, step_generator
 from pcm_policy.training.loop import Share, TrainConfig, _average, learning_rate
 
 SMALL = ["network.options.width=32", "network.options.depth=1", "device=cpu", "threads=1"]
@@ -56,12 +56,12 @@ def base(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_epoch_is_a_permutation() -> None:
-    rows = torch.cat([batch_rows(10, 4, step, seed=3) for step in range(10)]).view(4, 10)
+    rows = torch.cat([Batches(10, 4, 3)(step) for step in range(10)]).view(4, 10)
     for epoch in rows:
         assert sorted(epoch.tolist()) == list(range(10))
     assert not torch.equal(rows[0], rows[1])
-    assert torch.equal(batch_rows(10, 4, 7, seed=3), batch_rows(10, 4, 7, seed=3))
-    assert not torch.equal(batch_rows(10, 4, 7, seed=3), batch_rows(10, 4, 7, seed=4))
+    assert torch.equal(Batches(10, 4, 3)(7), Batches(10, 4, 3)(7))
+    assert not torch.equal(Batches(10, 4, 3)(7), Batches(10, 4, 4)(7))
 
 
 def test_step_generator_depends_on_seed_and_step_alone() -> None:
@@ -175,8 +175,7 @@ def test_kill_at_random_moments_ten_times(demos: Path, tmp_path: Path) -> None:
 def test_two_processes_train_on_the_same_samples_as_one(
     demos: Path, base: Path, tmp_path: Path
 ) -> None:
-    launch = [str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--dynamo_backend", "no", "--mixed_precision", "no"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     command = [*launch, "-m", "pcm_policy.cli", "train"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     two = subprocess.run(
