@@ -6,7 +6,7 @@ processes too. A simulator is imported when an environment is made, not before.
 
 import gymnasium as gym
 
-from pcm_policy.configs import METAWORLD_TASKS
+from pcm_policy.envs.metaworld_tasks import METAWORLD_TASKS
 from pcm_policy.envs.robosuite_tasks import TASKS as ROBOSUITE_TASKS
 
 gym.register(

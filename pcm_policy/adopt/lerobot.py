@@ -81,24 +81,13 @@ def read(folder: Path) -> Imported:
     cameras = {k: (v[1], v[2]) for k, v in shapes.items() if len(v) == 3}
     widths = {k: v[0] for k, v in shapes.items()}  # of a camera: its channels
     names = [STATE, *([ENV] if ENV in shapes else [])]
-    file = folder / "model.safetensors"
-    tensors = {k.replace("_orig_mod.", ""): v for k, v in load_tensors(file).items()}
-    weights = {
-        _ours(k.removeprefix("diffusion.unet.")): v
-        for k, v in tensors.items()
-        if k.startswith("diffusion.unet.")
-    }
-    if not weights:
-        raise PcmError(f"{file} holds no diffusion.unet.*: it is no LeRobot diffusion policy")
+    tensors, weights = _weights(file := folder / "model.safetensors")
     renamed: dict[str, str] = {}
     if (folder / "policy_preprocessor.json").is_file():
         affine, renamed = _from_processors(folder, widths, modes)
     else:
         affine = _from_buffers(str(file), tensors, widths, modes)
-    vision: VisionConfig | None = None
-    encoders: list[dict[str, Tensor]] = []
-    if cameras:
-        vision, encoders = _vision(str(file), config, tensors, cameras, widths)
+    vision, encoders = _vision(str(file), config, tensors, cameras, widths)
     try:
         found = scheduling(
             where,
@@ -125,27 +114,59 @@ def read(folder: Path) -> Imported:
         )
     except (KeyError, TypeError) as error:
         raise PcmError(f"{where}: missing or bad entry ({error})") from error
-    notes = ["LeRobot stores no control rate: control_hz is 10 unless you give it"]
-    for name in names:
-        if bool(affine[name].low.isinf().any()):
-            notes.append(f"{name} has no recorded range: nothing is refused as out of range")
-    parts, seen = [affine[STATE]], {}
-    if vision is not None:
-        parts.append(Affine.identity(len(cameras) * vision.feature_dim))
-        channels = {k: (affine[k].scale, affine[k].shift) for k in cameras}
-        seen = vision_weights(vision, encoders, channels)
-    parts += [affine[name] for name in names[1:]]
     return Imported(
         "lerobot",
         str(file),
         ours,
         weights,
-        Affine.join(parts),
+        _observed(affine, names, len(cameras), vision),
         affine[ACTION],
         {"folder": str(folder.resolve()), "widths": {n: widths[n] for n in names}},
-        tuple(notes),
-        vision=seen,
+        _notes(affine, names),
+        vision=_seen(affine, cameras, vision, encoders),
     )
+
+
+def _weights(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return all tensors of a policy, and the U-Net's by this package's names."""
+    tensors = {k.replace("_orig_mod.", ""): v for k, v in load_tensors(file).items()}
+    unet = "diffusion.unet."
+    weights = {_ours(k.removeprefix(unet)): v for k, v in tensors.items() if k.startswith(unet)}
+    if not weights:
+        raise PcmError(f"{file} holds no {unet}*: it is no LeRobot diffusion policy")
+    return tensors, weights
+
+
+def _observed(
+    affine: Mapping[str, Affine], names: list[str], cameras: int, vision: VisionConfig | None
+) -> Affine:
+    """Return how the observation is normalised; features of cameras stand after the state."""
+    parts = [affine[name] for name in names]
+    if vision is not None:
+        parts.insert(1, Affine.identity(cameras * vision.feature_dim))
+    return Affine.join(parts)
+
+
+def _seen(
+    affine: Mapping[str, Affine],
+    cameras: Mapping[str, tuple[int, int]],
+    vision: VisionConfig | None,
+    encoders: list[dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Return the weights of the encoders and how their images are normalised."""
+    if vision is None:
+        return {}
+    channels = {k: (affine[k].scale, affine[k].shift) for k in cameras}
+    return vision_weights(vision, encoders, channels)
+
+
+def _notes(affine: Mapping[str, Affine], names: list[str]) -> tuple[str, ...]:
+    """Return what a user must know of a policy that was read."""
+    notes = ["LeRobot stores no control rate: control_hz is 10 unless you give it"]
+    for name in names:
+        if bool(affine[name].low.isinf().any()):
+            notes.append(f"{name} has no recorded range: nothing is refused as out of range")
+    return tuple(notes)
 
 
 def _vision(
@@ -154,8 +175,10 @@ def _vision(
     tensors: Mapping[str, Tensor],
     cameras: Mapping[str, tuple[int, int]],
     widths: Mapping[str, int],
-) -> tuple[VisionConfig, list[dict[str, Tensor]]]:
-    """Return how the cameras are encoded, and the encoders' weights."""
+) -> tuple[VisionConfig | None, list[dict[str, Tensor]]]:
+    """Return how the cameras are encoded, and the encoders' weights; None and [] without any."""
+    if not cameras:
+        return None, []
     prefix = "diffusion.rgb_encoder."
     separate = config.get("use_separate_rgb_encoder_per_camera", False)
     starts = [f"{prefix}{i}." for i in range(len(cameras))] if separate else [prefix]

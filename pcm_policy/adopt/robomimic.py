@@ -22,7 +22,7 @@ from pcm_policy.adopt.cameras import (
     robomimic_places,
     vision_weights,
 )
-from pcm_policy.adopt.scheduler import scheduling
+from pcm_policy.adopt.scheduler import Scheduling, scheduling
 from pcm_policy.adopt.settings import Settings
 from pcm_policy.adopt.sizes import unet_options
 from pcm_policy.adopt.torchzip import Archive, plain
@@ -46,45 +46,24 @@ def read(archive: Archive) -> Imported:
         PcmError: another algorithm, images or goals, or an entry that is missing or bad.
     """
     file, content = str(archive.path), archive.content
-    if content["algo_name"] != "diffusion_policy":
-        raise PcmError(
-            f"{file}: algorithm {content['algo_name']!r}: only diffusion_policy can be imported"
-        )
-    try:
-        config = Settings(file, json.loads(content["config"]))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise PcmError(f"{file}: its config is no JSON ({error}): download it again") from error
-    meta = {k: v for k, v in content.items() if k not in ("model", "config")}
-    shapes = Settings(file, plain(meta))
+    config, shapes = _settings(file, content)
     keys, cameras = _observation(config, shapes)
     fields = {name: prod(shape) for name, shape in keys.items() if name not in cameras}
-    action_dim = shapes.count("shape_metadata.ac_dim")
     averaged = config.get("algo.ema.enabled", bool, False)
-    nets = content["model"].get("ema" if averaged else "nets")
-    if not isinstance(nets, dict):
-        raise PcmError(f"{file} lacks model.{'ema' if averaged else 'nets'}: it is cut short")
-    found_encoder = [k for k in nets if str(k).startswith("policy.obs_encoder.")]
-    if found_encoder and not cameras:
-        raise PcmError(f"{file} has an observation encoder ({found_encoder[0]}) but no cameras")
+    nets = _nets(file, content, "ema" if averaged else "nets", bool(cameras))
     weights = archive.tensors(nets, _NET)
-    vision, encoders = None, []
+    vision: VisionConfig | None = None
+    seen: dict[str, Tensor] = {}
+    extra: dict[str, Tensor] = {}
     if cameras:
         tensors = archive.tensors(nets, _ENCODER)
-        encoders = [encoder(tensors, robomimic_places(f"{name}.")) for name in cameras]
-        layout = [name if name in cameras else fields[name] for name in keys]
-        options = {"layout": layout, "cameras": cameras, "crop": _crop(config, cameras)}
-        vision = VisionConfig.from_dict(options | encoder_options(file, encoders[0]))
-    name = "ddpm" if config.get("algo.ddpm.enabled", bool, False) else "ddim"
-    algo = dict(config.get(f"algo.{name}", dict))
-    if not algo.pop("enabled", False):
-        raise PcmError(f"{file}: neither algo.ddpm nor algo.ddim is enabled")
-    steps = config.count(f"algo.{name}.num_inference_timesteps")
-    del algo["num_inference_timesteps"]
-    found = scheduling(file, name.upper(), algo, steps)
-    action_keys, action = _action(config, shapes, action_dim)
+        vision, seen = _vision(config, tensors, keys, cameras)
+        extra = {f"{_ENCODER}{k}": v for k, v in tensors.items()}
+    found = _scheduling(config)
+    action_keys, action = _action(config, shapes, shapes.count("shape_metadata.ac_dim"))
     ours = PolicyConfig(
         obs_dim=sum(fields.values()) if vision is None else vision.obs_dim,
-        action_dim=action_dim,
+        action_dim=shapes.count("shape_metadata.ac_dim"),
         horizon=config.count("algo.horizon.prediction_horizon"),
         obs_steps=config.count("algo.horizon.observation_horizon"),
         action_steps=config.count("algo.horizon.action_horizon"),
@@ -100,13 +79,7 @@ def read(archive: Archive) -> Imported:
         action_field=action_keys[0],
         vision=vision,
     )
-    parts = []
-    for name in keys:
-        if vision is not None and name in cameras:
-            parts.append(Affine.identity(vision.feature_dim))
-        else:
-            parts.append(_obs_affine(shapes, name, fields[name]))
-    obs = Affine.join(parts)
+    obs = _observed(shapes, keys, cameras, vision)
     notes = ["observations have no recorded range: nothing is refused as out of range"]
     if len(action_keys) > 1:
         notes.append(f"the action is {' + '.join(action_keys)}: store them as one array to train")
@@ -119,15 +92,76 @@ def read(archive: Archive) -> Imported:
         "cameras": list(cameras),
         "averaged": averaged,
     }
-    seen: dict[str, Tensor] = {}
-    extra: dict[str, Tensor] = {}
-    if vision is not None:
-        plain_channels = (torch.ones(3), torch.zeros(3))  # robomimic shows values in [0, 1]
-        seen = vision_weights(vision, encoders, dict.fromkeys(cameras, plain_channels))
-        extra = {f"{_ENCODER}{k}": v for k, v in tensors.items()}
     return Imported(
         "robomimic", file, ours, weights, obs, action, original, tuple(notes), extra, seen
     )
+
+
+def _observed(
+    shapes: Settings,
+    keys: Mapping[str, list[int]],
+    cameras: Mapping[str, tuple[int, int]],
+    vision: VisionConfig | None,
+) -> Affine:
+    """Return how the observation is normalised, the cameras' features as they are."""
+    parts = []
+    for name, shape in keys.items():
+        if vision is not None and name in cameras:
+            parts.append(Affine.identity(vision.feature_dim))
+        else:
+            parts.append(_obs_affine(shapes, name, prod(shape)))
+    return Affine.join(parts)
+
+
+def _settings(file: str, content: Mapping[str, Any]) -> tuple[Settings, Settings]:
+    """Return a checkpoint's config, and what it says of shapes, statistics and environment."""
+    if content["algo_name"] != "diffusion_policy":
+        raise PcmError(
+            f"{file}: algorithm {content['algo_name']!r}: only diffusion_policy can be imported"
+        )
+    try:
+        config = Settings(file, json.loads(content["config"]))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PcmError(f"{file}: its config is no JSON ({error}): download it again") from error
+    meta = {k: v for k, v in content.items() if k not in ("model", "config")}
+    return config, Settings(file, plain(meta))
+
+
+def _nets(file: str, content: Mapping[str, Any], part: str, cameras: bool) -> dict[str, Any]:
+    """Return the networks of a checkpoint, ``ema`` or ``nets``."""
+    nets = content["model"].get(part)
+    if not isinstance(nets, dict):
+        raise PcmError(f"{file} lacks model.{part}: it is cut short")
+    found = [k for k in nets if str(k).startswith("policy.obs_encoder.")]
+    if found and not cameras:
+        raise PcmError(f"{file} has an observation encoder ({found[0]}) but no cameras")
+    return nets
+
+
+def _vision(
+    config: Settings,
+    tensors: Mapping[str, Tensor],
+    keys: Mapping[str, list[int]],
+    cameras: Mapping[str, tuple[int, int]],
+) -> tuple[VisionConfig, dict[str, Tensor]]:
+    """Return how the cameras are encoded, and the encoders' weights."""
+    encoders = [encoder(tensors, robomimic_places(f"{name}.")) for name in cameras]
+    layout = [name if name in cameras else prod(shape) for name, shape in keys.items()]
+    options = {"layout": layout, "cameras": cameras, "crop": _crop(config, cameras)}
+    vision = VisionConfig.from_dict(options | encoder_options(config.file, encoders[0]))
+    channels = (torch.ones(3), torch.zeros(3))  # robomimic shows values in [0, 1]
+    return vision, vision_weights(vision, encoders, dict.fromkeys(cameras, channels))
+
+
+def _scheduling(config: Settings) -> Scheduling:
+    """Return the sampler of evaluation."""
+    name = "ddpm" if config.get("algo.ddpm.enabled", bool, False) else "ddim"
+    algo = dict(config.get(f"algo.{name}", dict))
+    if not algo.pop("enabled", False):
+        raise PcmError(f"{config.file}: neither algo.ddpm nor algo.ddim is enabled")
+    steps = config.count(f"algo.{name}.num_inference_timesteps")
+    del algo["num_inference_timesteps"]
+    return scheduling(config.file, name.upper(), algo, steps)
 
 
 def _observation(

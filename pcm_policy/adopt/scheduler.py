@@ -64,15 +64,7 @@ def scheduling(
     Raises:
         PcmError: a scheduler or a setting that has no counterpart here.
     """
-    if name not in ("DDPM", "DDIM"):
-        raise PcmError(f"{file}: noise scheduler {name!r}: DDPM and DDIM can be imported")
-    for key, allowed in _ONLY.items():
-        if given.get(key) not in allowed:
-            raise PcmError(f"{file}: noise scheduler has {key}={given[key]!r}, which is not here")
-    unknown = set(given) - set(_DEFAULTS) - set(_ONLY) - _IRRELEVANT
-    if unknown:
-        raise PcmError(f"{file}: unknown setting {sorted(unknown)[0]!r} of the noise scheduler")
-    values = _DEFAULTS | {k: v for k, v in given.items() if k in _DEFAULTS}
+    values = _settings(file, name, given)
     schedule = values["beta_schedule"]
     if schedule not in ("squaredcos_cap_v2", "linear"):
         raise PcmError(
@@ -85,25 +77,44 @@ def scheduling(
     if not 1 <= trained <= _TRAINED:
         raise PcmError(f"{file}: num_train_timesteps={trained} is no schedule: it is damaged")
     count = trained if steps is None else int(steps)
+    step = {"eta": float(eta), "rederive_epsilon": bool(use_clipped_model_output)}
+    sampler = _sampler(name, values, trained, count, step)
+    noise = NoiseSchedule(schedule, trained, float(values["beta_start"]), float(values["beta_end"]))
+    build_sampler(noise, sampler)
+    clip = float(values["clip_sample_range"]) if values["clip_sample"] else None
+    return Scheduling(noise, prediction, clip, sampler)
+
+
+def _settings(file: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a scheduler's settings with diffusers' defaults; refuse those without counterpart."""
+    if name not in ("DDPM", "DDIM"):
+        raise PcmError(f"{file}: noise scheduler {name!r}: DDPM and DDIM can be imported")
+    for key, allowed in _ONLY.items():
+        if given.get(key) not in allowed:
+            raise PcmError(f"{file}: noise scheduler has {key}={given[key]!r}, which is not here")
+    unknown = set(given) - set(_DEFAULTS) - set(_ONLY) - _IRRELEVANT
+    if unknown:
+        raise PcmError(f"{file}: unknown setting {sorted(unknown)[0]!r} of the noise scheduler")
+    return _DEFAULTS | {k: v for k, v in given.items() if k in _DEFAULTS}
+
+
+def _sampler(
+    name: str, values: Mapping[str, Any], trained: int, count: int, step: Mapping[str, Any]
+) -> SamplerConfig:
+    """Return the sampler; ``step`` holds the arguments of DDIM's ``step``."""
     common: dict[str, Any] = {
         "name": name.lower(),
         "steps": count,
         "spacing": values["timestep_spacing"],
         "offset": int(values["steps_offset"]) if values["timestep_spacing"] == "leading" else 0,
     }
-    if name == "DDIM":
-        # with leading spacing t - T//N is where the next step evaluates
-        same = common["spacing"] == "leading" and common["offset"] < trained // max(count, 1)
-        sampler = SamplerConfig(
-            **common,
-            eta=float(eta),
-            previous="next" if same else "ratio",
-            final_alpha_one=bool(values["set_alpha_to_one"]),
-            rederive_epsilon=bool(use_clipped_model_output),
-        )
-    else:
-        sampler = SamplerConfig(**common, variance=values["variance_type"])
-    noise = NoiseSchedule(schedule, trained, float(values["beta_start"]), float(values["beta_end"]))
-    build_sampler(noise, sampler)
-    clip = float(values["clip_sample_range"]) if values["clip_sample"] else None
-    return Scheduling(noise, prediction, clip, sampler)
+    if name == "DDPM":
+        return SamplerConfig(**common, variance=values["variance_type"])
+    # with leading spacing t - T//N is where the next step evaluates
+    same = common["spacing"] == "leading" and common["offset"] < trained // max(count, 1)
+    return SamplerConfig(
+        **common,
+        **step,
+        previous="next" if same else "ratio",
+        final_alpha_one=bool(values["set_alpha_to_one"]),
+    )

@@ -5,10 +5,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.measure.few_steps import Schedule, search
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.sampling.search import Schedule, search
 from pcm_policy.solvers import sequential
 from pcm_policy.training.batches import Batches
 from pcm_policy.training.loop import Share

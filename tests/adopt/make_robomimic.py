@@ -6,6 +6,7 @@ Runs in an environment with robomimic >= 0.4: ``python make_robomimic.py FILE '{
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "pcm_policy/adopt/originals"))
 
@@ -15,6 +16,32 @@ import torch
 from run_robomimic import AveragedModel
 
 SHAPES = {"object": [4], "robot0_eef_pos": [3], "unused": [2]}
+
+
+def configured(config: Any, settings: dict) -> Any:
+    """Set a config of robomimic's; ``settings`` as on the command line."""
+    with config.unlocked():
+        config.observation.modalities.obs.low_dim = ["robot0_eef_pos", "object"]
+        config.train.hdf5_normalize_obs = bool(settings.get("normalize"))
+        config.algo.ema.enabled = settings.get("ema", True)
+        if settings.get("ddim"):
+            config.algo.ddpm.enabled, config.algo.ddim.enabled = False, True
+        if settings.get("normalize"):
+            config.train.action_config["actions"]["normalization"] = "min_max"
+        config.algo.optim_params.policy.num_train_batches = 5
+        config.algo.optim_params.policy.num_epochs = 1
+    if "cameras" in settings:
+        with config.unlocked():
+            config.observation.modalities.obs.rgb = list(settings["cameras"])
+            rgb = config.observation.encoder.rgb
+            rgb.core_kwargs.backbone_class = "ResNet18Conv"
+            rgb.core_kwargs.pool_class = "SpatialSoftmax"
+            rgb.core_kwargs.feature_dimension = 16
+            if "crop" in settings:
+                rgb.obs_randomizer_class = "CropRandomizer"
+                rgb.obs_randomizer_kwargs.crop_height = settings["crop"][0]
+                rgb.obs_randomizer_kwargs.crop_width = settings["crop"][1]
+    return config
 
 
 def main(file: str, settings: dict) -> None:
@@ -38,30 +65,8 @@ def main(file: str, settings: dict) -> None:
         return whole(**k, down_dims=[16, 32], diffusion_step_embed_dim=32)
 
     diffusion_policy.DPNets.ConditionalUnet1D = small
-    config = config_factory("diffusion_policy")
-    with config.unlocked():
-        config.observation.modalities.obs.low_dim = ["robot0_eef_pos", "object"]
-        config.train.hdf5_normalize_obs = bool(settings.get("normalize"))
-        config.algo.ema.enabled = settings.get("ema", True)
-        if settings.get("ddim"):
-            config.algo.ddpm.enabled, config.algo.ddim.enabled = False, True
-        if settings.get("normalize"):
-            config.train.action_config["actions"]["normalization"] = "min_max"
-        config.algo.optim_params.policy.num_train_batches = 5
-        config.algo.optim_params.policy.num_epochs = 1
-    shapes = dict(SHAPES)
-    if "cameras" in settings:
-        shapes = {k: [3, *v] for k, v in settings["cameras"].items()} | shapes
-        with config.unlocked():
-            config.observation.modalities.obs.rgb = list(settings["cameras"])
-            rgb = config.observation.encoder.rgb
-            rgb.core_kwargs.backbone_class = "ResNet18Conv"
-            rgb.core_kwargs.pool_class = "SpatialSoftmax"
-            rgb.core_kwargs.feature_dimension = 16
-            if "crop" in settings:
-                rgb.obs_randomizer_class = "CropRandomizer"
-                rgb.obs_randomizer_kwargs.crop_height = settings["crop"][0]
-                rgb.obs_randomizer_kwargs.crop_width = settings["crop"][1]
+    config = configured(config_factory("diffusion_policy"), settings)
+    shapes = {k: [3, *v] for k, v in settings.get("cameras", {}).items()} | SHAPES
     obs_utils.initialize_obs_utils_with_config(config)
     algo = algo_factory("diffusion_policy", config, shapes, 2, torch.device("cpu"))
     algo.set_train()

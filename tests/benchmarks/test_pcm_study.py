@@ -18,10 +18,11 @@ from benchmarks.study.ratios import Needed, at_outcome, first_round, fractional_
 from benchmarks.study.rows import parallel_solver, play, rmse_by_round
 from benchmarks.study.search import TUNING_SEED, candidates
 from pcm_policy.measure.exactness import solved
-from pcm_policy.measure.few_steps import rmse, search
+from pcm_policy.measure.few_steps import rmse
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.sampling.search import search
 from pcm_policy.solvers.solve import SolverConfig
 
 NAME = "released/pusht_mlp"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import pcm_policy.envs  # registers them
-from pcm_policy.configs import METAWORLD_TASKS
 from pcm_policy.envs.experts import make_expert
 from pcm_policy.envs.metaworld import SIZES, MetaWorld
+from pcm_policy.envs.metaworld_tasks import METAWORLD_TASKS
 from pcm_policy.errors import PcmError
 from pcm_policy.rollout.evaluate import evaluate
 

@@ -20,23 +20,20 @@ class AveragedModel:
         self.averaged_model = copy.deepcopy(model).eval()
 
 
-@torch.inference_mode()
-def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Let robomimic load the policy, then observe, sample and un-normalise."""
-    common.stub_vision_operators()
-    import robomimic
-    from robomimic.algo import diffusion_policy
-    from robomimic.utils import file_utils, obs_utils, python_utils, tensor_utils
-
-    diffusion_policy.EMAModel = AveragedModel
-    options = dict(job["config"]["network_options"])  # robomimic's own config has no effect on them
+def set_sizes(diffusion_policy: Any, network_options: dict[str, Any]) -> None:
+    """Give the U-Net its sizes, which robomimic's own config has no effect on."""
+    options = dict(network_options)
     options["diffusion_step_embed_dim"] = options.pop("step_embed_dim")
     del options["cond_predict_scale"]  # robomimic's always does
     whole = diffusion_policy.DPNets.ConditionalUnet1D
     diffusion_policy.DPNets.ConditionalUnet1D = partial(whole, **options)
-    original = job["original"]
-    nets = {f"policy.noise_pred_net.{k}": v for k, v in tensors["weights"].items()}
-    nets |= tensors["extra"]
+
+
+def put_together(
+    original: dict[str, Any], weights: dict[str, Any], extra: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a checkpoint as robomimic's ``save_model`` writes it."""
+    nets = {f"policy.noise_pred_net.{k}": v for k, v in weights.items()} | extra
     checkpoint = {
         "algo_name": "diffusion_policy",
         "config": original["config"],
@@ -46,6 +43,21 @@ def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str,
     for key in ("obs_normalization_stats", "action_normalization_stats"):
         if original[key] is not None:
             checkpoint[key] = original[key]
+    return checkpoint
+
+
+@torch.inference_mode()
+def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Let robomimic load the policy, then observe, sample and un-normalise."""
+    common.stub_vision_operators()
+    import robomimic
+    from robomimic.algo import diffusion_policy
+    from robomimic.utils import file_utils, obs_utils, python_utils, tensor_utils
+
+    diffusion_policy.EMAModel = AveragedModel
+    set_sizes(diffusion_policy, job["config"]["network_options"])
+    original = job["original"]
+    checkpoint = put_together(original, tensors["weights"], tensors["extra"])
     rollout, _ = file_utils.policy_from_checkpoint(device=torch.device("cpu"), ckpt_dict=checkpoint)
     algo = rollout.policy
     if algo.ema is None:
