@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from pcm_policy.cli.compose import env_kwargs, plain, run_command
-from pcm_policy.control.config import latency_model, rest_command
+from pcm_policy.control.config import latency_model, rest_command, robot_settings
 from pcm_policy.control.delay import FixedLatency
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.envs.workers import side_by_side
@@ -32,7 +32,8 @@ def simulate_main(
     config: DictConfig, policy: DiffusionPolicy, solver: SolverConfig, output: Path
 ) -> dict[str, Any]:
     """Roll a policy out in a simulator that keeps moving; returns what ``eval.json`` holds."""
-    settings, task = ControlSettings.from_dict(plain(config.control)), plain(config.task)
+    task = plain(config.task)
+    settings = robot_settings(plain(config.control), task)
     planner = Planner(policy, solver)
     period_ms = settings.period_ms(planner.spec)
     model = latency_model(plain(config.latency), period_ms) or FixedLatency(0.0)
@@ -47,7 +48,7 @@ def simulate_main(
         mode=config.mode,
         solve_batch=config.solve_batch,
         max_steps=config.max_steps,
-        rest=rest_command(task),
+        rest=rest_command(task, planner.spec.obs_fields),
         **env_kwargs(task),
     )
     outcome = found.to_json()

@@ -3,28 +3,31 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
-from pcm_policy.control.config import rest_command
+from pcm_policy.control.config import rest_command, robot_settings
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.control.times import Times
 from pcm_policy.errors import PcmError
+from pcm_policy.fields import join_fields
 from pcm_policy.files import to_json, write_file, write_text
 from pcm_policy.measure.bench import hardware
 from pcm_policy.measure.report import table
 from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.loop import LoopResult, run_loop
 from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld, World
 from pcm_policy.serving.planner import Planner
@@ -50,16 +53,18 @@ def run(config: DictConfig) -> dict[str, Any]:
     values = plain(config.control)
     if config.control_hz is not None:
         values["control_hz"] = config.control_hz
-    settings, task = ControlSettings.from_dict(values), plain(config.task)
-    delay = warm_up(planner, settings, held_out_observations(config.policy).numpy())
-    controller = Controller(planner.spec, settings, config.seed, delay)
+    task = plain(config.task)
+    settings = robot_settings(values, task)
     world: World
     if config.source == "env":
-        world = EnvWorld(task["env_id"], config.seed, rest_command(task), **env_kwargs(task))
+        rest = rest_command(task, planner.spec.obs_fields)
+        world = EnvWorld(task["env_id"], config.seed, rest, **env_kwargs(task))
     elif config.source == "recorded":
         world = RecordedWorld(held_out_observations(config.policy)[:, -1].numpy())
     else:
         raise PcmError(f"source={config.source!r}: use env or recorded")
+    delay = warm_up(planner, settings, _observations(policy, world))
+    controller = Controller(planner.spec, settings, config.seed, delay)
     with _hogs(config.hog):
         result = run_loop(
             controller,
@@ -87,6 +92,17 @@ def run(config: DictConfig) -> dict[str, Any]:
     print(_summary(planner.solver.label, result))
     print(output / "loop.json", output / "loop.png")
     return report
+
+
+def _observations(policy: DiffusionPolicy, world: World) -> NDArray[np.float32]:
+    """Return ``(n, To, Do)`` observations to warm up on: the policy's own, or the world's first."""
+    if policy.held_out is not None:
+        held_out: NDArray[np.float32] = policy.held_out.numpy()
+        return held_out
+    frame = world.first()
+    if isinstance(frame, Mapping):
+        frame = join_fields(frame, policy.config.obs_fields)
+    return np.tile(np.asarray(frame, np.float32), (1, policy.config.obs_steps, 1))
 
 
 def warm_up(

@@ -1,7 +1,8 @@
 """From sections of the command line's config to the controller's objects."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from pcm_policy.control.delay import (
     MeasuredLatency,
     trace,
 )
+from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
+from pcm_policy.fields import join_fields
 
 
 def latency_model(section: Mapping[str, Any], period_ms: float) -> LatencyModel | None:
@@ -50,18 +53,45 @@ def latency_model(section: Mapping[str, Any], period_ms: float) -> LatencyModel 
     raise PcmError(f"latency.kind={kind!r}: see configs/latency for the kinds")
 
 
-def rest_command(task: Mapping[str, Any]) -> Callable[[NDArray[Any]], NDArray[np.float32]] | None:
-    """Return the map from an observation to the command that keeps the robot where it is.
+Rest = Callable[[Any], NDArray[np.float32]]
+"""From the first observation of an episode to the command that keeps the robot where it is."""
+
+
+def robot_settings(section: Mapping[str, Any], task: Mapping[str, Any]) -> ControlSettings:
+    """Build a controller's settings for a task's robot, whose ``hold`` stands where none is given.
+
+    Raises:
+        PcmError: an unknown setting, or a bad value.
+    """
+    settings = ControlSettings.from_dict(section)
+    if settings.hold is None and task.get("hold") is not None:
+        return replace(settings, hold=tuple(task["hold"]))
+    return settings
+
+
+def rest_command(task: Mapping[str, Any], fields: Sequence[str] = ()) -> Rest | None:
+    """Return what a robot is sent before its first plan; None where the task does not say.
 
     Args:
         task: its ``position_dims`` are the dimensions of the observation that hold the robot's
-            position in the unit of the actions; without them there is no such map.
+            position in the unit of the actions; or its ``hold`` is the command of a robot that
+            stands still, with null (zero here) where it would repeat the last one.
+        fields: entries of an observation that is a dictionary, in order.
     """
-    dims = task.get("position_dims")
-    if dims is None:
-        return None
-    index = np.asarray(dims, np.int64)
-    return lambda frame: np.asarray(frame, np.float32)[..., index]
+    dims, hold = task.get("position_dims"), task.get("hold")
+    if dims:
+        index = np.asarray(dims, np.int64)
+
+        def position(observation: Any) -> NDArray[np.float32]:
+            given = isinstance(observation, Mapping)
+            frame = join_fields(observation, fields) if given else observation
+            return np.asarray(frame, np.float32)[..., index]
+
+        return position
+    if hold is not None:
+        still = np.array([value or 0.0 for value in hold], np.float32)
+        return lambda _: still
+    return None
 
 
 def _no_settings() -> None:

@@ -33,6 +33,7 @@ holds.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,7 @@ from pcm_policy.control.plan import Actions, ActiveChunk, Plan, PlanRequest, ble
 from pcm_policy.control.safety import Gate, Record, chunk_fault, frame_fault
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 from pcm_policy.errors import PcmError
+from pcm_policy.fields import join_fields
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,14 @@ class Controller:
         self.record.new_episode()
 
     def observe(self, frame: Any) -> None:
-        """Begin a tick with its observation ``(Do,)``; one that is not usable is not kept."""
+        """Begin a tick with its observation; one that is not usable is not kept.
+
+        Args:
+            frame: ``(Do,)``, or a dictionary that has the entries ``spec.obs_fields``.
+        """
         self.tick += 1
         self.record.count("ticks")
-        self._frame_fault = frame_fault(frame, self.spec)
+        frame, self._frame_fault = _joined(frame, self.spec)
         if self._frame_fault is not None:
             self.record.event(self.tick, "bad_observation", self._frame_fault)
             return
@@ -227,7 +233,7 @@ class Controller:
         if action is not None:
             action, how, why = self._through_gate(action, how, why)
         if action is None:
-            action = self._last
+            action = self._held()
         if how != "plan":
             self.record.count(how)
         seam = self._seam and how == "plan"
@@ -272,6 +278,15 @@ class Controller:
             return None, "stop", fault
         return allowed, (how if allowed is not None else "hold"), fault
 
+    def _held(self) -> Actions | None:
+        """Return what a robot that holds is sent, or None where there is no last command."""
+        given = self.settings.hold
+        if given is None or self._last is None:
+            return self._last
+        pairs = zip(given, self._last, strict=True)
+        held = np.array([last if value is None else value for value, last in pairs], np.float32)
+        return self._gate.check(held, self._last)[0]
+
     def _prefix(self, due: int) -> tuple[Actions, int]:
         none = np.zeros((0, self.spec.action_dim), np.float32)
         if not self.settings.prefix or self._chunk is None:
@@ -290,3 +305,13 @@ class Controller:
         if count:
             off = (new.ahead(self.clock, count) - old[:count]) / self.spec.action_range
             self.gaps.append((self.tick, float(np.sqrt(np.mean(np.square(off))))))
+
+
+def _joined(frame: Any, spec: PolicySpec) -> tuple[Any, str | None]:
+    """Return an observation as an array ``(Do,)``, and what is wrong with it, or None."""
+    if isinstance(frame, Mapping):
+        try:
+            frame = join_fields(frame, spec.obs_fields)
+        except (PcmError, TypeError, ValueError) as error:
+            return frame, str(error)
+    return frame, frame_fault(frame, spec)

@@ -35,6 +35,8 @@ class PolicySpec:
         action_high: ``(Da,)`` largest.
         max_excess: an observation or a planned action further outside than this many times its
             training range is refused.
+        obs_fields: entries of an observation that is a dictionary, in order; see
+            :func:`pcm_policy.fields.join_fields`.
 
     Raises:
         PcmError: a value of another type or out of range, or ranges that are not ranges.
@@ -51,6 +53,7 @@ class PolicySpec:
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
     max_excess: float = 1.0
+    obs_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("obs_dim", "action_dim"):
@@ -64,6 +67,7 @@ class PolicySpec:
             )
         number("policy control_hz", self.control_hz, above=0)
         number("policy max_excess", self.max_excess, 0)
+        object.__setattr__(self, "obs_fields", _names(self.obs_fields))
         for kind, width in (("obs", self.obs_dim), ("action", self.action_dim)):
             low, high = (self._bound(f"{kind}_{end}", width) for end in ("low", "high"))
             check_range(f"policy {kind}", low, high)
@@ -135,6 +139,9 @@ class ControlSettings:
             next.
         stale_steps: a plan whose observation is older than this many control steps is never
             executed; None is as many as a chunk has usable steps.
+        hold: ``(Da,)`` what a robot that holds is sent; None in a dimension (or for all of them)
+            repeats the last command there. A robot whose actions are moves stands still on zeros,
+            not on its last move.
 
     Raises:
         PcmError: a value of another type or out of range, NaN, or settings that exclude each other.
@@ -159,6 +166,7 @@ class ControlSettings:
     high: tuple[float, ...] | float | None = None
     max_step: tuple[float, ...] | float | None = None
     stale_steps: int | None = None
+    hold: tuple[float | None, ...] | None = None
 
     def __post_init__(self) -> None:
         fallbacks = ("on_late", "on_observation", "on_solve")
@@ -179,6 +187,8 @@ class ControlSettings:
                 value = vector(f"control.{name}", getattr(self, name), finite=False).tolist()
                 object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         self.limits()
+        if self.hold is not None:
+            object.__setattr__(self, "hold", _hold(self.hold))
         if self.mode == "sync" and self.prefix:
             raise PcmError(
                 "control.prefix with control.mode=sync: nothing is executed while a synchronous "
@@ -191,7 +201,7 @@ class ControlSettings:
         Raises:
             PcmError: limits of the wrong width, or more steps than a chunk has.
         """
-        for name in ("low", "high", "max_step"):
+        for name in ("low", "high", "max_step", "hold"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != spec.action_dim:
                 raise PcmError(
@@ -235,6 +245,18 @@ class ControlSettings:
         if unknown:
             raise PcmError(f"unknown setting control.{sorted(unknown)[0]}")
         return cls(**values)
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+        raise PcmError(f"policy obs_fields={values!r}: expected a list of names")
+    return tuple(values)
+
+
+def _hold(values: Any) -> tuple[float | None, ...]:
+    if not isinstance(values, list | tuple):
+        raise PcmError(f"control.hold={values!r}: expected a list of numbers and nulls")
+    return tuple(None if v is None else number("control.hold", v) for v in values)
 
 
 def check_range(

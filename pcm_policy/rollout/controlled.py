@@ -1,7 +1,7 @@
 """Many controllers at once: who moves, who waits for a solve, and when solves are done."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pcm_policy.control.config import Rest
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, LatencyModel, to_steps
 from pcm_policy.control.plan import Plan, PlanRequest
@@ -17,8 +18,6 @@ from pcm_policy.control.settings import ControlSettings
 from pcm_policy.rollout.episodes import _calls
 from pcm_policy.serving.planner import Planner
 
-Rest = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From the first frame to the command that keeps the robot where it is."""
 Watch = Callable[[PlanRequest, Plan], None]
 """Sees every request with its plan."""
 WARMUP = 5
@@ -88,13 +87,15 @@ class Runner:
                 seeds: Any = [self.seed + e.index for e in slots]
                 observation, _ = envs.reset(seed=seeds, options={"reset_mask": over})
                 for s in np.flatnonzero(over).tolist():
-                    self._begin(slots[s], observation[s])
+                    self._begin(slots[s], _row(observation, s))
                 first, over = False, np.zeros(count, np.bool_)
             live = [s for s in range(count) if slots[s].index < episodes]
             if not live:
                 return sorted(done, key=lambda e: e.index)
             actions = np.full((count, 1, self.planner.spec.action_dim), np.nan, np.float32)
-            moving = [s for s in live if self._advance(slots[s], observation[s], actions[s, 0])]
+            moving = [
+                s for s in live if self._advance(slots[s], _row(observation, s), actions[s, 0])
+            ]
             if not moving:
                 self._solve([slots[s] for s in live])
                 continue
@@ -122,13 +123,11 @@ class Runner:
         delay = DelayEstimator(self.period_ms, initial_steps=initial, warmup=0)
         return Episode(index, Controller(self.planner.spec, settings, seed, delay))
 
-    def _begin(self, episode: Episode, frame: NDArray[np.float32]) -> None:
+    def _begin(self, episode: Episode, frame: Any) -> None:
         rest = None if self.rest is None else self.rest(frame)
         episode.controller.reset(self.seed + episode.index, rest)
 
-    def _advance(
-        self, episode: Episode, frame: NDArray[np.float32], out: NDArray[np.float32]
-    ) -> bool:
+    def _advance(self, episode: Episode, frame: Any, out: NDArray[np.float32]) -> bool:
         """Take an episode through one tick; False if it has to wait for a solve."""
         controller = episode.controller
         if not episode.observed:
@@ -182,6 +181,13 @@ class Runner:
             plans = self.planner.plan_batch(requests, list(seats), self.batch)
             for episode, plan in zip(chosen, plans, strict=True):
                 self._deliver(episode, plan)
+
+
+def _row(observation: Any, slot: int) -> Any:
+    """Return the observation of one environment: an array, or a dictionary of arrays."""
+    if isinstance(observation, Mapping):
+        return {name: values[slot] for name, values in observation.items()}
+    return observation[slot]
 
 
 def _whole(latency_ms: float, period_ms: float) -> bool:

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pcm_policy.control.config import Rest
 from pcm_policy.control.delay import LatencyModel
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.envs.vector import ActionChunks, Env, make_vector
 from pcm_policy.errors import PcmError
-from pcm_policy.rollout.controlled import Episode, Rest, Runner, Watch
+from pcm_policy.rollout.controlled import Episode, Runner, Watch
 from pcm_policy.rollout.evaluate import EpisodeOutcome, EvalResult
 from pcm_policy.rollout.seams import SeamMetrics, seam_metrics
 from pcm_policy.serving.planner import Planner

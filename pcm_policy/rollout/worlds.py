@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pcm_policy.envs  # noqa: F401 (registers the environments)
+from pcm_policy.control.config import Rest
 from pcm_policy.control.plan import Actions
 from pcm_policy.envs.vector import find_spec
-from pcm_policy.rollout.controlled import Rest
 
 
 class World(Protocol):
@@ -19,8 +19,12 @@ class World(Protocol):
         """Start an episode; returns its seed and the command that keeps the robot at rest."""
         ...
 
-    def frame(self) -> NDArray[np.float32]:
-        """Return the newest observation, ``(Do,)``."""
+    def first(self) -> Any:
+        """Return an observation to warm up on, before any episode."""
+        ...
+
+    def frame(self) -> Any:
+        """Return the newest observation, ``(Do,)`` or entries by name."""
         ...
 
     def send(self, action: Actions | None) -> bool:
@@ -59,18 +63,22 @@ class EnvWorld:
         self._env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True, **env_kwargs)
         self._seed, self._rest, self._kept = seed - 1, rest, kept
         self._scores: list[float] = []
-        self._best = 0.0
+        self._best = -np.inf
 
     def begin(self) -> tuple[int, Actions | None]:
         """Reset with the next seed."""
         self._seed += 1
         self._frame, _ = self._env.reset(seed=self._seed)
-        self._best = 0.0
+        self._best = -np.inf
         return self._seed, None if self._rest is None else self._rest(self._frame)
 
-    def frame(self) -> NDArray[np.float32]:
+    def first(self) -> Any:
+        """Return what the first episode begins with."""
+        return self._env.reset(seed=self._seed + 1)[0]
+
+    def frame(self) -> Any:
         """Return the observation of the last step."""
-        return np.asarray(self._frame, np.float32)
+        return self._frame
 
     def send(self, action: Actions | None) -> bool:
         """Step the environment; without a command it stands still."""
@@ -104,6 +112,11 @@ class RecordedWorld:
     def begin(self) -> tuple[int, Actions | None]:
         """Start once; there is no end."""
         return 0, None
+
+    def first(self) -> NDArray[np.float32]:
+        """Return the first recorded observation."""
+        begin: NDArray[np.float32] = self._frames[0]
+        return begin
 
     def frame(self) -> NDArray[np.float32]:
         """Return the next recorded observation."""

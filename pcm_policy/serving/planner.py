@@ -57,6 +57,7 @@ def describe(policy: DiffusionPolicy) -> PolicySpec:
         action_low=tuple(action.low.tolist()),
         action_high=tuple(action.high.tolist()),
         max_excess=config.max_excess,
+        obs_fields=tuple(config.obs_fields),
     )
 
 
