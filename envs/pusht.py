@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pcm_policy.errors import PcmError
+from pcm_policy.fields import maps
 
 Obs = TypeVar("Obs")
 Image = NDArray[np.uint8]
@@ -68,6 +69,7 @@ def _place(points: NDArray[np.float64], pose: ArrayLike) -> NDArray[np.float64]:
     )
 
 
+@maps("keypoint", "state[0:2]", action="action")
 def mirror(
     observation: NDArray[np.float32], action: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -82,7 +84,15 @@ def mirror(
 
     Returns:
         Both, reflected.
+
+    Raises:
+        PcmError: Rows of another width.
     """
+    if observation.shape[-1] != 20 or action.shape[-1] != 2:
+        raise PcmError(
+            f"Push-T's mirror image takes 20 numbers an observation and 2 an action, not "
+            f"{observation.shape[-1]} and {action.shape[-1]}"
+        )
     points = observation[..., :18].reshape(*observation.shape[:-1], 9, 2).astype(np.float64)
     x, y, angle = np.moveaxis(pose(points), -1, 0)
     side = GOAL_POSE[0] + GOAL_POSE[1]

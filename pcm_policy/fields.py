@@ -1,14 +1,16 @@
 """Which columns of which arrays make an observation; numpy alone."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pcm_policy.errors import PcmError
 
+F = TypeVar("F", bound=Callable[..., object])
 _FIELD = re.compile(r"(?P<key>[^\[\]\s]+)(\[(?P<start>\d*):(?P<stop>\d*)\])?")
 
 
@@ -44,6 +46,23 @@ def parse_field(text: str) -> Field:
         raise PcmError(f"field {text!r}: expected a key or key[start:stop], such as state[0:2]")
     start, stop = match["start"], match["stop"]
     return Field(match["key"], int(start) if start else 0, int(stop) if stop else None)
+
+
+def maps(*obs: str, action: str) -> Callable[[F], F]:
+    """Mark a function of (observations, actions) with the fields whose columns it takes.
+
+    Training refuses it for other fields, which may well be as wide.
+
+    Args:
+        *obs: fields of the observation, in order.
+        action: field of the action.
+    """
+
+    def mark(function: F) -> F:
+        function.maps_fields = obs, action  # type: ignore[attr-defined]
+        return function
+
+    return mark
 
 
 def join_fields(obs: Mapping[str, ArrayLike], fields: Sequence[str]) -> NDArray[np.float32]:

@@ -51,7 +51,10 @@ def main(
     _say("2/5 Training briefly from them")
     here = f"dataset.path={DEMONSTRATIONS}"
     base = cli_train.train_main(
-        compose("train", [here, f"output_dir={output}/train", f"train.steps={train_steps}"])
+        compose(
+            "train",
+            ["task=pusht", here, f"output_dir={output}/train", f"train.steps={train_steps}"],
+        )
     )
     _say("3/5 Distilling a PCM head briefly")
     brief = cli_train.distill_main(

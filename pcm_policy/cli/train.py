@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from omegaconf import DictConfig
 
 from pcm_policy.cli.compose import pick_device, plain, typed, writable
+from pcm_policy.cli.tasks import reading_of
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.exactness import exactness_report
 from pcm_policy.measure.report import card
@@ -23,15 +24,22 @@ from pcm_policy.training.demonstrations import (
 )
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import TrainConfig, fit
-from pcm_policy.training.make import continued_policy, new_policy, policy_config
+from pcm_policy.training.make import (
+    completed_task,
+    continued_policy,
+    new_policy,
+    policy_config,
+)
 
 
 def train_main(config: DictConfig) -> Path:
     """Train a base policy; returns its folder."""
     output, half = writable(config.output_dir), _half(config)
     training = typed(TrainConfig, config.train, "train")
-    dataset = _dataset(config)
-    settings = policy_config(plain(config.task), plain(config.network), plain(config.policy))
+    task = plain(config.task)
+    dataset = _dataset(config).filled(task)
+    task = completed_task(task, dataset)
+    settings = policy_config(task, plain(config.network), plain(config.policy), dataset.reading)
     data = load_demonstrations(dataset, settings)
     if config.init is None:
         policy = new_policy(settings, data, training.seed, config.policy.normalizer)
@@ -53,8 +61,10 @@ def distill_main(config: DictConfig) -> Path:
     """Distil a PCM head, or a consistency model; returns the policy's folder."""
     output, half = writable(config.output_dir), _half(config)
     training = typed(TrainConfig, config.train, "train")
-    dataset = _dataset(config)
     base = DiffusionPolicy.from_pretrained(config.policy)
+    dataset = _dataset(config)
+    if dataset.names is None or dataset.symmetry == "auto":
+        dataset = dataset.filled(reading_of(base.config, plain(config.task)))
     data = load_demonstrations(dataset, base.config)
     seen, data = data, data.encoded(base.to(pick_device(config.device)))
     objective = _distillation(config, base, data, training)

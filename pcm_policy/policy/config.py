@@ -56,6 +56,9 @@ class PolicyConfig:
             range are refused.
         head: the PCM head, if there is one.
         vision: how images become part of the observation; None for a policy without cameras.
+        demonstrations: how its demonstrations were read: ``names`` of their arrays where these
+            differ from the fields, and the ``symmetry`` of copies that it was trained on as well;
+            empty where that is not known.
         inpainting: observations are no condition of the network, but entries of the trajectory
             beside the actions, see :func:`pcm_policy.sampling.denoise.inpainting`.
     """
@@ -80,6 +83,7 @@ class PolicyConfig:
     head: HeadConfig | None = None
     vision: VisionConfig | None = None
     inpainting: bool = False
+    demonstrations: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if min(self.obs_dim, self.action_dim, self.obs_steps, self.action_steps) < 1:

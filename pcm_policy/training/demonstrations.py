@@ -1,8 +1,7 @@
 """From a demonstration set to what training takes: raw rows, windows, a fitted policy."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from pcm_policy.datasets.frames import Frames, joined_frames, open_frames
 from pcm_policy.datasets.open import open_demonstrations
+from pcm_policy.datasets.recording import META, parse_meta
 from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
@@ -20,6 +20,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.vision import STATE
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.cameras import encode_rows
+from pcm_policy.training.symmetry import reflect
 
 SEEN = 64
 """Held-out observations with images that a policy carries, encoded."""
@@ -39,10 +40,12 @@ class DatasetConfig:
             ``val_fraction``.
         more: further replay buffers; all their episodes are trained on.
         episodes: take the first episodes alone; None for all.
-        names: what a policy's entries are called in the demonstrations, where they differ.
+        names: what a policy's entries are called in the demonstrations, where they differ. None:
+            as the task says, or the policy that is distilled; nothing where neither does.
         cache: folder for decoded camera frames.
         symmetry: ``module:function`` that maps all rows ``(obs, action)`` to an equally valid
-            copy of them; the training episodes are seen both ways. None for no copy.
+            copy of them; the training episodes are seen both ways. ``auto``: that of the task, or
+            of the policy that is distilled; no copy where neither has one. None for no copy.
     """
 
     path: str
@@ -52,9 +55,21 @@ class DatasetConfig:
     val_filter_key: str | None = None
     more: list[str] = field(default_factory=list)
     episodes: int | None = None
-    names: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] | None = None
     cache: str = "frames"
-    symmetry: str | None = None
+    symmetry: str | None = "auto"
+
+    def filled(self, reading: Mapping[str, Any]) -> "DatasetConfig":
+        """Return it with ``names`` and ``symmetry`` from a task or a policy where left open."""
+        names = dict(reading.get("names") or {}) if self.names is None else self.names
+        symmetry = reading.get("symmetry") if self.symmetry == "auto" else self.symmetry
+        return replace(self, names=names, symmetry=symmetry)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the rows were read, for the policy's config; nothing of it left open."""
+        filled = self.filled({})
+        return {"names": filled.names, "symmetry": filled.symmetry}
 
 
 @dataclass(frozen=True)
@@ -88,8 +103,10 @@ class Demonstrations:
     def describe(self, dataset: DatasetConfig) -> str:
         """Return a line for the policy's card."""
         names = ", ".join(f"`{Path(path).name}`" for path in [dataset.path, *dataset.more])
+        copied = dataset.filled({}).symmetry
+        copies = f", half of them copies by `{copied}`," if copied else ""
         return (
-            f"{names}: {len(self.train)} training and {len(self.held_out)} "
+            f"{names}: {len(self.train)} training windows{copies} and {len(self.held_out)} "
             f"held-out windows (episodes split with val_fraction={dataset.val_fraction}, "
             f"val_seed={dataset.val_seed})"
         )
@@ -137,6 +154,7 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
     Raises:
         PcmError: the file is damaged, lacks a field, or its widths are not the policy's.
     """
+    dataset = dataset.filled({})
     if dataset.val_filter_key is None:
         data = _read(dataset, config, dataset.val_fraction, dataset.filter_key)
     else:
@@ -155,14 +173,30 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
     if dataset.symmetry is not None and data.frames:
         raise PcmError("dataset.symmetry maps numbers, not images: set dataset.symmetry=null")
     if dataset.symmetry is not None:
-        copied = _function(dataset.symmetry)(obs.numpy(), action.numpy())
-        count = len(obs)
-        obs, action = (
-            torch.cat([rows, torch.from_numpy(copy)])
-            for rows, copy in zip((obs, action), copied, strict=True)
-        )
+        copied, count = reflect(dataset.symmetry, obs, action, config), len(obs)
+        obs, action = torch.cat([obs, copied[0]]), torch.cat([action, copied[1]])
         train, steps = (np.concatenate([rows, rows + count]) for rows in (train, steps))
     return Demonstrations(obs, action, train, data.held_out, steps, data.frames)
+
+
+def field_widths(
+    dataset: DatasetConfig, obs_fields: Sequence[str], action_field: str
+) -> dict[str, float | None]:
+    """Return ``obs_dim`` and ``action_dim`` of fields, and ``control_hz`` if the file says it.
+
+    Raises:
+        PcmError: the file is damaged or lacks a field.
+    """
+    names = dataset.names or {}
+    obs_fields = [names.get(text, text) for text in obs_fields]
+    action_field = names.get(action_field, action_field)
+    keys = field_keys([*obs_fields, action_field])
+    buffer = open_demonstrations(dataset.path, keys, dataset.filter_key).first(1)
+    return {
+        "obs_dim": gather_fields(buffer, obs_fields).shape[1] if obs_fields else 0,
+        "action_dim": gather_fields(buffer, [action_field]).shape[1],
+        "control_hz": parse_meta(buffer.path, buffer.attrs.get(META)).get("fps"),
+    }
 
 
 def _read(
@@ -172,8 +206,9 @@ def _read(
     filter_key: str | None = None,
 ) -> Demonstrations:
     path = dataset.path
-    obs_fields = [dataset.names.get(text, text) for text in config.obs_fields]
-    action_field = dataset.names.get(config.action_field, config.action_field)
+    names = dataset.names or {}
+    obs_fields = [names.get(text, text) for text in config.obs_fields]
+    action_field = names.get(config.action_field, config.action_field)
     buffer = open_demonstrations(path, field_keys([*obs_fields, action_field]), filter_key)
     if dataset.episodes is not None:
         buffer = buffer.first(dataset.episodes)
@@ -193,7 +228,7 @@ def _read(
             )
     frames = {}
     for name, size in ({} if config.vision is None else config.vision.cameras).items():
-        key, cache = dataset.names.get(name, name), Path(dataset.cache)
+        key, cache = names.get(name, name), Path(dataset.cache)
         frames[name] = open_frames(path, key, size, cache, filter_key, buffer.n_steps)
     kept, held = split_episodes(buffer.n_episodes, val_fraction, dataset.val_seed)
     train, held_out = (
@@ -224,12 +259,3 @@ def _joined(first: Demonstrations, more: Demonstrations) -> Demonstrations:
         np.concatenate([first.train_steps, more.train_steps + count]),
         joined_frames(first.frames, more.frames),
     )
-
-
-def _function(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise PcmError(f"symmetry {name!r}: give module:function ({error})") from error
-    return found

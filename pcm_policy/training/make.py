@@ -13,13 +13,51 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.training.demonstrations import Demonstrations
+from pcm_policy.training.demonstrations import DatasetConfig, Demonstrations, field_widths
+from pcm_policy.training.saying import say
+
+RATE = 10.0
+"""Hz, of a policy whose task and demonstrations do not say a rate."""
+
+
+def completed_task(task: Mapping[str, Any], dataset: DatasetConfig) -> dict[str, Any]:
+    """Fill in from the demonstrations what a task leaves open: widths of fields, and the rate.
+
+    Args:
+        task: the task section of the command line's config; what is open is None.
+        dataset: the demonstrations.
+
+    Raises:
+        PcmError: neither a task nor fields are named, or the demonstrations lack a field.
+    """
+    if task.get("obs_fields") is None:
+        raise PcmError(
+            "what does the policy observe? give a task, such as task=pusht, or the arrays of the "
+            'demonstrations, such as "task.obs_fields=[observation.state]"'
+        )
+    completed = dict(task)
+    if any(task.get(key) is None for key in ("obs_dim", "action_dim", "control_hz")):
+        found = field_widths(dataset, task["obs_fields"], task["action_field"])
+        completed |= {k: v for k, v in found.items() if task.get(k) is None}
+    if completed["control_hz"] is None:
+        say(f"the demonstrations say no rate: task.control_hz={RATE:g} is written into the policy")
+        completed["control_hz"] = RATE
+    return completed
 
 
 def policy_config(
-    task: Mapping[str, Any], network: Mapping[str, Any], settings: Mapping[str, Any]
+    task: Mapping[str, Any],
+    network: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    reading: Mapping[str, Any] | None = None,
 ) -> PolicyConfig:
     """Join the task, network and policy sections of the command line's config.
+
+    Args:
+        task: as :func:`completed_task` returns it.
+        network: name and options.
+        settings: the policy section.
+        reading: how the demonstrations are read, see ``DatasetConfig.reading``.
 
     Raises:
         PcmError: a value out of range or an unknown key.
@@ -47,11 +85,12 @@ def policy_config(
             clip=settings["clip"],
             max_excess=settings["max_excess"],
             sampler=SamplerConfig(**settings["sampler"]),
-            task=task["name"],
+            task=task["name"] or "",
             control_hz=task["control_hz"],
             prefix_steps=task["prefix_steps"],
             obs_fields=tuple(task["obs_fields"]),
             action_field=task["action_field"],
+            demonstrations=dict(reading or {}),
         )
     except (TypeError, KeyError) as error:
         raise PcmError(f"task, network or policy config: {error}") from error

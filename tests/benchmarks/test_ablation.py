@@ -21,7 +21,12 @@ DISTILL = [*SMALL, "sampler.steps=4", "distill.pool=16", "distill.reuse=2"]
 
 @pytest.fixture(scope="module")
 def base(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    words = ["network.options.width=16", "network.options.depth=1", f"dataset.path={demos}"]
+    words = [
+        "task=pusht",
+        "network.options.width=16",
+        "network.options.depth=1",
+        f"dataset.path={demos}",
+    ]
     words += [*SMALL, "train.steps=5", f"output_dir={tmp_path_factory.mktemp('base')}"]
     return cli_train.train_main(compose("train", words))
 

@@ -35,7 +35,7 @@ TINY = ["network.options.width=32", "network.options.depth=1", "train.steps=4", 
 def policy(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("tiny")
     return cli_train.train_main(
-        compose("train", [*TINY, f"dataset.path={demos}", f"output_dir={output}"])
+        compose("train", ["task=pusht", *TINY, f"dataset.path={demos}", f"output_dir={output}"])
     )
 
 
@@ -58,7 +58,9 @@ def damaged(demos: Path, tmp_path: Path) -> tuple[Path, zarr.Group]:
 def test_missing_array(demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, _ = damaged(demos, tmp_path)
     shutil.rmtree(path / "data/keypoint")
-    line = fails(capsys, "train", *TINY, f"dataset.path={path}", f"output_dir={tmp_path}/out")
+    line = fails(
+        capsys, "train", "task=pusht", *TINY, f"dataset.path={path}", f"output_dir={tmp_path}/out"
+    )
     assert "damaged.zarr" in line
     assert "keypoint" in line
     assert not (tmp_path / "out/policy").exists()
@@ -70,7 +72,9 @@ def test_episode_ends(
 ) -> None:
     path, group = damaged(demos, tmp_path)
     group["meta/episode_ends"][:] = np.array(ends)
-    line = fails(capsys, "train", *TINY, f"dataset.path={path}", f"output_dir={tmp_path}/out")
+    line = fails(
+        capsys, "train", "task=pusht", *TINY, f"dataset.path={path}", f"output_dir={tmp_path}/out"
+    )
     assert "damaged.zarr" in line
     assert "episode_ends" in line
 
@@ -78,7 +82,9 @@ def test_episode_ends(
 def test_nan_in_actions(demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, group = damaged(demos, tmp_path)
     group["data/action"][77, 1] = np.nan
-    line = fails(capsys, "train", *TINY, f"dataset.path={path}", f"output_dir={tmp_path}/out")
+    line = fails(
+        capsys, "train", "task=pusht", *TINY, f"dataset.path={path}", f"output_dir={tmp_path}/out"
+    )
     assert "action" in line
     assert "77" in line
 
@@ -138,7 +144,7 @@ def test_unwritable_output(
     (tmp_path / "file").write_text("in the way")
     out = f"output_dir={tmp_path}/file/out"
     for name, words in (
-        ("train", [*TINY, f"dataset.path={demos}"]),
+        ("train", ["task=pusht", *TINY, f"dataset.path={demos}"]),
         ("eval", [f"policy={policy}"]),
         ("bench", [f"policy={policy}"]),
     ):

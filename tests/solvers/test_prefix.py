@@ -135,7 +135,13 @@ def test_known_steps_are_not_asked_for() -> None:
 def trained(demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy whose chunk goes on from its prefix, after a short training on straight lines."""
     output = tmp_path_factory.mktemp("prefix") / "run"
-    overrides = ["network.options.width=64", "network.options.depth=1", "device=cpu", "threads=1"]
+    overrides = [
+        "task=pusht",
+        "network.options.width=64",
+        "network.options.depth=1",
+        "device=cpu",
+        "threads=1",
+    ]
     overrides += [f"dataset.path={demos}", f"output_dir={output}", "task.prefix_steps=6"]
     overrides += ["train.steps=300", "train.batch=64", "train.lr=0.003", "train.warmup=20"]
     return cli_train.train_main(compose("train", overrides))

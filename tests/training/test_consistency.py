@@ -199,7 +199,10 @@ def test_distils_to_a_policy_folder(demos: Path, tmp_path: Path) -> None:
     small += [f"dataset.path={demos}", "train.save_every=20", "train.log_every=10"]
     network = ["network.options.width=32", "network.options.depth=1"]
     base = cli_train.train_main(
-        compose("train", [*small, *network, "train.steps=60", f"output_dir={tmp_path}/base"])
+        compose(
+            "train",
+            ["task=pusht", *small, *network, "train.steps=60", f"output_dir={tmp_path}/base"],
+        )
     )
     words = [*small, f"policy={base}", "head=consistency", "train.steps=80"]
     folder = cli_train.distill_main(compose("distill", [*words, f"output_dir={tmp_path}/whole"]))
@@ -224,7 +227,9 @@ def test_a_cut_run_goes_on_as_it_was(
     small = ["device=cpu", "threads=1", "train.batch=16", "train.warmup=5", "train.save_every=10"]
     small += [f"dataset.path={demos}", "train.steps=30"]
     network = ["network.options.width=16", "network.options.depth=1"]
-    base = cli_train.train_main(compose("train", [*small, *network, f"output_dir={tmp_path}/base"]))
+    base = cli_train.train_main(
+        compose("train", ["task=pusht", *small, *network, f"output_dir={tmp_path}/base"])
+    )
     words = [*small, f"policy={base}", "head=consistency"]
     whole = cli_train.distill_main(compose("distill", [*words, f"output_dir={tmp_path}/whole"]))
     loss = Consistency.loss

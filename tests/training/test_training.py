@@ -23,7 +23,13 @@ from pcm_policy.solvers.solve import SolverConfig
 from pcm_policy.training.batches import Batches, step_generator
 from pcm_policy.training.loop import Share, TrainConfig, _average, learning_rate
 
-SMALL = ["network.options.width=32", "network.options.depth=1", "device=cpu", "threads=1"]
+SMALL = [
+    "task=pusht",
+    "network.options.width=32",
+    "network.options.depth=1",
+    "device=cpu",
+    "threads=1",
+]
 BIN = Path(sys.executable).parent
 
 
@@ -269,7 +275,7 @@ def test_trains_on_the_human_data(human_data: Path, tmp_path: Path) -> None:
 def test_a_transformer_is_trained_and_solved_in_parallel(demos: Path, tmp_path: Path) -> None:
     small = ["network.options.n_layer=2", "network.options.n_emb=32", "train.steps=120"]
     words = training(demos, tmp_path / "run", "network=transformer", *small)
-    folder = cli_train.train_main(compose("train", [w for w in words if w not in SMALL[:2]]))
+    folder = cli_train.train_main(compose("train", [w for w in words if w not in SMALL[1:3]]))
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [x["loss"] for x in lines if "loss" in x]
     assert losses[-1] < 0.7 * losses[0]

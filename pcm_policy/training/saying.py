@@ -1,0 +1,17 @@
+"""What a run says beside its results; of several processes the first one speaks for all."""
+
+import os
+import sys
+
+from tqdm import tqdm
+
+
+def is_first() -> bool:
+    """Whether this is the first process, by the rank that a launcher such as torchrun gives."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, above a progress bar."""
+    if is_first():
+        tqdm.write(text, file=sys.stderr)
