@@ -21,7 +21,7 @@ import numpy as np
 
 from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.report import table
+from pcm_policy.measure.tables import table
 
 EPISODE = 200
 RING = ("a.zarr", "b.hdf5", "c", "minari:d-v0", "e", "f.zarr")

@@ -12,7 +12,6 @@ loop inside its package.
 
 import argparse
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,10 @@ from tqdm import tqdm
 from benchmarks.pasted import paste
 from pcm_policy.export import example
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.bench import Timed, hardware, time_predictions
-from pcm_policy.measure.report import markdown, table
+from pcm_policy.measure.bench import time_predictions
+from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.timing import Side
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.onnx import Solve, compiled_solve
 from pcm_policy.sampling.noise import Noise
@@ -71,14 +72,12 @@ def package(policy: DiffusionPolicy, solver: SolverConfig, inputs: Mapping[str, 
     return compiled_solve(policy, solve, tuple(inputs.values()))
 
 
-def side(run: Solve, inputs: Mapping[str, Tensor], obs: Tensor) -> Timed:
-    """Return a side of :func:`time_predictions`: one call of a package, in milliseconds."""
+def side(run: Solve, inputs: Mapping[str, Tensor], obs: Tensor) -> Side:
+    """Return a side of :func:`time_predictions`: one call of a package."""
+    others = [tuple({**inputs, "obs": row[None]}.values()) for row in obs]
 
-    def call(number: int) -> float:
-        given = tuple({**inputs, "obs": obs[number % len(obs)][None]}.values())
-        start = time.perf_counter()
-        run(given)
-        return (time.perf_counter() - start) * 1e3
+    def call(number: int) -> None:
+        run(others[number % len(others)])
 
     return call
 
@@ -120,13 +119,7 @@ def main() -> None:
     eager = time_predictions(policy, solvers, frames, options.calls)
     for row, fast, slow in zip(rows, onnx, eager, strict=True):
         row |= {"onnx_ms": fast, "eager_ms": slow, "solver": row["solver"].to_flat()}
-    names = ("policy", "calls", "threads")
-    words = " ".join(f"--{name} {getattr(options, name)}" for name in names)
-    report = {
-        "command": f"python -m benchmarks.packages {words}",
-        "hardware": hardware(policy.device),
-        "rows": rows,
-    }
+    report = {**conditions(policy), "rows": rows}
     write_text(options.output / "packages.json", to_json(report))
     lines = [cells(row, rows[0]) for row in rows]
     print(table(HEAD, lines))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pcm_policy.errors import PcmError
-from pcm_policy.measure.bench import time_calls
+from pcm_policy.measure.timing import time_call
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.onnx import TOLERANCE, onnx_session, run_session
 from pcm_policy.sampling.noise import Noise
@@ -188,5 +188,5 @@ _WRITE: dict[str, Callable[[Any, Path], Call]] = {
 
 @torch.inference_mode()
 def _time(call: Call, inputs: Mapping[str, Tensor], calls: int) -> tuple[float, float]:
-    spent = time_calls(lambda _: call(inputs), calls)
+    spent = time_call(lambda _: call(inputs), calls)
     return spent["p50"], spent["p95"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pcm_policy.files import write_file
-from pcm_policy.measure.report import table
+from pcm_policy.measure.tables import table
 
 HEAD = [
     "policy",
@@ -80,7 +80,7 @@ def write_picture(file: Path, target: Path) -> None:
         axis.legend(fontsize=7)
     machine = report["hardware"]
     figure.suptitle(
-        f"{machine['device']}, threads: {report['threads']}, {report['dtype']}, "
+        f"{machine['device']}, threads: {machine['threads']}, {report['dtype']}, "
         f"torch {machine['torch']}, commit {report['commit']}; e: largest error to the reference",
         fontsize=9,
     )

@@ -24,7 +24,7 @@ from pcm_policy.control import PlanRequest
 from pcm_policy.control.client import Link
 from pcm_policy.control.times import Times
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.bench import hardware
+from pcm_policy.measure.conditions import hardware
 from pcm_policy.policy.folder import held_out_observations
 
 POLICY = "released/pusht_mlp"

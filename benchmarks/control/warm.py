@@ -28,9 +28,9 @@ from pcm_policy.control.delay import FixedLatency
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.files import to_json, write_file, write_text
-from pcm_policy.measure.bench import hardware
-from pcm_policy.measure.report import table
+from pcm_policy.measure.conditions import hardware
 from pcm_policy.measure.statistics import paired_difference_interval
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.simulate import simulate
 from pcm_policy.serving.planner import Planner

@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.pasted import paste
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.report import markdown, table
+from pcm_policy.measure.tables import markdown, table
 
 SOLVERS: Mapping[str, tuple[str, ...]] = {
     "DDIM-16, the base": ("solver=ddim",),

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.bench import hardware
+from pcm_policy.measure.conditions import hardware
 from pcm_policy.measure.exactness import paired_noise
-from pcm_policy.measure.report import markdown, table
+from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise

@@ -30,9 +30,9 @@ from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.bench import hardware
+from pcm_policy.measure.conditions import hardware
 from pcm_policy.measure.exactness import chunk_error, paired_noise, solved
-from pcm_policy.measure.report import markdown, table
+from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import fingerprint, held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig

@@ -56,10 +56,11 @@ from benchmarks.study.search import TUNING_SEED, best_path, best_sampler, visite
 from benchmarks.study.show import HEAD, cells, pictures, tables
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.bench import hardware, time_predictions
+from pcm_policy.measure.bench import time_predictions
+from pcm_policy.measure.conditions import hardware
 from pcm_policy.measure.exactness import ON_AVERAGE, settle_level, settling, solved
 from pcm_policy.measure.few_steps import rmse
-from pcm_policy.measure.report import markdown, table
+from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import fingerprint, held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig

@@ -8,7 +8,7 @@ from benchmarks.study.ratios import HEAD as RATIO_HEAD
 from benchmarks.study.ratios import Needed, lines
 from benchmarks.study.rows import PARALLEL, SETTLING
 from pcm_policy.files import write_file
-from pcm_policy.measure.report import SOLVER_COLOURS
+from pcm_policy.measure.pictures import SOLVER_COLOURS
 
 HEAD = [
     "solver",

@@ -1,7 +1,9 @@
 """``pcm-bench`` and ``pcm-bench tune``: time the solvers of a policy, and choose one."""
 
 import json
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,14 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
+from pcm_policy.cli.compose import compose, env_kwargs, load_policy, plain, writable
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure import tune
-from pcm_policy.measure.bench import run_bench
-from pcm_policy.measure.report import bench_picture, bench_table, table
+from pcm_policy.measure.bench import Bench, run_bench
+from pcm_policy.measure.bench_tables import bench_table
+from pcm_policy.measure.pictures import bench_picture
 from pcm_policy.measure.statistics import paired_difference_interval
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations, held_out_sights
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
@@ -22,11 +26,11 @@ from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.solvers.solve import SolverConfig
 
 
-def bench_main(config: DictConfig) -> dict[str, Any]:
-    """Time all solvers; returns what ``bench.json`` holds."""
+def bench_main(config: DictConfig) -> Bench:
+    """Time all solvers; write ``bench.json``, then draw it, then print it."""
     output = writable(config.output_dir)
     policy = load_policy(config)
-    report = run_bench(
+    bench = run_bench(
         policy,
         held_out_observations(config.policy),
         sights=held_out_sights(config.policy),
@@ -38,12 +42,12 @@ def bench_main(config: DictConfig) -> dict[str, Any]:
         methods=config.methods,
         lerobot=config.lerobot,
     )
-    report["policy"] = str(config.policy)
+    report = {"policy": str(config.policy), **bench.to_json()}
     write_text(output / "bench.json", to_json(report))
-    bench_picture(report, output / "bench.png")
-    print(bench_table(report))
+    print(bench_table(bench))
+    bench_picture(bench, output / "bench.png")
     print(output / "bench.json", output / "bench.png")
-    return report
+    return bench
 
 
 def tune_main(config: DictConfig) -> dict[str, Any]:
@@ -115,5 +119,25 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
         )
     )
     print(f"chosen: {best.label} ({why})")
-    print(f"pcm-eval --config-dir {output} solver=tuned runtime=tuned output_dir=...")
+    print(evaluation_line(config, output))
     return report
+
+
+def evaluation_line(config: DictConfig, output: Path) -> str:
+    """Return the command that evaluates the tuned solver on the same policy and task."""
+    task = plain(config.task)
+    words = ["pcm-eval", "--config-dir", str(output), f"policy={config.policy}"]
+    words += [f"task={task['name']}"]
+    usual = plain(compose("eval", words[-1:]).task)
+    words += [f"task.{key}={json.dumps(value)}" for key, value in _changed(task, usual)]
+    words += ["solver=tuned", "runtime=tuned", f"output_dir={output / 'eval'}"]
+    return shlex.join(words)
+
+
+def _changed(given: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of everything that is not as usual."""
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(usual.get(key), dict):
+            yield from ((f"{key}.{inner}", v) for inner, v in _changed(value, usual[key]))
+        elif value != usual.get(key):
+            yield key, value

@@ -14,8 +14,8 @@ from pcm_policy.control.delay import FixedLatency
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.envs.workers import side_by_side
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.bench import hardware
-from pcm_policy.measure.report import table
+from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.simulate import SimulationResult, simulate
 from pcm_policy.serving.planner import Planner
@@ -60,7 +60,7 @@ def simulate_main(
         "control": asdict(settings) | {"period_ms": period_ms},
         "latency": plain(config.latency),
         **outcome,
-        "hardware": hardware(policy.device),
+        **conditions(policy),
         "episodes": episodes,
         "latencies_ms": list(found.latencies_ms),
     }

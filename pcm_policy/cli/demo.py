@@ -18,15 +18,11 @@ from pcm_policy.cli import eval as cli_eval
 from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.files import write_text
-from pcm_policy.measure.report import (
-    bench_head,
-    bench_rows,
-    embed,
-    html_table,
-    page,
-    rounds_rows,
-    table,
-)
+from pcm_policy.measure.bench import Bench
+from pcm_policy.measure.bench_tables import bench_rows, rounds_rows
+from pcm_policy.measure.conditions import said
+from pcm_policy.measure.page import embed, html_table, page
+from pcm_policy.measure.tables import table
 
 RELEASED_POLICY = "released/pusht_mlp"
 DEMONSTRATIONS = "released/pusht_demos"
@@ -106,13 +102,9 @@ def _evaluate(
     ]
 
 
-def _report(
-    output: Path, rows: list[list[str]], brief_row: list[str], bench: dict[str, Any]
-) -> str:
+def _report(output: Path, rows: list[list[str]], brief_row: list[str], bench: Bench) -> str:
     films = sorted(output.glob("eval/*/videos/*.mp4"))
-    machine = bench["hardware"]
-    where = f"{machine['device']}, {machine['threads']} threads, float32, batch 1, eager"
-    rounds_head = ["sampler", "solver", f"rounds until error < {bench['error']:g}", "worst"]
+    where = f"{said(bench.facts)}, batch 1"
     return page(
         "pcm_policy: a diffusion policy in two parallel rounds",
         [
@@ -127,8 +119,7 @@ def _report(
             ("Latency, and distance to the sequential chunk", embed(output / "bench/bench.png")),
             (
                 "All solvers on the same weights",
-                html_table(bench_head(bench), bench_rows(bench))
-                + html_table(rounds_head, rounds_rows(bench)),
+                html_table(*bench_rows(bench)) + html_table(*rounds_rows(bench)),
             ),
         ],
     )

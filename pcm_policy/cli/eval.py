@@ -13,8 +13,10 @@ from pcm_policy.cli.control import simulate_main, simulates
 from pcm_policy.envs.workers import side_by_side
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.bench import hardware, time_calls, time_encoding, time_predictions
-from pcm_policy.measure.report import table
+from pcm_policy.measure.bench import time_encoding, time_predictions
+from pcm_policy.measure.conditions import conditions, hardware, made_by
+from pcm_policy.measure.tables import table
+from pcm_policy.measure.timing import time_call
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import EvaluationCut, evaluate
 from pcm_policy.rollout.robomimic_policy import SCHEME, RobomimicPolicy
@@ -40,7 +42,7 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
         "rounds": runner.mean_rounds,
         "nfe": runner.mean_nfe,
         "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
-        "hardware": hardware(policy.device),
+        **conditions(policy),
     }
     return _report(config, output, result, cut, made)
 
@@ -51,7 +53,7 @@ def _eval_baseline(config: DictConfig, output: Path) -> dict[str, Any]:
     result, cut = _roll_out(config, output, runner, 1, demonstrate=True)
     frames, row = runner.observations(), np.zeros(1, np.int64)
     batched = [{key: values[None] for key, values in frame.items()} for frame in frames]
-    timed = time_calls(
+    timed = time_call(
         lambda call: runner(batched[call % len(batched)], row, row), config.latency_calls
     )
     made = {
@@ -59,6 +61,7 @@ def _eval_baseline(config: DictConfig, output: Path) -> dict[str, Any]:
         "rounds": 1.0,
         "nfe": 1.0,
         "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
+        **made_by(),
         "hardware": hardware(torch.device("cpu")),
     }
     return _report(config, output, result, cut, made)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from pcm_policy.cli.compose import plain, run_command, writable
 from pcm_policy.export import example, export
 from pcm_policy.files import to_json, write_file, write_text
-from pcm_policy.measure.bench import hardware
-from pcm_policy.measure.report import table
+from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 
 
@@ -35,7 +35,7 @@ def export_main(config: DictConfig) -> dict[str, Any]:
         "executed_steps": [c.obs_steps - 1, c.obs_steps - 1 + c.action_steps],
         "torch": torch.__version__,
         "calls": config.calls,
-        "hardware": hardware(policy.device),
+        **conditions(policy),
         "packages": {name: asdict(one) for name, one in found.items()},
     }
     write_text(output / "export.json", to_json(report))

@@ -24,8 +24,8 @@ from pcm_policy.control.times import Times
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import join_fields
 from pcm_policy.files import to_json, write_file, write_text
-from pcm_policy.measure.bench import hardware
-from pcm_policy.measure.report import table
+from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.loop import LoopResult, run_loop
@@ -85,7 +85,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         **result.to_json(),
         "delay_steps": delay.steps,
         "events": list(controller.record.events),
-        "hardware": hardware(policy.device),
+        **conditions(policy),
     }
     write_text(output / "loop.json", to_json(report))
     picture(result, planner.solver.label, output / "loop.png")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pcm_policy.cli.compose import run_command
-from pcm_policy.measure.report import table
+from pcm_policy.measure.tables import table
 
 
 def train() -> None:

@@ -1,7 +1,7 @@
 """``pcm-train`` and ``pcm-distill``: from demonstrations to the folder of a policy."""
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from pcm_policy.cli.compose import pick_device, plain, typed, writable
 from pcm_policy.cli.tasks import reading_of
 from pcm_policy.errors import PcmError
+from pcm_policy.measure.card import card
 from pcm_policy.measure.exactness import exactness_report
-from pcm_policy.measure.report import card
 from pcm_policy.policy.folder import fingerprint, resolve_data, round_to_half, save_policy
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.training.cloning import Cloning
@@ -53,7 +53,7 @@ def train_main(config: DictConfig) -> Path:
     ).eval()
     if half:
         round_to_half(policy.network)
-    text = card(policy, data.describe(dataset), "pcm-train", training)
+    text = card(policy, data.describe(dataset), "pcm-train", asdict(training))
     return _save(policy, data, text, output, accelerator, data.sights(policy))
 
 
@@ -81,7 +81,7 @@ def distill_main(config: DictConfig) -> Path:
     measured = ""
     if accelerator.is_main_process:
         measured = exactness_report(policy.eval(), data.observations(policy), base)
-    text = card(policy, data.describe(dataset), "pcm-distill", training, made, measured)
+    text = card(policy, data.describe(dataset), "pcm-distill", asdict(training), made, measured)
     return _save(policy, data, text, output, accelerator, seen.sights(policy))
 
 

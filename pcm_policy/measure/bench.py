@@ -1,57 +1,148 @@
 """Honest timing and exactness of every solver on the same weights.
 
-Latency is one prediction at batch 1, device synchronised on both sides, after a warm-up; the
-solvers take turns call by call, so that a slow moment of the machine meets all of them. Errors are
-against the sequential chunk of the same sampler, same observation, same noise. LeRobot's rows
-(:mod:`pcm_policy.measure.lerobot`) take their turns in the same loop.
+Latency is one prediction at batch 1; the solvers take turns (:mod:`pcm_policy.measure.timing`).
+Errors are against the sequential chunk of the same sampler, same observation, same noise. LeRobot's
+rows (:mod:`pcm_policy.measure.lerobot`) take their turns in the same loop.
 """
 
-import os
-import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any, get_args
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pcm_policy.errors import PcmError
-from pcm_policy.measure.exactness import paired_noise
-from pcm_policy.measure.rounds import Progress, count_rounds
+from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.exactness import paired_noise, solved
+from pcm_policy.measure.rounds import Trace, count_rounds
+from pcm_policy.measure.rows import OURS, Row, default_rows, sequential, settings
 from pcm_policy.measure.statistics import percentiles
+from pcm_policy.measure.timing import Progress, Side, no_progress, take_turns, time_call
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.deadline import synchronize
-from pcm_policy.solvers.solve import Method, SolverConfig
-
-Timed = Callable[[int], float]
-"""Makes a call by its number and returns its milliseconds."""
-
-WARMUP = 5
-FEW_STEPS = (1, 2, 3, 4, 8)
-PARALLEL: tuple[Method, ...] = ("paradigms", "picard", "coarse", "anderson", "newton")
+from pcm_policy.solvers.solve import SolverConfig
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """Return what a timing depends on."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            name = next(x.split(":")[1].strip() for x in file if x.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else name,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "mode": "eager",
-    }
+@dataclass(frozen=True)
+class Errors:
+    """What a row's chunks are, over the observations.
+
+    Attributes:
+        rounds: mean network rounds.
+        worst_rounds: most of them.
+        nfe: mean evaluated states a chunk.
+        max_abs_error: largest distance to the reference's chunk, actions in [-1, 1].
+        mean_abs_error: mean of the same.
+        rmse: mean over observations of the root mean square over a chunk.
+        version: of another package.
+    """
+
+    rounds: float
+    worst_rounds: int
+    nfe: float
+    max_abs_error: float
+    mean_abs_error: float
+    rmse: float
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark: what ``bench.json``, its table and its picture show.
+
+    Attributes:
+        errors: of every row.
+        times_ms: p50, p95, p99, max and mean of every row.
+        traces: errors round by round, of the rows that stop by a tolerance.
+        facts: error, observations, calls, batch and the conditions, plain data for JSON.
+        left_out: a line for each row that cannot be.
+        encode_ms: images to features, before every solve; None without cameras.
+    """
+
+    errors: dict[Row, Errors]
+    times_ms: dict[Row, dict[str, float]]
+    traces: list[Trace]
+    facts: dict[str, Any]
+    left_out: list[str]
+    encode_ms: dict[str, float] | None = None
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows, another package's after our sequential row of the same sampler."""
+        others = {row.reference: row for row in self.errors if row.package != OURS}
+        found = []
+        for row in (row for row in self.errors if row.package == OURS):
+            found.append(row)
+            if row == sequential(row.reference) and row.reference in others:
+                found.append(others.pop(row.reference))
+        return found
+
+    @property
+    def slowest(self) -> Row:
+        """The sequential sampler that all speeds are also compared with."""
+        return next(iter(self.errors))
+
+    def speedup(self, row: Row, over: Row) -> float | None:
+        """Return how many times faster than another row one is, by p50; None without that one."""
+        if over not in self.times_ms:
+            return None
+        return self.times_ms[over]["p50"] / self.times_ms[row]["p50"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "rows": [self._row(row) for row in self.rows],
+            "left_out": self.left_out,
+            "rounds_to_error": [trace.to_json() for trace in self.traces],
+            **({} if self.encode_ms is None else {"encode_ms": self.encode_ms}),
+            **self.facts,
+        }
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        over_lerobot = self.speedup(row, sequential(row.reference, "lerobot"))
+        found = asdict(self.errors[row])
+        return {
+            "package": row.package,
+            **({"version": found.pop("version")} if found["version"] else {}),
+            "solver": row.solver.label,
+            "settings": settings(row.solver),
+            "reference": row.reference.label,
+            **{name: value for name, value in found.items() if name != "version"},
+            **{f"{name}_ms": ms for name, ms in self.times_ms[row].items()},
+            "speedup": self.speedup(row, sequential(row.reference)),
+            "speedup_over_slowest": self.speedup(row, self.slowest),
+            **({} if over_lerobot is None else {"speedup_over_lerobot": over_lerobot}),
+        }
+
+
+def prediction_sides(
+    policy: DiffusionPolicy,
+    solvers: Sequence[SolverConfig],
+    observations: Sequence[Any] | NDArray[np.float32],
+) -> list[Side]:
+    """Return a side for every solver: one ``predict`` at batch 1, noise named by the call.
+
+    Args:
+        policy: the policy.
+        solvers: what is timed.
+        observations: ``n`` of them, each as ``predict`` takes one, used in turn; or tensors
+            ``(To, Do)``, whose images are encoded already: the solve alone is timed then.
+    """
+
+    def side(solver: SolverConfig) -> Side:
+        def call(number: int) -> None:
+            obs = observations[number % len(observations)]
+            noise = paired_noise(policy, solver, 1, number)
+            if isinstance(obs, Tensor):  # encoded already
+                policy.solve(obs[None], solver, noise)
+            else:
+                policy.predict(obs, solver=solver, noise=noise)
+
+        return call
+
+    return [side(solver) for solver in solvers]
 
 
 def time_predictions(
@@ -59,46 +150,28 @@ def time_predictions(
     solvers: Sequence[SolverConfig],
     observations: Sequence[Any] | NDArray[np.float32],
     calls: int,
-    progress: Progress = lambda items, _: items,
-    others: Sequence[Timed] = (),
+    progress: Progress = no_progress,
+    others: Sequence[Side] = (),
 ) -> list[dict[str, float]]:
     """Time ``predict`` at batch 1 for several solvers that take turns.
 
     Args:
         policy: the policy.
         solvers: what is timed.
-        observations: ``n`` of them, each as ``predict`` takes one, used in turn; or tensors
-            ``(To, Do)``, whose images are encoded already: the solve alone is timed then.
-        calls: timed calls per solver; a warm-up comes before them and is not counted.
+        observations: as :func:`prediction_sides` takes them.
+        calls: timed calls per solver, after a warm-up.
         progress: shows how far it has come.
         others: further sides, which take their turns after the solvers.
 
     Returns:
-        p50, p95, p99 and max in milliseconds, one dictionary a solver and then one a further side.
+        p50, p95, p99, max and mean in milliseconds, a dictionary a solver and then one a further
+        side.
 
     Raises:
         PcmError: no call was asked for.
     """
-    if calls < 1:
-        raise PcmError(f"calls={calls}: at least one timed call is needed")
-    spent: list[list[float]] = [[] for _ in (*solvers, *others)]
-    for call in progress(range(-WARMUP, calls), "timing"):
-        obs = observations[call % len(observations)]
-        for times, solver in zip(spent, solvers, strict=False):
-            noise = paired_noise(policy, solver, 1, call + WARMUP)
-            synchronize(policy.device)
-            start = time.perf_counter()
-            if isinstance(obs, Tensor):  # encoded already
-                policy.solve(obs[None], solver, noise)
-            else:
-                policy.predict(obs, solver=solver, noise=noise)
-            synchronize(policy.device)
-            if call >= 0:
-                times.append((time.perf_counter() - start) * 1e3)
-        for times, other in zip(spent[len(solvers) :], others, strict=True):
-            ms = other(call + WARMUP)
-            if call >= 0:
-                times.append(ms)
+    sides = [*prediction_sides(policy, solvers, observations), *others]
+    spent = take_turns(sides, calls, device=policy.device, progress=progress)
     return [percentiles(times) for times in spent]
 
 
@@ -113,68 +186,40 @@ def time_encoding(
         calls: timed calls, after a warm-up.
 
     Returns:
-        p50, p95, p99 and max in milliseconds.
+        p50, p95, p99, max and mean in milliseconds.
     """
-
-    def observe(call: int) -> None:
-        synchronize(policy.device)
-        policy.observe(observations[call % len(observations)])
-        synchronize(policy.device)
-
-    return time_calls(observe, calls)
+    return time_call(
+        lambda call: policy.observe(observations[call % len(observations)]), calls, policy.device
+    )
 
 
-def time_calls(call: Callable[[int], Any], calls: int) -> dict[str, float]:
-    """Time a function of the call's number, after a warm-up: p50, p95, p99, max in milliseconds."""
-    times = []
-    for number in range(-WARMUP, calls):
-        start = time.perf_counter()
-        call(number)
-        if number >= 0:
-            times.append((time.perf_counter() - start) * 1e3)
-    return percentiles(times)
+def row_errors(policy: DiffusionPolicy, row: Row, obs: Tensor, exact: Tensor, seed: int) -> Errors:
+    """Return rounds and errors of a row over observations ``(n, To, Do)``.
 
-
-def default_rows(
-    policy: DiffusionPolicy, error: float, methods: Sequence[str] | None = None
-) -> list[tuple[SolverConfig, SamplerConfig]]:
-    """Return the solvers that a benchmark compares, each with its reference sampler.
+    Rows that may stop early are solved one observation at a time, as they are in use.
 
     Args:
         policy: the policy.
-        error: tolerance of the adaptive rows.
-        methods: rows of these methods alone, beside the sequential ones; None for all.
-
-    Raises:
-        PcmError: a method that does not exist.
+        row: what is looked at.
+        obs: ``(n, To, Do)`` raw observations.
+        exact: ``(n, T, Da)`` sequential chunks of the row's reference, same noise.
+        seed: of the noise.
     """
-    unknown = sorted(set(methods or ()) - set(get_args(Method)))
-    if unknown:
-        raise PcmError(f"methods: {unknown[0]!r} is none of {', '.join(get_args(Method))}")
-    own = policy.config.sampler
-    every = policy.config.schedule.train_steps
-    slow = SamplerConfig("ddpm", every, temperature=own.temperature)
-    if policy.config.schedule.is_flow:
-        slow = replace(own, steps=every)
-    rows = []
-    for sampler in (slow, replace(own, steps=32), replace(own, steps=16)):
-        rows.append((SolverConfig("sequential", sampler), sampler))
-        for method in PARALLEL:
-            if method != "paradigms" or policy.sampler(sampler).one_step:
-                rows.append((SolverConfig(method, sampler, tolerance=error), sampler))
-    head = policy.config.head
-    reference = head.sampler if head is not None else rows[-1][1]
-    for r in (2, 3, 4):
-        rows.append((SolverConfig("picard", reference, rounds=r), reference))
-    if head is not None:
-        for r in (1, 2, 3):
-            rows.append((SolverConfig("pcm", reference, rounds=r), reference))
-        rows.append((SolverConfig("pcm", reference, pcm_rounds=2, tolerance=error), reference))
-        rows.append((SolverConfig("pcm", reference, adaptive=True, tolerance=error), reference))
-    for steps in FEW_STEPS:
-        rows.append((SolverConfig("sequential", replace(own, steps=steps)), reference))
-    wanted = get_args(Method) if methods is None else ("sequential", *methods)
-    return [row for row in rows if row[0].method in wanted]
+    stops = {"tolerance", "settle"} & set(settings(row.solver))
+    if stops:
+        found = [solved(policy, row.solver, obs[i : i + 1], seed + i) for i in range(len(obs))]
+    else:
+        found = [solved(policy, row.solver, obs, seed)]
+    off = (torch.cat([f.sample for f in found]) - exact).abs()
+    rounds = [f.rounds for f in found]
+    return Errors(
+        float(np.mean(rounds)),
+        max(rounds),
+        float(np.mean([f.nfe for f in found])),
+        float(off.max()),
+        float(off.mean()),
+        float(off.square().mean(dim=(1, 2)).sqrt().mean()),
+    )
 
 
 def run_bench(
@@ -185,11 +230,11 @@ def run_bench(
     calls: int = 100,
     error: float = 1e-3,
     seed: int = 0,
-    progress: Progress = lambda items, _: items,
+    progress: Progress = no_progress,
     methods: Sequence[str] | None = None,
     lerobot: str | None = None,
     sights: Sequence[Any] = (),
-) -> dict[str, Any]:
+) -> Bench:
     """Compare all solvers on one policy.
 
     Args:
@@ -205,85 +250,46 @@ def run_bench(
         sights: of a policy with cameras: observations with images. Encoding them is timed apart
             from the solves.
 
-    Returns:
-        Plain data for JSON: ``rows`` (one a solver), ``rounds_to_error`` and ``hardware``.
-
     Raises:
         PcmError: an unknown method, no call, or LeRobot is not there or its chunks are not ours.
     """
     obs = observations[torch.linspace(0, len(observations) - 1, observations_used).long()]
     obs = obs.to(policy.device, policy.dtype)
-    pairs = default_rows(policy, error, methods)
-    for sampler in {s.sampler: None for s, _ in pairs if s.method == "newton"}:
+    rows = default_rows(policy, error, methods)
+    for sampler in dict.fromkeys(row.reference for row in rows if row.method == "newton"):
         policy.calibrate(observations[:128], sampler, seed + 1_000_000)
-    rows, exact = [], {}
-    for solver, reference in progress(pairs, "errors"):
-        sequential = SolverConfig("sequential", reference)
-        noise = paired_noise(policy, sequential, len(obs), seed)
-        if reference not in exact:
-            exact[reference] = policy.solve(obs, sequential, noise).sample
-        found = (
-            [policy.solve(obs[i : i + 1], solver, noise.row(i)) for i in range(len(obs))]
-            if solver.tolerance is not None or solver.settle is not None
-            else [policy.solve(obs, solver, noise)]
-        )
-        sample = torch.cat([f.sample for f in found])
-        off = (sample - exact[reference]).abs()
-        rounds = [f.rounds for f in found]
-        rows.append(
-            {
-                "package": "pcm_policy",
-                "solver": solver.label,
-                "reference": f"{reference.name}-{reference.steps}",
-                "rounds": float(np.mean(rounds)),
-                "worst_rounds": max(rounds),
-                "nfe": float(np.mean([f.nfe for f in found])),
-                "max_abs_error": float(off.max()),
-                "mean_abs_error": float(off.mean()),
-                "rmse": float(off.square().mean(dim=(1, 2)).sqrt().mean()),
-            }
-        )
-    solvers = [s for s, _ in pairs]
-    frames = obs.float().cpu().numpy() if policy.vision is None else list(obs)
-    slowest_first = pairs[0][0].label
-    with ExitStack() as stack:
-        left_out: list[str] = []
-        others: list[Timed] = []
-        if lerobot is not None:
-            from pcm_policy.measure.lerobot import open_peers, peer_row
-
-            samplers = list(dict.fromkeys(reference for _, reference in pairs))
-            peers, left_out = open_peers(lerobot, policy, samplers, obs, stack)
-            rows += map(peer_row, peers)
-            others = [peer.time for peer in peers]
-        timed = time_predictions(policy, solvers, frames, calls, progress, others)
-    p50 = {(row["package"], row["solver"]): t["p50"] for row, t in zip(rows, timed, strict=True)}
-    for row, t in zip(rows, timed, strict=True):
-        row |= {f"{k}_ms": v for k, v in t.items()}
-        row["speedup"] = p50["pcm_policy", row["reference"]] / t["p50"]
-        row["speedup_over_ddpm"] = p50["pcm_policy", slowest_first] / t["p50"]
-        if ("lerobot", row["reference"]) in p50:
-            row["speedup_over_lerobot"] = p50["lerobot", row["reference"]] / t["p50"]
-    return {
-        "rows": _beside(rows),
-        "left_out": left_out,
-        "rounds_to_error": count_rounds(policy, obs, pairs, error, seed, progress),
-        "error": error,
-        "observations": len(obs),
-        "calls": calls,
-        "batch": 1,
-        "dtype": str(policy.dtype).removeprefix("torch."),
-        "hardware": hardware(policy.device),
-        **({"encode_ms": time_encoding(policy, sights, calls)} if sights else {}),
+    exact = {
+        sampler: solved(policy, sequential(sampler).solver, obs, seed).sample
+        for sampler in dict.fromkeys(row.reference for row in rows)
     }
+    errors = {
+        row: row_errors(policy, row, obs, exact[row.reference], seed)
+        for row in progress(rows, "errors")
+    }
+    frames = obs.float().cpu().numpy() if policy.vision is None else list(obs)
+    left_out: list[str] = []
+    with ExitStack() as stack:
+        others: list[Side] = []
+        if lerobot is not None:
+            from pcm_policy.measure.lerobot import open_peers, peer_errors  # needs safetensors
 
-
-def _beside(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put another package's row after our sequential row of the same sampler."""
-    others = {row["reference"]: row for row in rows if row["package"] != "pcm_policy"}
-    result = []
-    for row in (row for row in rows if row["package"] == "pcm_policy"):
-        result.append(row)
-        if row["solver"] == row["reference"] and row["reference"] in others:
-            result.append(others.pop(row["reference"]))
-    return result
+            samplers = list(dict.fromkeys(row.reference for row in rows))
+            peers, left_out = open_peers(lerobot, policy, samplers, obs, stack)
+            errors |= {sequential(p.sampler, "lerobot"): Errors(**peer_errors(p)) for p in peers}
+            others = [peer.time for peer in peers]
+        solvers = [row.solver for row in rows]
+        timed = time_predictions(policy, solvers, frames, calls, progress, others)
+    return Bench(
+        errors,
+        dict(zip(errors, timed, strict=True)),
+        count_rounds(policy, obs, rows, error, seed, progress),
+        {
+            "error": error,
+            "observations": len(obs),
+            "calls": calls,
+            "batch": 1,
+            **conditions(policy),
+        },
+        left_out,
+        time_encoding(policy, sights, calls) if sights else None,
+    )

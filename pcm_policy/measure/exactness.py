@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
+from pcm_policy.measure.tables import markdown
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise, episode_noise
 from pcm_policy.solvers import SolveResult
@@ -164,8 +165,6 @@ def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy
         obs: ``(n, To, Do)`` raw held-out observations.
         base: the policy whose chunks are wanted; it is moved to the policy's device.
     """
-    from pcm_policy.measure.report import markdown
-
     base.to(policy.device)
     head = policy.config.head
     reference = base.config.sampler if head is None else head.sampler

@@ -45,19 +45,15 @@ def open_peers(
             peer = LeRobotPeer(python, policy, sampler, batches, list(range(len(batches))))
             peers.append(stack.enter_context(peer))
         else:
-            left_out.append(f"lerobot {sampler.name}-{sampler.steps} is left out: {reason}")
+            left_out.append(f"lerobot {sampler.label} is left out: {reason}")
     return peers, left_out
 
 
-def peer_row(peer: LeRobotPeer) -> dict[str, Any]:
-    """Return a row of ``bench.json``, without its times."""
-    name = f"{peer.sampler.name}-{peer.sampler.steps}"
+def peer_errors(peer: LeRobotPeer) -> dict[str, Any]:
+    """Return rounds, errors to our sequential chunks and version of LeRobot's row."""
     steps = peer.sampler.steps
     return {
-        "package": "lerobot",
         "version": peer.name,
-        "solver": name,
-        "reference": name,
         "rounds": float(steps),
         "worst_rounds": steps,
         "nfe": float(steps),

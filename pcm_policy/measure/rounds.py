@@ -1,38 +1,84 @@
 """Rounds that an iteration takes until its chunk stays close to the sequential one."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pcm_policy.measure.exactness import paired_noise
+from pcm_policy.measure.rows import Row, settings
+from pcm_policy.measure.timing import Progress
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.solve import SolverConfig
-
-Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Passes on the items and shows progress, as a bar does; the second argument names the work."""
 
 COUNTED_ROUNDS = 40
 COUNTED_MARGIN = 100.0  # an adaptive solve whose rounds are counted goes on until far below
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Errors of a row's chunks after every round.
+
+    Attributes:
+        row: whose.
+        mean_rounds: mean rounds after which the largest action error stays below the wanted one.
+        worst_rounds: most of them.
+        mean_error_by_round: largest action error, mean over observations, after every round.
+        worst_error_by_round: the same, largest over observations.
+    """
+
+    row: Row
+    mean_rounds: float
+    worst_rounds: int
+    mean_error_by_round: list[float]
+    worst_error_by_round: list[float]
+
+    @property
+    def label(self) -> str:
+        """The solver's name, without where it stops."""
+        flat = settings(self.row.solver)
+        if self.row.method != "pcm":
+            return self.row.method
+        return "pcm adaptive" if flat["adaptive"] else f"pcm {flat['pcm_rounds']} + base"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "solver": self.label,
+            "settings": settings(self.row.solver),
+            "reference": self.row.reference.label,
+            "mean_rounds": self.mean_rounds,
+            "worst_rounds": self.worst_rounds,
+            "worst_error_by_round": self.worst_error_by_round,
+            "mean_error_by_round": self.mean_error_by_round,
+        }
 
 
 @torch.inference_mode()
 def count_rounds(
     policy: DiffusionPolicy,
     obs: Tensor,
-    pairs: Sequence[tuple[SolverConfig, SamplerConfig]],
+    rows: Sequence[Row],
     error: float,
     seed: int,
     progress: Progress,
-) -> list[dict[str, Any]]:
-    """Count the rounds after which the largest action error stays below ``error``."""
-    counted = [(s, r) for s, r in pairs if s.tolerance is not None]
+) -> list[Trace]:
+    """Count the rounds after which the largest action error stays below ``error``.
+
+    Args:
+        policy: the policy.
+        obs: ``(n, To, Do)`` raw observations.
+        rows: those that stop by a tolerance are followed.
+        error: in normalised action units.
+        seed: of the noise.
+        progress: shows how far it has come.
+    """
+    counted = [row for row in rows if row.solver.tolerance is not None]
     result = []
-    for solver, reference in progress(counted, "rounds"):
-        sequential = SolverConfig("sequential", reference)
+    for row in progress(counted, "rounds"):
+        solver, sequential = row.solver, SolverConfig("sequential", row.reference)
         noise = paired_noise(policy, sequential, len(obs), seed)
         exact = policy.solve(obs, sequential, noise).sample
         errors: list[Tensor] = []
@@ -40,7 +86,7 @@ def count_rounds(
         def watch(states: Tensor, exact: Tensor = exact, errors: list[Tensor] = errors) -> None:
             errors.append((states[-1] - exact).abs().amax(dim=(1, 2)))
 
-        limit = min(COUNTED_ROUNDS, reference.steps)
+        limit = min(COUNTED_ROUNDS, row.reference.steps)
         until = error / COUNTED_MARGIN if solver.adaptive else None
         policy.solve(obs, replace(solver, rounds=limit, tolerance=until), noise, watch=watch)
         trace = torch.stack(errors).cpu()
@@ -48,19 +94,12 @@ def count_rounds(
         last = torch.where(late, torch.arange(1, len(trace) + 1)[:, None], 0).amax(dim=0)
         needed = (last + 1).double()
         result.append(
-            {
-                "solver": _counted_name(solver),
-                "reference": f"{reference.name}-{reference.steps}",
-                "mean_rounds": float(needed.mean()),
-                "worst_rounds": int(needed.max()),
-                "worst_error_by_round": trace.amax(dim=1).tolist(),
-                "mean_error_by_round": trace.mean(dim=1).tolist(),
-            }
+            Trace(
+                row,
+                float(needed.mean()),
+                int(needed.max()),
+                trace.mean(dim=1).tolist(),
+                trace.amax(dim=1).tolist(),
+            )
         )
     return result
-
-
-def _counted_name(solver: SolverConfig) -> str:
-    if solver.method != "pcm":
-        return solver.method
-    return "pcm adaptive" if solver.adaptive else f"pcm {solver.pcm_rounds} + base"

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
-from pcm_policy.measure.bench import hardware, time_predictions
+from pcm_policy.measure.bench import time_predictions
+from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.exactness import paired_noise, solved
 from pcm_policy.measure.few_steps import searched
-from pcm_policy.measure.rounds import Progress
-from pcm_policy.measure.statistics import percentiles
+from pcm_policy.measure.rows import settings
+from pcm_policy.measure.timing import Progress, no_progress, time_call
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import Spacing
-from pcm_policy.solvers.deadline import synchronize
 from pcm_policy.solvers.solve import SolverConfig
 
 Closeness = Callable[[SolverConfig], tuple[float, float, float]]
@@ -89,7 +89,7 @@ def searched_samplers(
     steps: Sequence[int],
     obs: Tensor,
     seed: int,
-    progress: Progress = lambda items, _: items,
+    progress: Progress = no_progress,
 ) -> list[SamplerConfig]:
     """Return few-step DDIM at searched timesteps; flow policies have none.
 
@@ -155,25 +155,11 @@ def call_costs(policy: DiffusionPolicy, most: int, calls: int = 30) -> dict[str,
             t = torch.zeros(size, dtype=torch.int64, device=device)
             cond = torch.zeros(size, config.network_cond_dim, device=device)
 
-            def call(x: Tensor = x, t: Tensor = t, cond: Tensor = cond) -> None:
+            def call(_: int, x: Tensor = x, t: Tensor = t, cond: Tensor = cond) -> None:
                 policy.network(x.to(policy.dtype), t, cond.to(policy.dtype))
 
-            result[str(size)] = _median_ms(call, device, calls)
+            result[str(size)] = time_call(call, calls, device)["p50"]
     return result
-
-
-def _median_ms(call: Callable[[], None], device: torch.device, calls: int) -> float:
-    import time
-
-    spent = []
-    for i in range(calls + 3):
-        synchronize(device)
-        start = time.perf_counter()
-        call()
-        synchronize(device)
-        if i >= 3:
-            spent.append((time.perf_counter() - start) * 1e3)
-    return percentiles(spent)["p50"]
 
 
 def measure(
@@ -184,7 +170,7 @@ def measure(
     samplers: Sequence[SamplerConfig] = (),
     calls: int = 50,
     seed: int = 0,
-    progress: Progress = lambda items, _: items,
+    progress: Progress = no_progress,
 ) -> list[Candidate]:
     """Measure every candidate in every runtime; the policy's own runtime is left as it was."""
     obs = observations.to(policy.device, policy.dtype)
@@ -200,11 +186,9 @@ def measure(
             policy.use(runtime)
             times = time_predictions(policy, solvers, frames, calls, progress)
             for solver, spent in zip(solvers, times, strict=True):
-                solved = policy.solve(obs, solver, noise)
-                rmse = (solved.sample - exact).square().mean(dim=(1, 2)).sqrt().mean()
-                found.append(
-                    Candidate(solver, runtime, float(rmse), solved.rounds, solved.nfe, spent)
-                )
+                one = policy.solve(obs, solver, noise)
+                rmse = float((one.sample - exact).square().mean(dim=(1, 2)).sqrt().mean())
+                found.append(Candidate(solver, runtime, rmse, one.rounds, one.nfe, spent))
     finally:
         policy.runtime = kept
     return found
@@ -272,16 +256,18 @@ def report(
     target: Target,
 ) -> dict[str, Any]:
     """Return plain data for JSON."""
-    return {
+    return conditions(policy) | {
         "target": {k: v for k, v in asdict(target).items() if v is not None},
         "chosen": best.label,
         "why": why,
-        "solver": best.solver.to_flat(),
+        "solver": settings(best.solver),
         "runtime": asdict(best.runtime),
         "call_ms_by_batch": call_costs(policy, reference_sampler(policy).steps),
         "candidates": [
             {
                 "solver": c.label,
+                "settings": settings(c.solver),
+                "runtime": asdict(c.runtime),
                 "rmse": c.rmse,
                 "rounds": c.rounds,
                 "nfe": c.nfe,
@@ -290,5 +276,4 @@ def report(
             }
             for c in sorted(candidates, key=lambda c: c.times_ms["p50"])
         ],
-        "hardware": hardware(policy.device),
     }

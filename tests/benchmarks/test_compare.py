@@ -45,7 +45,7 @@ ROW_KEYS = {
     "speedup_over_ours_ddpm", "speedup_over_own_ddpm", "memory_bytes", "floor_ms",
     "floor_memory_ms", "floor_arithmetic_ms", "reference",
 }  # fmt: skip
-FILE_KEYS = {"command", "commit", "hardware", "threads", "dtype", "ceilings", "rows", "refused"}
+FILE_KEYS = {"command", "commit", "hardware", "dtype", "ceilings", "rows", "refused"}
 
 
 @pytest.fixture(scope="module", params=["released/pusht_mlp", "unet-tiny"])

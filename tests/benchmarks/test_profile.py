@@ -17,7 +17,7 @@ def test_the_parts_of_a_profile_add_up(
     profile_solve.main(["released/pusht_mlp", "--calls", "1", "--out", str(out)])
     assert profile_solve.Denoiser.__call__ is before
     found = json.loads(out.read_text())
-    assert {"commit", "hardware", "threads"} <= set(found)
+    assert {"commit", "hardware"} <= set(found)
     rows = {row["solver"].split()[0]: row for row in found["policies"]["released/pusht_mlp"]}
     assert set(rows) == {"ddpm-100", "ddim-8", "picard", "coarse", "newton", "pcm"}
     for row in rows.values():

@@ -11,8 +11,11 @@ import torch
 from pcm_policy.adopt.lerobot_sampling import common_sampler
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json
-from pcm_policy.measure.bench import default_rows, run_bench, time_predictions
-from pcm_policy.measure.report import bench_picture, bench_table, embed, page
+from pcm_policy.measure.bench import Bench, run_bench, time_predictions
+from pcm_policy.measure.bench_tables import bench_table
+from pcm_policy.measure.page import embed, page
+from pcm_policy.measure.pictures import bench_picture
+from pcm_policy.measure.rows import default_rows, sequential
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
@@ -42,9 +45,14 @@ def policy() -> DiffusionPolicy:
 
 
 @pytest.fixture(scope="module")
-def report(policy: DiffusionPolicy) -> dict:
+def bench(policy: DiffusionPolicy) -> Bench:
     obs = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(1))
     return run_bench(policy, obs, observations_used=4, calls=3)
+
+
+@pytest.fixture(scope="module")
+def report(bench: Bench) -> dict:
+    return bench.to_json()
 
 
 def test_rows(policy: DiffusionPolicy, report: dict) -> None:
@@ -70,11 +78,11 @@ def test_rounds_to_error_agree_with_the_traces(report: dict) -> None:
         assert trace["mean_rounds"] <= worst
 
 
-def test_report_can_be_written(report: dict, tmp_path: Path) -> None:
+def test_report_can_be_written(bench: Bench, report: dict, tmp_path: Path) -> None:
     assert json.loads(to_json(report)) == report
-    bench_picture(report, tmp_path / "bench.png")
+    bench_picture(bench, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
-    assert "ddim-8" in bench_table(report)
+    assert "ddim-8" in bench_table(bench)
     text = page("A <title>", [("Picture", embed(tmp_path / "bench.png"))])
     assert "A &lt;title&gt;" in text
     assert "base64" in text
@@ -88,18 +96,68 @@ def test_timing_needs_a_call(policy: DiffusionPolicy) -> None:
 
 def test_chosen_methods(policy: DiffusionPolicy) -> None:
     rows = default_rows(policy, 1e-3, ["picard"])
-    assert {solver.method for solver, _ in rows} == {"sequential", "picard"}
+    assert {row.method for row in rows} == {"sequential", "picard"}
     with pytest.raises(PcmError, match="'picrd' is none of sequential, picard"):
         default_rows(policy, 1e-3, ["picrd"])
 
 
 def test_a_policy_that_lerobot_cannot_run_has_no_row_of_it(policy: DiffusionPolicy) -> None:
     obs = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(1))
-    report = run_bench(
+    bench = run_bench(
         policy, obs, observations_used=2, calls=1, methods=["pcm"], lerobot="/no/python"
     )
-    assert {row["package"] for row in report["rows"]} == {"pcm_policy"}
-    assert "lerobot ddpm-40 is left out: LeRobot has no mlp network" in bench_table(report)
+    assert {row.package for row in bench.rows} == {"pcm_policy"}
+    assert "lerobot ddpm-40 is left out: LeRobot has no mlp network" in bench_table(bench)
+
+
+CASES = [
+    (SamplerConfig("ddpm", 20, temperature=0.1), None),
+    (SamplerConfig("ddpm", 20), "window"),
+    (SamplerConfig("ddim", 6, eta=1.0, temperature=0.3), "window"),
+    (SamplerConfig("ddim", 3, timesteps=(17, 10, 2)), "lora"),
+    (SamplerConfig("dpmpp_2m", 6), None),
+    (SamplerConfig("dpmpp_3m", 6), "lora"),
+    (SamplerConfig("flow_euler", 6), "window"),
+    (SamplerConfig("flow_2m", 6), None),
+    (SamplerConfig("consistency", 2), None),
+]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "head"), CASES, ids=[f"{sampler.label} {head}" for sampler, head in CASES]
+)
+def test_every_policy_is_compared_and_drawn(
+    sampler: SamplerConfig, head: str | None, tmp_path: Path
+) -> None:
+    """Whatever a policy samples with: rows are told apart by what they are, not by a label."""
+    torch.manual_seed(0)
+    flow = sampler.name in ("flow_euler", "flow_2m")
+    config = PolicyConfig(
+        3,
+        2,
+        horizon=8,
+        action_steps=4,
+        prediction="flow_velocity" if flow else "epsilon",
+        network_options={"width": 16, "depth": 1},
+        schedule=NoiseSchedule("flow" if flow else "squaredcos_cap_v2", train_steps=20),
+        sampler=sampler,
+    )
+    policy = DiffusionPolicy(config)
+    for normalizer in (policy.obs_normalizer, policy.action_normalizer):
+        normalizer.low.fill_(-1)
+        normalizer.high.fill_(1)
+    if head is not None:
+        options = {"width": 16, "depth": 1} if head == "window" else {}
+        policy = with_head(policy, {"name": head, "options": options}, {"name": None}, 0)
+    obs = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(1))
+    bench = run_bench(policy, obs, observations_used=2, calls=1, methods=["picard", "pcm"])
+    for row in bench.rows:
+        assert bench.speedup(sequential(row.reference), sequential(row.reference)) == 1
+    rows = bench.to_json()["rows"]
+    assert len({to_json([row["settings"], row["reference"]]) for row in rows}) == len(rows)
+    assert len(rows) == len(bench.rows) > 8
+    bench_picture(bench, tmp_path / "bench.png")
+    assert bench_table(bench)
 
 
 @pytest.mark.slow
@@ -117,7 +175,8 @@ def test_lerobot_takes_its_turns() -> None:
         normalizer.low.fill_(-1)
         normalizer.high.fill_(1)
     obs = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(1))
-    report = run_bench(unet, obs, observations_used=4, calls=3, methods=["picard"], lerobot=python)
+    bench = run_bench(unet, obs, observations_used=4, calls=3, methods=["picard"], lerobot=python)
+    report = bench.to_json()
     names = [(row["package"], row["solver"]) for row in report["rows"]]
     assert len(set(names)) == len(names)
     for name in ("ddpm-100", "ddim-32", "ddim-16"):
@@ -128,7 +187,7 @@ def test_lerobot_takes_its_turns() -> None:
         assert row["speedup_over_lerobot"] == 1
         assert 0 < row["p50_ms"] <= row["p99_ms"]
     assert all("speedup_over_lerobot" in row for row in report["rows"])
-    assert "vs LeRobot" in bench_table(report)
+    assert "vs LeRobot" in bench_table(bench)
     assert json.loads(to_json(report)) == report
     wrong = "/no/python"
     with pytest.raises(PcmError, match="no Python of LeRobot's environment"):

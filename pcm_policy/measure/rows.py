@@ -1,0 +1,120 @@
+"""The rows of a benchmark: what is compared, told apart by solver and sampler, never by a label."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from pcm_policy.errors import PcmError
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.solvers.solve import Method, SolverConfig
+
+OURS = "pcm_policy"
+FEW_STEPS = (1, 2, 3, 4, 8)
+FINE_STEPS = (32, 16)
+PARALLEL: tuple[Method, ...] = ("paradigms", "picard", "coarse", "anderson", "newton")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to a chunk.
+
+    Attributes:
+        solver: how it is solved.
+        reference: the sampler whose sequential chunk its error is taken to.
+        package: whose loop runs.
+    """
+
+    solver: SolverConfig
+    reference: SamplerConfig
+    package: str = OURS
+
+    @property
+    def label(self) -> str:
+        """Name in tables; another package's rows begin with its name."""
+        return self.solver.label if self.package == OURS else f"{self.package} {self.solver.label}"
+
+    @property
+    def method(self) -> str:
+        """The solver's method."""
+        return str(settings(self.solver)["method"])
+
+
+def settings(solver: SolverConfig) -> dict[str, Any]:
+    """Return a solver's settings as one flat mapping, as ``solver=...`` takes them."""
+    return solver.to_flat()
+
+
+def sequential(sampler: SamplerConfig, package: str = OURS) -> Row:
+    """Return the row of a sampler's own sequential solve."""
+    return Row(SolverConfig("sequential", sampler), sampler, package)
+
+
+def default_rows(
+    policy: DiffusionPolicy, error: float, methods: Sequence[str] | None = None
+) -> list[Row]:
+    """Return what a benchmark compares, the slowest sequential sampler first.
+
+    Args:
+        policy: the policy.
+        error: tolerance of the adaptive rows.
+        methods: rows of these methods alone, beside the sequential ones; None for all.
+
+    Returns:
+        Rows, no two the same. Every reference has its sequential row.
+
+    Raises:
+        PcmError: a method that does not exist.
+    """
+    unknown = sorted(set(methods or ()) - set(get_args(Method)))
+    if unknown:
+        raise PcmError(f"methods: {unknown[0]!r} is none of {', '.join(get_args(Method))}")
+    wanted = get_args(Method) if methods is None else ("sequential", *methods)
+    finer = references(policy)
+    head = policy.config.head
+    fixed = finer[-1] if head is None else head.sampler
+    solved = dict.fromkeys([*finer, fixed])
+    rows = [row for sampler in solved for row in _until_exact(policy, sampler, error)]
+    rows += [*_fixed_rounds(policy, fixed, error), *_few_steps(policy, fixed)]
+    return [row for row in dict.fromkeys(rows) if row.method in wanted]
+
+
+def references(policy: DiffusionPolicy) -> list[SamplerConfig]:
+    """Return the samplers that are solved until exact: the slowest first, then the policy's own."""
+    own, every = policy.config.sampler, policy.config.schedule.train_steps
+    slowest = SamplerConfig("ddpm", every, temperature=own.temperature)
+    if policy.config.schedule.is_flow or own.name == "consistency":
+        slowest = with_steps(own, every)
+    finer = [with_steps(own, steps) for steps in FINE_STEPS if steps < every]
+    return list(dict.fromkeys([slowest, *finer]))
+
+
+def with_steps(sampler: SamplerConfig, steps: int) -> SamplerConfig:
+    """Return a sampler with another number of steps, at its even spacing."""
+    return replace(sampler, steps=steps, timesteps=None)
+
+
+def _until_exact(policy: DiffusionPolicy, sampler: SamplerConfig, error: float) -> Iterator[Row]:
+    yield sequential(sampler)
+    for method in PARALLEL:
+        if method != "paradigms" or policy.sampler(sampler).one_step:
+            yield Row(SolverConfig(method, sampler, tolerance=error), sampler)
+
+
+def _fixed_rounds(policy: DiffusionPolicy, sampler: SamplerConfig, error: float) -> Iterator[Row]:
+    for rounds in (2, 3, 4):
+        yield Row(SolverConfig("picard", sampler, rounds=rounds), sampler)
+    if policy.config.head is None:
+        return
+    for rounds in (1, 2, 3):
+        yield Row(SolverConfig("pcm", sampler, rounds=rounds), sampler)
+    yield Row(SolverConfig("pcm", sampler, pcm_rounds=2, tolerance=error), sampler)
+    if getattr(policy.head, "on_base", False):
+        yield Row(SolverConfig("pcm", sampler, adaptive=True, tolerance=error), sampler)
+
+
+def _few_steps(policy: DiffusionPolicy, reference: SamplerConfig) -> Iterator[Row]:
+    for steps in FEW_STEPS:
+        if steps <= policy.config.schedule.train_steps:
+            sampler = with_steps(policy.config.sampler, steps)
+            yield Row(SolverConfig("sequential", sampler), reference)
