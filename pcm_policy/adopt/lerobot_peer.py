@@ -25,7 +25,7 @@ EQUAL = 1e-4
 """Largest difference to our chunk, in normalised action units, at which LeRobot's row is shown."""
 
 
-_ENVIRONMENT = "benchmarks/lerobot/env.py FOLDER makes one"
+_ENVIRONMENT = "python -m benchmarks.lerobot.env FOLDER makes one"
 
 
 class LeRobotPeer:

@@ -270,7 +270,7 @@ def test_lerobot_refuses_what_it_cannot_run() -> None:
     assert "mlp" in str(unsupported(mlp, common_sampler("ddim", 16)))
     assert "spacing" in str(unsupported(policy, DDIM))
     for python in (None, "/no/python"):
-        with pytest.raises(PcmError, match=r"no Python of .*lerobot_env\.py"):
+        with pytest.raises(PcmError, match=r"no Python of .*benchmarks\.lerobot\.env"):
             LeRobotPeer(python, policy, common_sampler("ddim", 16), observations[None, :2], [0])
 
 
