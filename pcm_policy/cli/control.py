@@ -15,9 +15,11 @@ from pcm_policy.control.settings import ControlSettings
 from pcm_policy.envs.workers import side_by_side
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.evaluations import evaluation, evaluations
+from pcm_policy.measure.rows import described
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.rollout.simulate import SimulationResult, simulate
+from pcm_policy.rollout.simulate import simulate
 from pcm_policy.serving.planner import Planner
 from pcm_policy.solvers.solve import SolverConfig
 
@@ -51,50 +53,17 @@ def simulate_main(
         rest=rest_command(task, planner.spec.obs_fields),
         **env_kwargs(task),
     )
-    outcome = found.to_json()
-    episodes = outcome.pop("episodes")
-    report = {
-        "policy": str(config.policy),
-        "task": task["name"],
-        "solver": {"label": solver.label, **asdict(solver)},
+    made = {
         "control": asdict(settings) | {"period_ms": period_ms},
         "latency": plain(config.latency),
-        **outcome,
-        **conditions(policy),
-        "episodes": episodes,
         "latencies_ms": list(found.latencies_ms),
+        **conditions(policy),
     }
+    report = evaluation(str(config.policy), task["name"], described(solver), found.to_json(), made)
     write_text(output / "eval.json", to_json(report))
-    print(table(EVAL_HEAD, [eval_row(solver.label, settings.mode, found)]))
+    print(table(*evaluations([report])))
     print(output / "eval.json")
     return report
-
-
-EVAL_HEAD = [
-    "solver",
-    "mode",
-    "score [95 %]",
-    "success [95 %]",
-    "rounds",
-    "misses",
-    "seam jump",
-    "mode switches",
-]
-
-
-def eval_row(label: str, mode: str, found: SimulationResult) -> list[str]:
-    """Format one simulation; the seam jump is in units of the actions."""
-    result = found.result
-    return [
-        label,
-        mode,
-        "{:.3f} [{:.3f}, {:.3f}]".format(result.score, *result.score_ci95),
-        "{:.2f} [{:.2f}, {:.2f}]".format(result.success, *result.success_ci95),
-        f"{found.rounds:.1f}",
-        f"{found.miss_rate:.1%}",
-        f"{found.seams.jump:.2f}",
-        f"{found.seams.mode_switches:.1%}",
-    ]
 
 
 def loop_main(config: DictConfig) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pcm_policy.files import write_text
 from pcm_policy.measure.bench import Bench
 from pcm_policy.measure.bench_tables import bench_rows, rounds_rows
 from pcm_policy.measure.conditions import said
+from pcm_policy.measure.evaluations import evaluations
 from pcm_policy.measure.page import embed, html_table, page
 from pcm_policy.measure.tables import table
 
@@ -34,7 +35,6 @@ SOLVERS = (
     ("Picard, certified 1e-3", ("solver=picard", "solver.tolerance=1e-3")),
     ("PCM, 2 rounds", ("solver=pcm", "solver.rounds=2")),
 )
-EVAL_HEAD = ["solver", "score [95 %]", "success", "rounds", "NFE", "p50 ms", "p99 ms"]
 
 
 def main(
@@ -66,43 +66,34 @@ def main(
         )
     )
     _say("4/5 Rolling out: released policy, then the one trained just now")
-    rows = [_evaluate(label, RELEASED_POLICY, flags, output, episodes) for label, flags in SOLVERS]
-    brief_row = _evaluate(
-        "trained briefly here: PCM, 2 rounds", str(brief), SOLVERS[-1][1], output, episodes
-    )
+    found = [_evaluate(label, RELEASED_POLICY, flags, output, episodes) for label, flags in SOLVERS]
+    name = "trained briefly here: PCM, 2 rounds"
+    found.append(_evaluate(name, str(brief), SOLVERS[-1][1], output, episodes))
+    head, rows = evaluations(found, [*(label for label, _ in SOLVERS), name])
     _say("5/5 Timing every solver on the released policy")
     bench = cli_bench.bench_main(
         compose("bench", [f"policy={RELEASED_POLICY}", f"output_dir={output}/bench", "calls=40"])
     )
-    write_text(output / "report.html", _report(output, rows, brief_row, bench))
+    write_text(output / "report.html", _report(output, head, rows, bench))
     print()
-    print(table(EVAL_HEAD, [*rows, brief_row]))
+    print(table(head, rows))
     print(f"\n{episodes} Push-T episodes a row, paired seeds and noise. Report:")
     print(output / "report.html")
 
 
 def _evaluate(
     label: str, policy: str, flags: Sequence[str], output: Path, episodes: int
-) -> list[str]:
+) -> dict[str, Any]:
     folder = output / "eval" / "".join(c if c.isalnum() else "-" for c in label)
     overrides = [f"policy={policy}", f"output_dir='{folder}'", f"episodes={episodes}", *flags]
     if label == "PCM, 2 rounds":
         overrides += ["video_episodes=[0,1,2]"]
     result: dict[str, Any] = cli_eval.eval_main(compose("eval", [*overrides, "latency_calls=60"]))
-    score, latency = result["score"], result["latency_ms"]
-    low, high = score["ci95"]
-    return [
-        label,
-        f"{score['mean']:.3f} [{low:.2f}, {high:.2f}]",
-        f"{result['success']['rate']:.2f}",
-        f"{result['rounds']:.1f}",
-        f"{result['nfe']:.0f}",
-        f"{latency['p50']:.2f}",
-        f"{latency['p99']:.2f}",
-    ]
+    return result
 
 
-def _report(output: Path, rows: list[list[str]], brief_row: list[str], bench: Bench) -> str:
+def _report(output: Path, head: list[str], rows: list[list[str]], bench: Bench) -> str:
+    """Return the page; the last row is of the policy that was trained here."""
     films = sorted(output.glob("eval/*/videos/*.mp4"))
     where = f"{said(bench.facts)}, batch 1"
     return page(
@@ -110,10 +101,10 @@ def _report(output: Path, rows: list[list[str]], brief_row: list[str], bench: Be
         [
             (
                 "Closed loop on Push-T",
-                html_table(EVAL_HEAD, rows)
+                html_table(head, rows[:-1])
                 + f"<p>Time is one prediction on {where}. Below: the policy that this demo trained "
                 "for a minute or two, to show the path, not to compete.</p>"
-                + html_table(EVAL_HEAD, [brief_row]),
+                + html_table(head, rows[-1:]),
             ),
             ("Two PCM rounds at work", " ".join(embed(film) for film in films)),
             ("Latency, and distance to the sequential chunk", embed(output / "bench/bench.png")),

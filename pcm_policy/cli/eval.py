@@ -1,6 +1,5 @@
 """``pcm-eval``: roll a policy out, and what came of it as a table and a file."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.bench import time_encoding, time_predictions
 from pcm_policy.measure.conditions import conditions, hardware, made_by
+from pcm_policy.measure.evaluations import evaluation, evaluations
+from pcm_policy.measure.rows import described
 from pcm_policy.measure.tables import table
 from pcm_policy.measure.timing import time_call
 from pcm_policy.rollout.episode_policy import EpisodePolicy
@@ -38,7 +39,7 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     if policy.vision is not None:
         timed["encode"] = time_encoding(policy, frames, config.latency_calls)["p50"]
     made = {
-        "solver": {"label": solver.label, **asdict(solver)},
+        "solver": described(solver),
         "rounds": runner.mean_rounds,
         "nfe": runner.mean_nfe,
         "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
@@ -98,31 +99,16 @@ def _report(
     config: DictConfig, output: Path, result: Any, cut: PcmError | None, made: dict[str, Any]
 ) -> dict[str, Any]:
     """Write ``eval.json`` and print its line of the table."""
-    outcome = result.to_json()
-    episodes = outcome.pop("episodes")
-    score, success, timed = outcome["score"], outcome["success"], made["latency_ms"]
-    report = {
-        "policy": str(config.policy),
-        "task": plain(config.task)["name"],
-        "solver": made.pop("solver"),
-        **({"incomplete": str(cut)} if cut else {}),
-        **outcome,
-        **made,
-        "episodes": episodes,
-    }
+    report = evaluation(
+        str(config.policy),
+        plain(config.task)["name"],
+        made.pop("solver"),
+        result.to_json(),
+        made,
+        None if cut is None else str(cut),
+    )
     write_text(output / "eval.json", to_json(report))
-    rows = [
-        [
-            report["solver"]["label"],
-            "{:.3f} [{:.3f}, {:.3f}]".format(score["mean"], *score["ci95"]),
-            "{:.2f} [{:.2f}, {:.2f}]".format(success["rate"], *success["ci95"]),
-            f"{made['rounds']:.1f}",
-            f"{made['nfe']:.1f}",
-            f"{timed['p50']:.2f} / {timed['p99']:.2f}",
-        ]
-    ]
-    head = ["solver", "score [95 %]", "success [95 %]", "rounds", "NFE", "p50 / p99 ms"]
-    print(table(head, rows))
+    print(table(*evaluations([report])))
     if cut is not None:
         raise PcmError(f"{cut} and are in {output / 'eval.json'}") from cut
     print(output / "eval.json")

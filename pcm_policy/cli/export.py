@@ -12,6 +12,7 @@ from pcm_policy.cli.compose import plain, run_command, writable
 from pcm_policy.export import example, export
 from pcm_policy.files import to_json, write_file, write_text
 from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.rows import described
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 
@@ -29,7 +30,7 @@ def export_main(config: DictConfig) -> dict[str, Any]:
     c = policy.config
     report = {
         "policy": str(config.policy),
-        "solver": {"label": solver.label, **asdict(solver)},
+        "solver": described(solver),
         "inputs": {name: list(value.shape) for name, value in inputs.items()},
         "output": {"chunk": list(chunk.shape)},
         "executed_steps": [c.obs_steps - 1, c.obs_steps - 1 + c.action_steps],

@@ -25,6 +25,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.fields import join_fields
 from pcm_policy.files import to_json, write_file, write_text
 from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.rows import described
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -77,7 +78,7 @@ def run(config: DictConfig) -> dict[str, Any]:
     world.close()
     report = {
         "policy": str(config.policy),
-        "solver": {"label": planner.solver.label, **asdict(planner.solver)},
+        "solver": described(planner.solver),
         "control": asdict(settings),
         "source": config.source,
         "hog": config.hog,

@@ -3,10 +3,7 @@
 from pcm_policy.measure.bench import Bench
 from pcm_policy.measure.conditions import said
 from pcm_policy.measure.rows import OURS, Row, sequential
-from pcm_policy.measure.tables import table
-
-Table = tuple[list[str], list[list[str]]]
-"""Head and rows."""
+from pcm_policy.measure.tables import Table, table
 
 
 def bench_rows(bench: Bench) -> Table:

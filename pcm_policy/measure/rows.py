@@ -45,6 +45,11 @@ def settings(solver: SolverConfig) -> dict[str, Any]:
     return solver.to_flat()
 
 
+def described(solver: SolverConfig) -> dict[str, Any]:
+    """Return a solver for a file of results: its label, and its settings flat."""
+    return {"label": solver.label, **settings(solver)}
+
+
 def sequential(sampler: SamplerConfig, package: str = OURS) -> Row:
     """Return the row of a sampler's own sequential solve."""
     return Row(SolverConfig("sequential", sampler), sampler, package)

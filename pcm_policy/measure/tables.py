@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+Table = tuple[list[str], list[list[str]]]
+"""Head and rows."""
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a table for the terminal: first column to the left, the others to the right."""
