@@ -33,7 +33,12 @@ def clipping(policy: DiffusionPolicy) -> dict[str, Any]:
 
 
 def diffusers_loop(
-    policy: DiffusionPolicy, scheduler: Any, label: str, reference: SamplerConfig, note: str = ""
+    policy: DiffusionPolicy,
+    scheduler: Any,
+    label: str,
+    steps: int,
+    reference: SamplerConfig,
+    note: str = "",
 ) -> Side:
     """Return a row of diffusers' usual loop: one network call and one ``step`` a timestep."""
     size = (policy.config.horizon, policy.config.action_dim)
@@ -47,7 +52,7 @@ def diffusers_loop(
             (len(obs), *size), generator=generator, device=policy.device, dtype=policy.dtype
         )
         # part of the usual loop: multistep schedulers keep state from one solve to the next
-        scheduler.set_timesteps(reference_steps, device=policy.device)
+        scheduler.set_timesteps(steps, device=policy.device)
         more = {"generator": generator} if stochastic else {}
         for t in scheduler.timesteps:
             output = policy.network(x, t.expand(len(x)), cond)
@@ -55,7 +60,6 @@ def diffusers_loop(
         count = len(scheduler.timesteps)
         return Solved(x, count, count)
 
-    reference_steps = int(label.rsplit("-", 1)[1])
     return Side("diffusers", "sequential", label, reference, run, note=note)
 
 
@@ -79,7 +83,9 @@ def diffusers_sides(policy: DiffusionPolicy, sampler: SamplerConfig) -> Iterator
     settings = scheduler_settings(policy)
     kind = getattr(diffusers, f"{sampler.name.upper()}Scheduler")
     label = f"{sampler.name}-{sampler.steps}"
-    yield diffusers_loop(policy, kind(**settings, **clipping(policy)), label, sampler)
+    yield diffusers_loop(
+        policy, kind(**settings, **clipping(policy)), label, sampler.steps, sampler
+    )
     yield diffusers_parallel(policy, sampler)
     if sampler.name == "ddim":
         # a different sampler of the same ODE: its error is taken to the finest DDIM there is;
@@ -87,4 +93,5 @@ def diffusers_sides(policy: DiffusionPolicy, sampler: SamplerConfig) -> Iterator
         fine = finest(policy, sampler)
         scheduler = diffusers.DPMSolverMultistepScheduler(**settings, lambda_min_clipped=-5.1)
         note = "another sampler, without clipping; error to sequential DDIM with all timesteps"
-        yield diffusers_loop(policy, scheduler, f"dpmsolver++-{sampler.steps}", fine, note)
+        label = f"dpmsolver++-{sampler.steps}"
+        yield diffusers_loop(policy, scheduler, label, sampler.steps, fine, note)

@@ -40,9 +40,10 @@ def add_ratios(rows: list[dict[str, Any]]) -> None:
             base = [
                 r["p50_ms"]
                 for r in rows
-                if (r["package"], r["solver"].split()[-1]) == (package, "ddpm-100")
-                and (r["policy"], r["batch"], r["mode"], r["method"])
-                == (row["policy"], row["batch"], row["mode"], "sequential")
+                if (r["package"], r["method"], r["reference"]["name"])
+                == (package, "sequential", "ddpm")
+                and (r["policy"], r["batch"], r["mode"])
+                == (row["policy"], row["batch"], row["mode"])
             ]
             row[f"speedup_over_{key}_ddpm"] = base[0] / row["p50_ms"] if base else None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.compare.diffusers import diffusers_sides
 from benchmarks.compare.floor import Ceilings, copy_bandwidth, floor, network_cost
 from benchmarks.compare.sides import Side, head_sides, our_sides
-from benchmarks.compare.timing import Checked, Exact, check, take_turns
+from benchmarks.compare.timing import Checked, Exact, check, timed_turns
 from benchmarks.lerobot.side import lerobot_side, python
 from pcm_policy.adopt.lerobot_peer import LeRobotPeer
 from pcm_policy.adopt.lerobot_sampling import common_sampler
@@ -83,7 +83,7 @@ def measure(
     with ExitStack() as stack:
         sides = sides_of(policy, name, obs, runtimes, calibration, stack, args)
         checked, refused = checked_sides(sides, name, obs, args.checked)
-        timed = take_turns([c.side for c in checked], obs, args.calls, args.seconds, args.least)
+        timed = timed_turns([c.side for c in checked], obs, args.calls, args.seconds, args.least)
         for found, calls in zip(checked, timed, strict=True):
             side = found.side
             ms, rounds, nfe = (list(x) for x in zip(*calls, strict=True))

@@ -1,6 +1,5 @@
 """How the comparison checks, counts and times its sides."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,9 +10,9 @@ from benchmarks.compare.floor import operations
 from benchmarks.compare.sides import Side, ours
 from pcm_policy.adopt.originals.memory import peak_memory
 from pcm_policy.errors import PcmError
+from pcm_policy.measure.timing import take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.deadline import synchronize
 from pcm_policy.solvers.solve import SolverConfig
 
 WARMUP = 2
@@ -77,7 +76,7 @@ def check(side: Side, obs: Tensor, calls: int) -> Checked:
     return found
 
 
-def take_turns(
+def timed_turns(
     sides: Sequence[Side], obs: Tensor, calls: int, seconds: float, least: int
 ) -> list[list[tuple[float, int, int]]]:
     """Time all sides, one call of each after the other.
@@ -92,24 +91,28 @@ def take_turns(
     Returns:
         For every side its calls' milliseconds, rounds and NFE.
     """
-    device = obs.device
-    spent: list[list[tuple[float, int, int]]] = [[] for _ in sides]
-    begin = time.perf_counter()
-    for call in range(-WARMUP, calls):
-        passed = time.perf_counter() - begin
-        if call >= least and passed > seconds:
-            break
-        if call < 0 and passed > seconds / 10:
-            continue  # slow sides are warm after the first turn and their untimed calls
-        for found, side in zip(spent, sides, strict=True):
-            synchronize(device)
-            start = time.perf_counter()
-            solved = side.run(obs[call % len(obs)], call % 2**31)
-            synchronize(device)
-            ms = (time.perf_counter() - start) * 1e3
-            if call >= 0:
-                found.append((ms if solved.ms is None else solved.ms, solved.rounds, solved.nfe))
-    return spent
+    counted: list[list[tuple[int, int]]] = [[] for _ in sides]
+
+    def call(side: Side, found: list[tuple[int, int]]) -> Callable[[int], float | None]:
+        def run(number: int) -> float | None:
+            solved = side.run(obs[number % len(obs)], number)
+            found.append((solved.rounds, solved.nfe))
+            return solved.ms
+
+        return run
+
+    spent = take_turns(
+        [call(side, found) for side, found in zip(sides, counted, strict=True)],
+        calls,
+        device=obs.device,
+        warmup=WARMUP,
+        seconds=seconds,
+        least=least,
+    )
+    return [
+        [(ms, *numbers) for ms, numbers in zip(times, found[-len(times) :], strict=True)]
+        for times, found in zip(spent, counted, strict=True)
+    ]
 
 
 class Exact:

@@ -1,4 +1,4 @@
-"""The figures of ``gpu.py``: which solvers, how they are timed, what a row says."""
+"""The figures of ``benchmarks.gpu.main``: which solvers, how they are timed, what a row says."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -14,28 +14,31 @@ from benchmarks.gpu.sides import EagerLoop, Solve, build, runtime, time_turns, w
 from pcm_policy.adopt.originals.memory import peak_memory
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.statistics import percentiles
+from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import TYPES, Runtime
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.solve import SolverConfig
 
 DDPM = SamplerConfig("ddpm", 100)
-DDIM = SamplerConfig("ddim", 16)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-LOOPS = {"ddpm-100": DDPM, "ddim-16": DDIM}  # the usual loop, eagerly
 ERROR = 1e-3
 THROUGHPUT_SECONDS = 5.0
 
 
-def solvers(picard_rounds: int) -> dict[str, SolverConfig]:
-    """Return the solvers by name; a new one is one line."""
-    return {
-        "ddpm-100": SolverConfig("sequential", DDPM),
-        "ddim-10": SolverConfig("sequential", SamplerConfig("ddim", 10)),
-        "ddim-16": SolverConfig("sequential", DDIM),
-        "picard exact ddpm-100": SolverConfig("picard", DDPM, tolerance=ERROR),
-        "picard fixed ddpm-100": SolverConfig("picard", DDPM, rounds=picard_rounds),
-        "pcm 2 ddim-16": SolverConfig("pcm", DDIM, rounds=2),
-    }
+def solvers(policy: DiffusionPolicy, picard_rounds: int) -> dict[str, SolverConfig]:
+    """Return the solvers by label; a new one is one line."""
+    assert policy.config.head is not None
+    own = policy.config.head.sampler
+    found = (
+        SolverConfig("sequential", DDPM),
+        SolverConfig("sequential", SamplerConfig("ddim", 10)),
+        SolverConfig("sequential", own),
+        SolverConfig("picard", DDPM, tolerance=ERROR),
+        SolverConfig("picard", DDPM, rounds=picard_rounds),
+        SolverConfig("pcm", own, rounds=1),
+        SolverConfig("pcm", own, rounds=2),
+    )
+    return {solver.label: solver for solver in found}
 
 
 class Figures:
@@ -64,7 +67,9 @@ class Figures:
         rounds = args.picard_rounds or worst_rounds(
             self.policy, DDPM, ERROR, 2 if args.small else 16, self.eager
         )
-        self.chosen = {k: v for k, v in solvers(rounds).items() if not args.only or k in args.only}
+        self.chosen = {
+            k: v for k, v in solvers(self.policy, rounds).items() if not args.only or k in args.only
+        }
         if not self.cuda:
             names = [*self.chosen, *(f"batch {b}" for b in BATCHES)]
             report["missing"] = [f"graph: {x}" for x in names] + ["CUDA memory"]
@@ -101,8 +106,12 @@ class Figures:
 
         for name, solver in self.chosen.items():
             self.attempt(name, lambda n=name, s=solver: prepare(n, s))
-        loops = {x: EagerLoop(self.policy, s, self.eager.network) for x, s in LOOPS.items()}
-        loops = {k: v for k, v in loops.items() if k in self.chosen}
+        usual = (DDPM, self.policy.config.sampler)  # loops as published policies run them
+        loops = {
+            sampler.label: EagerLoop(self.policy, sampler, self.eager.network)
+            for sampler in usual
+            if sampler.label in self.chosen
+        }
         more = {k: {"memory_bytes": m} for k, m in memory.items()}
 
         def ours() -> None:
@@ -119,7 +128,7 @@ class Figures:
         def usual() -> None:
             spent = time_turns(loops, obs, self.args.eager_solves, self.args.seconds)
             for name, ms in spent.items():
-                steps = float(LOOPS[name].steps)
+                steps = float(len(loops[name].steps))
                 self.add("usual loop", name, "eager", ms, steps, steps, limits, {})
 
         self.attempt("rows", ours)

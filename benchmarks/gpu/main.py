@@ -3,12 +3,13 @@
     python -m benchmarks.gpu.main [--solves 10000] [--precision tf32] [--output FILE.json]
     python -m benchmarks.gpu.main --small            # a tiny form on the CPU, in seconds
 
-U-Net of 65 M parameters (256-512-1024), random weights, which change no time but the number of
-adaptive rounds. All solvers run in CUDA graphs (``pcm_policy.runtime``) at the same precision;
-``eager`` rows are the loop as published policies run it. Percentiles of end-to-end calls, see
-``gpu_sides.py``; the solvers take turns call by call. The file is written after every figure, and
-one that fails is listed under ``failed`` with why, so that a run leaves what it had. Figures that
-need CUDA are listed under ``missing`` where there is none.
+U-Net of 65 M parameters (256-512-1024) with the sampler and the head's settings of
+released/pusht, and random weights, which change no time but the number of adaptive rounds. All
+solvers run in CUDA graphs (``pcm_policy.runtime``) at the same precision; ``eager`` rows are the
+loop as published policies run it. Percentiles of end-to-end calls, see ``sides.py``; the solvers
+take turns call by call. The file is written after every figure, and one that fails is listed under
+``failed`` with why, so that a run leaves what it had. Figures that need CUDA are listed under
+``missing`` where there is none.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""What ``gpu.py`` times: solves of this package by its runtime, and the usual eager loop.
+"""What ``benchmarks.gpu.main`` times: solves by the package's runtime, and the usual eager loop.
 
 A call is what a controller waits for: observations from the host to the device, fresh noise drawn
 on the device, the solve, the chunk back on the host.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pcm_policy.policy.config import HeadConfig, PolicyConfig
+from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Precision, Runtime, RuntimeConfig
 from pcm_policy.sampling.denoise import Network
@@ -20,17 +20,25 @@ from pcm_policy.solvers.solve import SolverConfig
 
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 Call = Callable[[Tensor], Tensor]
-WARMUP = 10
+WARMUP, LEAST = 10, 3
+RELEASED = "released/pusht"
+"""The policy whose sampler and head are timed, on a larger network."""
 
 
 def build(down_dims: Sequence[int], device: torch.device) -> DiffusionPolicy:
-    """Build a U-Net policy of Push-T's sizes with random weights and a PCM head for DDIM-16."""
+    """Build the released U-Net policy at another width, with random weights and an untrained head.
+
+    Its head has the released one's nodes, first guess and Newton step, so that a round costs what
+    a trained one does.
+
+    Args:
+        down_dims: widths of the U-Net.
+        device: where it runs.
+    """
+    released = DiffusionPolicy.from_pretrained(RELEASED).config
     torch.manual_seed(0)
-    head = HeadConfig("window", {}, SamplerConfig("ddim", 16), base="")
-    config = PolicyConfig(
-        20, 2, network="unet1d", network_options={"down_dims": list(down_dims)}, head=head
-    )
-    return DiffusionPolicy(config).to(device)
+    options = {"down_dims": list(down_dims)}  # all others as the network has them
+    return DiffusionPolicy(replace(released, network_options=options)).to(device)
 
 
 def runtime(policy: DiffusionPolicy, mode: str, precision: str) -> Runtime:
@@ -158,22 +166,21 @@ def time_turns(
         calls: by name.
         obs: ``(n, B, To, Do)`` on the host, pinned on CUDA.
         count: timed calls each.
-        seconds: no turn starts after this long.
+        seconds: no turn starts after this long, but for the first three.
 
     Returns:
         Milliseconds of every call; its end is the chunk's arrival on the host.
     """
-    spent: dict[str, list[float]] = {name: [] for name in calls}
-    end = time.perf_counter() + seconds
-    for turn in range(-min(WARMUP, count), count):
-        if turn > 2 and time.perf_counter() > end:
-            break
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call(obs[turn % len(obs)])
-            if turn >= 0:
-                spent[name].append((time.perf_counter() - start) * 1e3)
-    return spent
+
+    def side(call: Call) -> Side:
+        def run(number: int) -> None:
+            call(obs[number % len(obs)])
+
+        return run
+
+    sides, warmup = [side(call) for call in calls.values()], min(WARMUP, count)
+    spent = take_turns(sides, count, warmup=warmup, seconds=seconds, least=LEAST)
+    return dict(zip(calls, spent, strict=True))
 
 
 @torch.inference_mode()

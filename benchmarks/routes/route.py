@@ -33,7 +33,8 @@ SOLVERS: Mapping[str, tuple[str, ...]] = {
     "PCM, 3 rounds": ("solver=pcm", "solver.rounds=3"),
 }
 BASELINE = "robomimic's own BC"
-BC = "benchmarks/routes/robomimic_bc.py"
+BC = "benchmarks.routes.robomimic_bc"
+TIMED = ("generate", "train", "distil")
 Report = dict[str, Any]
 
 
@@ -111,7 +112,7 @@ def commands(name: str, folder: Path) -> dict[str, list[str]]:
 
 def shell(words: Sequence[str]) -> str:
     """Return a command as it is typed."""
-    first = ["python", BC] if words[0] == BC else [f"pcm-{words[0]}"]
+    first = ["python", "-m", BC] if words[0] == BC else [f"pcm-{words[0]}"]
     return shlex.join([*first, *words[1:]])
 
 
@@ -122,7 +123,7 @@ def execute(words: Sequence[str]) -> None:
         PcmError: it failed.
     """
     if words[0] == BC:
-        program = ["-m", "benchmarks.routes.robomimic_bc", *words[1:]]
+        program = ["-m", BC, *words[1:]]
     else:
         program = ["-m", "pcm_policy.cli", *words]
     done = subprocess.run([sys.executable, *program], check=False)
@@ -158,11 +159,13 @@ def run(name: str, folder: Path, run_command: Callable[[Sequence[str]], None] = 
 def rows(reports: Sequence[Report]) -> list[list[str]]:
     """Return the table: a column for every route, a row for every time and every solver."""
     found = []
-    for step in ("generate", "train", "distil"):
-        times = [r["steps"][step].get("seconds") for r in reports]
+    steps = [name for name in TIMED if any(name in r["steps"] for r in reports)]
+    solvers = [name for name in (*SOLVERS, BASELINE) if any(name in r["steps"] for r in reports)]
+    for step in steps:
+        times = [r["steps"].get(step, {}).get("seconds") for r in reports]
         shown = ["(as before)" if t is None else f"{t / 60:.1f} min" for t in times]
         found.append([step, *shown])
-    for solver in (*SOLVERS, BASELINE):
+    for solver in solvers:
         cells = []
         for report in reports:
             if solver not in report["steps"]:

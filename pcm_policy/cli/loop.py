@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,22 +17,23 @@ from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
 from pcm_policy.control.config import rest_command, robot_settings
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
-from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.control.plan import PlanRequest
 from pcm_policy.control.settings import ControlSettings
-from pcm_policy.control.times import Times
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import join_fields
 from pcm_policy.files import to_json, write_file, write_text
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.rows import described
 from pcm_policy.measure.tables import table
+from pcm_policy.measure.timing import take_turns
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.loop import LoopResult, run_loop
 from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld, World
 from pcm_policy.serving.planner import Planner
 
-WARMUP = 20
+CALLS = 10
+"""Calls before the loop that warm up, and as many again that the first delay is taken from."""
 HOG = """
 import os, time
 parent = os.getppid()
@@ -82,7 +82,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         "control": asdict(settings),
         "source": config.source,
         "hog": config.hog,
-        "warmup_calls": WARMUP,
+        "warmup_calls": 2 * CALLS,
         **result.to_json(),
         "delay_steps": delay.steps,
         "events": list(controller.record.events),
@@ -116,9 +116,10 @@ def warm_up(
         settings: of the controller.
         observations: ``(n, To, Do)``.
     """
-    times, memory = Times(WARMUP), None
-    period_ms = settings.period_ms(planner.spec)
-    for i in range(WARMUP):
+    memory: Any = None
+
+    def call(i: int) -> None:
+        nonlocal memory
         request = PlanRequest(
             id=i,
             seed=0,
@@ -130,17 +131,11 @@ def warm_up(
             couple_noise=settings.couple_noise,
             memory=memory,
         )
-        spent, plan = _timed(planner, request)
-        memory = plan.memory
-        if i >= WARMUP // 2:
-            times.add(spent)
-    return DelayEstimator(period_ms, to_steps(times.max, period_ms), warmup=0)
+        memory = planner.plan(request).memory
 
-
-def _timed(planner: Planner, request: PlanRequest) -> tuple[float, Plan]:
-    begin = time.perf_counter()
-    plan = planner.plan(request)
-    return (time.perf_counter() - begin) * 1e3, plan
+    (spent,) = take_turns([call], CALLS, warmup=CALLS)
+    period_ms = settings.period_ms(planner.spec)
+    return DelayEstimator(period_ms, to_steps(max(spent), period_ms), warmup=0)
 
 
 @contextmanager

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.measure.statistics import percentiles
+from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.serving.planner import Planner
 
 SIZES = (1, 2, 4, 8, 16)
-CALLS = 7
+CALLS, WARMUP = 5, 2
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,20 @@ class Served:
 
 def measure(planner: Planner, sizes: Sequence[int] = SIZES) -> dict[int, float]:
     """Return the median milliseconds of a solve at several batch sizes; also warms up."""
-    spec, found = planner.spec, {}
+    spec = planner.spec
     middle = (np.asarray(spec.obs_low) + np.asarray(spec.obs_high)) / 2
     obs = np.repeat(middle[None].astype(np.float32), spec.obs_steps, axis=0)
     none = np.zeros((0, spec.action_dim), np.float32)
     request = PlanRequest(id=0, seed=0, tick=0, clock=0.0, obs=obs, prefix=none)
-    for size in sizes:
-        times = []
-        for _ in range(CALLS):
-            begin = time.perf_counter()
+
+    def side(size: int) -> Side:
+        def call(_: int) -> None:
             planner.plan_batch([request], [0], size)
-            times.append((time.perf_counter() - begin) * 1e3)
-        found[size] = float(np.median(times[2:]))
-    return found
+
+        return call
+
+    spent = take_turns([side(size) for size in sizes], CALLS, warmup=WARMUP)
+    return {size: percentiles(times)["p50"] for size, times in zip(sizes, spent, strict=True)}
 
 
 def best_size(cost_ms: Mapping[int, float], waiting: int) -> int:

@@ -25,7 +25,7 @@ from benchmarks.compare.policies import load
 from benchmarks.compare.sides import Solved, ours
 from benchmarks.compare.timing import batches
 from benchmarks.gpu import main as gpu
-from benchmarks.gpu.sides import EagerLoop
+from benchmarks.gpu.sides import EagerLoop, build
 from benchmarks.lerobot import side as lerobot_side
 from pcm_policy.adopt.lerobot_peer import EQUAL, LeRobotPeer
 from pcm_policy.adopt.lerobot_sampling import common_sampler, draw_noise, unsupported
@@ -45,6 +45,7 @@ ROW_KEYS = {
     "speedup_over_ours_ddpm", "speedup_over_own_ddpm", "memory_bytes", "floor_ms",
     "floor_memory_ms", "floor_arithmetic_ms", "reference",
 }  # fmt: skip
+GPU_ROWS = ["ddim-10", "ddim-32 eta 1 at 0.1", "pcm 2 (ddim-32 eta 1 at 0.1)"]
 FILE_KEYS = {"command", "commit", "hardware", "dtype", "ceilings", "rows", "refused"}
 
 
@@ -62,7 +63,7 @@ def test_our_rows_equal_diffusers(
     sampler = common_sampler(name, steps)
     kind = getattr(diffusers, f"{name.upper()}Scheduler")
     scheduler = kind(**scheduler_settings(policy), **clipping(policy))
-    theirs = diffusers_loop(policy, scheduler, f"{name}-{steps}", sampler).run(obs[0], 5)
+    theirs = diffusers_loop(policy, scheduler, f"{name}-{steps}", steps, sampler).run(obs[0], 5)
     mine = ours(policy, SolverConfig("sequential", sampler)).run(obs[0], 5)
     assert (theirs.rounds, theirs.nfe) == (mine.rounds, mine.nfe) == (steps, steps)
     torch.testing.assert_close(theirs.sample, mine.sample, atol=1e-5, rtol=0)
@@ -106,7 +107,7 @@ def test_diffusers_parallel_ddim_misses_the_last_step_without_alpha_one() -> Non
     for one in (True, False):
         sampler = common_sampler("ddim", steps)
         usual = diffusers.DDIMScheduler(**settings, set_alpha_to_one=one)
-        exact = diffusers_loop(policy, usual, f"ddim-{steps}", sampler).run(obs, 4).sample
+        exact = diffusers_loop(policy, usual, f"ddim-{steps}", steps, sampler).run(obs, 4).sample
         scheduler = diffusers.DDIMParallelScheduler(**settings, set_alpha_to_one=one)
         scheduler.set_timesteps(steps)
         noise = draw_noise(policy, sampler, 2, 4)
@@ -162,18 +163,27 @@ def test_compare_file(report: dict) -> None:
     assert {r["reason"] for r in report["refused"]} == {"LeRobot has no mlp network"}
 
 
+def test_the_gpu_times_the_released_head() -> None:
+    policy = build((16, 32), torch.device("cpu"))
+    released = DiffusionPolicy.from_pretrained("released/pusht")
+    assert policy.config.head == released.config.head
+    assert policy.head is not None
+    assert released.head is not None
+    assert policy.head.evaluations == released.head.evaluations < policy.config.sampler.steps
+
+
 def test_gpu_small(tmp_path: Path) -> None:
     file = tmp_path / "gpu.json"
-    words = ["--small", "--only", "ddim-10", "ddim-16", "pcm 2 ddim-16", "--picard-rounds", "20"]
+    words = ["--small", "--only", *GPU_ROWS, "--picard-rounds", "20"]
     report = gpu.main([*words, "--output", str(file)])
     assert json.loads(file.read_text()) == report
-    assert {r["solver"] for r in report["rows"]} == {"ddim-10", "ddim-16", "pcm 2 ddim-16"}
+    assert {r["solver"] for r in report["rows"]} == set(GPU_ROWS)
     exact = {r["solver"]: r.get("max_abs_error") for r in report["rows"][:2]}
-    assert exact == {"ddim-10": 0, "ddim-16": 0}
+    assert exact == dict.fromkeys(GPU_ROWS[:2], 0)
     for row in report["rows"]:
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         assert row["floor_per_round_ms"] > 0
-    assert {"graph: pcm 2 ddim-16", "graph: batch 64", "CUDA memory"} <= set(report["missing"])
+    assert {f"graph: {GPU_ROWS[-1]}", "graph: batch 64", "CUDA memory"} <= set(report["missing"])
     assert {r["batch"] for r in report["throughput"]} == {1, 2}
     assert FILE_KEYS - {"dtype", "refused"} | {"precision"} <= set(report)
 
@@ -198,14 +208,14 @@ gpu_figures.Figures.throughput = throughput
 runpy.run_module("benchmarks.gpu.main", run_name="__main__")
 """
     file = tmp_path / "gpu.json"
-    words = ["--small", "--only", "ddim-16", "--picard-rounds", "9", "--output", str(file)]
+    words = ["--small", "--only", "ddim-10", "--picard-rounds", "9", "--output", str(file)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script, *words]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     report = json.loads(file.read_text())
     assert [r["batch"] for r in report["throughput"]] == [1]
     reason = "RuntimeError: out of something"
-    assert report["failed"] == [{"figure": "throughput ddim-16 batch 2", "reason": reason}]
+    assert report["failed"] == [{"figure": "throughput ddim-10 batch 2", "reason": reason}]
 
 
 @pytest.mark.parametrize("sampler", [DDIM, SamplerConfig("ddpm", 100)], ids=["ddim", "ddpm"])

@@ -1,5 +1,6 @@
 """The whole way from demonstrations to success, as typed; once for real, on a small scale."""
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ SMALL = route.Route(
 def test_every_command_is_one_that_exists(name: str, tmp_path: Path) -> None:
     for words in route.commands(name, tmp_path).values():
         if words[0] == route.BC:
-            assert (Path(__file__).parents[2] / route.BC).exists()
+            assert importlib.util.find_spec(route.BC) is not None
             continue
         extra = ["command=generate"] if words[0] == "data" else []
         compose(words[0], [*words[1 + len(extra) :], *extra])
