@@ -122,11 +122,8 @@ def execute(words: Sequence[str]) -> None:
     Raises:
         PcmError: it failed.
     """
-    if words[0] == BC:
-        program = ["-m", BC, *words[1:]]
-    else:
-        program = ["-m", "pcm_policy.cli", *words]
-    done = subprocess.run([sys.executable, *program], check=False)
+    module = words if words[0] == BC else ["pcm_policy.cli", *words]
+    done = subprocess.run([sys.executable, "-m", *module], check=False)
     if done.returncode:
         raise PcmError(f"{shell(words)} ended with code {done.returncode}")
 
