@@ -30,7 +30,7 @@ from pcm_policy.measure.timing import Side
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.onnx import Solve, compiled_solve
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 RESULTS = Path(__file__).parent / "results"
 WITHIN = 0.03

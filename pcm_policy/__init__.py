@@ -14,7 +14,7 @@ from pcm_policy.limits import ActionLimits
 if TYPE_CHECKING:
     from pcm_policy.policy.config import PolicyConfig
     from pcm_policy.policy.policy import DiffusionPolicy, Prediction
-    from pcm_policy.solvers.solve import SolverConfig
+    from pcm_policy.solvers.before.solve import SolverConfig
 
 __all__ = [
     "ActionLimits",
@@ -29,7 +29,7 @@ _LAZY = {
     "DiffusionPolicy": "pcm_policy.policy.policy",
     "PolicyConfig": "pcm_policy.policy.config",
     "Prediction": "pcm_policy.policy.policy",
-    "SolverConfig": "pcm_policy.solvers.solve",
+    "SolverConfig": "pcm_policy.solvers.before.solve",
 }
 
 

@@ -20,7 +20,7 @@ from pcm_policy.measure.timing import time_call
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.onnx import TOLERANCE, onnx_session, run_session
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 Format = Literal["export", "aoti", "onnx"]
 FILES: dict[str, str] = {"export": "policy.pt2", "aoti": "policy_aoti.pt2", "onnx": "policy.onnx"}

@@ -15,7 +15,7 @@ from pcm_policy.adopt.lerobot_sampling import draw_noise
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Runtime
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 ERROR = 1e-3
 OURS: tuple[dict[str, Any], ...] = (  # one line a row; ``sampler`` is filled in

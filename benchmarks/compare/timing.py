@@ -13,7 +13,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.measure.timing import take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 WARMUP = 2
 

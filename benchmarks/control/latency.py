@@ -38,7 +38,7 @@ from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.simulate import SimulationResult, simulate
 from pcm_policy.serving.planner import Planner
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 ENV_STEPS = 300
 ENV = "pcm_policy/PushTKeypoints-v0"

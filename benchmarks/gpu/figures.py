@@ -17,7 +17,7 @@ from pcm_policy.measure.statistics import percentiles
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import TYPES, Runtime
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 DDPM = SamplerConfig("ddpm", 100)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)

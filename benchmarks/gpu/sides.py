@@ -16,7 +16,7 @@ from pcm_policy.runtime.execute import Precision, Runtime, RuntimeConfig
 from pcm_policy.sampling.denoise import Network
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 Call = Callable[[Tensor], Tensor]

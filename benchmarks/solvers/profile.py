@@ -24,9 +24,9 @@ from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.anderson import Anderson
-from pcm_policy.solvers.newton import QuasiNewton
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.anderson import Anderson
+from pcm_policy.solvers.before.newton import QuasiNewton
+from pcm_policy.solvers.before.solve import SolverConfig
 
 PARTS = {
     "encode": "encode",  # step and condition, once a solve

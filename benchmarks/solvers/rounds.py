@@ -26,9 +26,9 @@ from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.coarse import SHARES
-from pcm_policy.solvers.iterate import SAFETY
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.coarse import SHARES
+from pcm_policy.solvers.before.iterate import SAFETY
+from pcm_policy.solvers.before.solve import SolverConfig
 
 ERROR, MOST, RMSE_ROUNDS = 1e-3, 40, 6
 HEAD = ["solver", "sampler", "rounds until error < 1e-3", "most", "evaluations"]

@@ -36,7 +36,7 @@ from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import fingerprint, held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 ROUNDS, OTHER_NOISE, EPISODES = (1, 2, 3), 10_000, 8
 PAPER = ("distill.own=0", "distill.warm=0", "distill.prefix=0", "distill.weight=variance")

@@ -64,7 +64,7 @@ from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import fingerprint, held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 ROUNDS, SEED, ERRORS = (1, 2, 3, 4, 6, 8), 100_000, (0.02, 0.01)
 Times = dict[SolverConfig, dict[str, float]]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcm_policy.measure.exactness import certification, certified_solver, chunk_error, solved
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 ALONE = 64
 """Observations of each kind that are solved until certified, one by one."""

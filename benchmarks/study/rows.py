@@ -23,7 +23,7 @@ from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 PARALLEL = {
     "PCM": "pcm",

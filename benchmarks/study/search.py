@@ -15,7 +15,7 @@ from pcm_policy.measure.few_steps import searched
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import Spacing
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 TUNING_SEED = 500_000
 TEMPERATURES = (1.0, 0.6)

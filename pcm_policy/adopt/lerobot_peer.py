@@ -19,7 +19,7 @@ from pcm_policy.adopt.lerobot_sampling import draw_noise, renamed, unsupported
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 EQUAL = 1e-4
 """Largest difference to our chunk, in normalised action units, at which LeRobot's row is shown."""

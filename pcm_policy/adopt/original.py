@@ -23,7 +23,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 _PATCH = 5  # pixels
 CHUNK = 1e-6
@@ -129,7 +129,7 @@ def _images(
 def _compare(
     policy: DiffusionPolicy, raw: Tensor, noise: Noise, name: str, outputs: Mapping[str, Tensor]
 ) -> SelfCheck:
-    from pcm_policy.solvers.solve import solve
+    from pcm_policy.solvers.before.solve import solve
 
     config = policy.config
     seen = policy.obs_normalizer.normalize(raw).flatten(1)

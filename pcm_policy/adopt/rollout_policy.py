@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import parse_field
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 
 class RolloutPolicy:

@@ -23,7 +23,7 @@ from pcm_policy.policy.folder import held_out_observations, held_out_sights
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
 from pcm_policy.runtime.execute import RuntimeConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 
 def bench_main(config: DictConfig) -> Bench:

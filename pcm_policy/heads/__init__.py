@@ -5,9 +5,12 @@ from typing import Any
 from torch import nn
 
 from pcm_policy.errors import PcmError
+from pcm_policy.heads.base import HEADS, Head
 from pcm_policy.heads.copy import CopyHead
 from pcm_policy.heads.lora import LoraHead
 from pcm_policy.heads.window import WindowHead
+
+__all__ = ["HEADS", "CopyHead", "Head", "LoraHead", "WindowHead", "build_head"]
 
 
 def build_head(
@@ -18,21 +21,25 @@ def build_head(
     horizon: int,
     cond_dim: int,
     options: dict[str, Any],
-) -> nn.Module:
+) -> Head:
     """Build an untrained head for a base network and a sampler of ``steps`` steps.
+
+    Args:
+        name: one of :data:`HEADS`; ``module:Class`` if that module has been imported.
+        network: the base network.
+        steps: ``N``.
+        action_dim: ``Da``.
+        horizon: ``T``.
+        cond_dim: ``C``.
+        options: the head's own.
 
     Raises:
         PcmError: unknown head name or option.
     """
+    kind = HEADS.find(name, import_it=False)
     try:
-        if name == "window":
-            return WindowHead(steps, action_dim, horizon, cond_dim, **options)
-        if name == "lora":
-            return LoraHead(network, **options)
-        if name == "copy":
-            return CopyHead(network, **options)
+        return kind(network, steps, action_dim, horizon, cond_dim, **options)
     except TypeError as error:
         raise PcmError(
             f"head {name!r}: {error}; if an earlier version distilled it, run pcm-distill again"
         ) from error
-    raise PcmError(f"unknown head {name!r}: use window, lora or copy")

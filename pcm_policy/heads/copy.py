@@ -5,10 +5,12 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.heads.base import HEADS, Head
+from pcm_policy.solvers.system import Iterate, System
 
 
-class CopyHead(nn.Module):
+@HEADS.add("copy")
+class CopyHead(Head):
     """A second network of the base's shape, ``lambda D'(X) + (1 - lambda) D(X)``.
 
     A sweep is linear in the predictions, so mixing them mixes the two models' sweeps, as the paper
@@ -18,9 +20,10 @@ class CopyHead(nn.Module):
 
     Args:
         network: the base network, for its shape.
+        shape: what other heads are told, not used.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *shape: int) -> None:
         super().__init__()
         self.network = copy.deepcopy(network)
 
@@ -28,24 +31,13 @@ class CopyHead(nn.Module):
         """Take over the base's weights."""
         self.network.load_state_dict(network.state_dict())
 
-    def forward(
-        self,
-        denoise: Denoiser,
-        forced: Tensor,
-        states: Tensor,
-        rounds: Tensor,
-        strength: float,
-        base: Tensor | None = None,
-    ) -> Tensor:
-        """Predict the clean chunks of one PCM round; arguments as for the window head.
-
-        ``forced`` and ``rounds`` are not used, ``base`` where the base's share is not zero.
-        """
-        nodes = slice(0, states.shape[0])
-        own = denoise.with_network(self.network)(states, nodes)
-        if strength == 1.0:
+    def forward(self, s: System, x: Iterate, share: float, base: Tensor | None = None) -> Tensor:
+        """Predict the clean chunks of one round; ``base`` counts where the share is below one."""
+        nodes, states = slice(0, s.steps), x.X[:-1]
+        own = s.denoise.with_network(self.network)(states, nodes)
+        if share == 1.0:
             return own
         if base is None:
             with torch.no_grad():
-                base = denoise(states, nodes)
-        return torch.lerp(base, own, strength)
+                base = s.denoise(states, nodes)
+        return torch.lerp(base, own, share)

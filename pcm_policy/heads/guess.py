@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pcm_policy.networks.mlp import AdaLNBlock
-from pcm_policy.sampling.denoise import Denoiser, Prefix
+from pcm_policy.sampling.denoise import Prefix
 
 
 class FirstGuess(nn.Module):
@@ -66,24 +66,3 @@ class FirstGuess(nn.Module):
             h = block(h, c)
         found: Tensor = self.out(h).view(like.shape)
         return found if prefix is None else prefix.apply(found)
-
-
-def guesses(head: nn.Module | None) -> bool:
-    """Say whether a head predicts where a solve starts."""
-    return getattr(head, "guess", None) is not None
-
-
-def first_guess(head: nn.Module, denoise: Denoiser, forced: Tensor) -> Tensor | None:
-    """Return the ``(B, T, Da)`` chunks a PCM solve starts from, if its head predicts any.
-
-    They are clipped as the base's predictions are, so that the rounds never start far away.
-
-    Args:
-        head: the PCM head.
-        denoise: the base map ``D``.
-        forced: ``(N + 1, B, T, Da)``, what the noise alone gives.
-    """
-    if not guesses(head):
-        return None
-    found: Tensor = head.first(denoise, forced)  # type: ignore[operator]
-    return found if denoise.clip is None else found.clamp(-denoise.clip, denoise.clip)

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from pcm_policy.errors import PcmError
-from pcm_policy.sampling.denoise import Denoiser, Network
+from pcm_policy.heads.base import HEADS, Head
+from pcm_policy.sampling.denoise import Network
+from pcm_policy.solvers.system import Iterate, System
 
 
-class LoraHead(nn.Module):
+@HEADS.add("lora")
+class LoraHead(Head):
     """Low-rank changes to every matrix and convolution of the base network.
 
     One network call a round, whatever the share. ``up`` starts at zero, so an untrained head
@@ -21,11 +24,14 @@ class LoraHead(nn.Module):
 
     Args:
         network: the base network, for its weights' names and shapes; it is not kept.
+        shape: what other heads are told, not used.
         rank: rank of every ``dW``.
         alpha: ``dW = alpha / rank * up @ down``.
     """
 
-    def __init__(self, network: nn.Module, *, rank: int = 8, alpha: float = 8.0) -> None:
+    changes_base: ClassVar[bool] = True
+
+    def __init__(self, network: nn.Module, *shape: int, rank: int = 8, alpha: float = 8.0) -> None:
         super().__init__()
         if rank < 1:
             raise PcmError(f"head.rank={rank}: must be at least 1")
@@ -55,39 +61,28 @@ class LoraHead(nn.Module):
         self._merged.clear()
         super()._load_from_state_dict(*args)
 
-    def merged(self, network: nn.Module, strength: float) -> dict[str, Tensor]:
-        """Return the network's weights at share ``strength``, remembered outside training."""
+    def merged(self, network: nn.Module, share: float) -> dict[str, Tensor]:
+        """Return the network's weights at share ``share``, remembered outside training."""
         if self.training:
-            return self._merge(network, strength)
-        if strength not in self._merged:
+            return self._merge(network, share)
+        if share not in self._merged:
             with torch.inference_mode(False), torch.no_grad():
-                self._merged[strength] = self._merge(network, strength)
-        return self._merged[strength]
+                self._merged[share] = self._merge(network, share)
+        return self._merged[share]
 
-    def _merge(self, network: nn.Module, strength: float) -> dict[str, Tensor]:
+    def _merge(self, network: nn.Module, share: float) -> dict[str, Tensor]:
         weights = dict(network.named_parameters())
         result = {}
         for key, down in self.down.items():
             name = key.replace("/", ".")
             delta = (self.up[key] @ down).view_as(weights[name])
-            result[name] = weights[name].detach() + strength * self.scale * delta
+            result[name] = weights[name].detach() + share * self.scale * delta
         return result
 
-    def forward(
-        self,
-        denoise: Denoiser,
-        forced: Tensor,
-        states: Tensor,
-        rounds: Tensor,
-        strength: float,
-        base: Tensor | None = None,
-    ) -> Tensor:
-        """Predict the clean chunks of one PCM round; arguments as for the window head.
-
-        ``forced``, ``rounds`` and ``base`` are not used: the share alone changes the weights.
-        """
-        network = denoise.network
+    def forward(self, s: System, x: Iterate, share: float, base: Tensor | None = None) -> Tensor:
+        """Predict the clean chunks of one round; ``base`` is not used."""
+        network = s.denoise.network
         assert isinstance(network, nn.Module)
-        weights = self.merged(network, strength)
+        weights = self.merged(network, share)
         switched: Network = lambda *inputs: functional_call(network, weights, inputs)  # noqa: E731
-        return denoise.with_network(switched)(states, slice(0, states.shape[0]))
+        return s.denoise.with_network(switched)(x.X[:-1], slice(0, s.steps))

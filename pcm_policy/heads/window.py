@@ -1,19 +1,22 @@
 """Window head: a small network that sees the whole trajectory and corrects base predictions."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
+from pcm_policy.heads.base import HEADS, Head
 from pcm_policy.heads.guess import FirstGuess
 from pcm_policy.networks.mlp import AdaLNBlock
 from pcm_policy.sampling.denoise import Denoiser, Nodes
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler
-from pcm_policy.solvers.base import between_nodes, coarse_nodes, combine
-from pcm_policy.solvers.newton import Jacobian, mean_jacobian
+from pcm_policy.solvers.coarse import between_nodes, coarse_nodes
+from pcm_policy.solvers.jacobian import Jacobian
+from pcm_policy.solvers.newton import mean_jacobian
 from pcm_policy.solvers.sequential import sequential
+from pcm_policy.solvers.system import Iterate, System, combine
 
 FLOOR = 1e-3
 """Least scale of a correction, in normalised action units."""
@@ -22,7 +25,8 @@ LIMIT = 10.0
 grows with the square of the states, and would not stay finite."""
 
 
-class WindowHead(nn.Module):
+@HEADS.add("window")
+class WindowHead(Head):
     """Correct all base predictions of a round: ``P + lambda(k) s A(X, P, obs, k, s) R / s``.
 
     ``P`` is ``D(X)``, or what a quasi-Newton step makes of it, ``R = F + M P - X`` how far that
@@ -35,6 +39,7 @@ class WindowHead(nn.Module):
     layer starts at zero, so an untrained head changes nothing.
 
     Args:
+        network: the base network, not used.
         steps: ``N``, number of states of the sampler it is trained for.
         action_dim: ``Da``.
         horizon: ``T``.
@@ -53,11 +58,11 @@ class WindowHead(nn.Module):
         guess_noises: states of the noise that it sees: the first, or as many as there are nodes.
     """
 
-    on_base = True
-    """It adds to a base prediction that may be given, see :mod:`pcm_policy.solvers.adaptive`."""
+    adds_to_base: ClassVar[bool] = True
 
     def __init__(
         self,
+        network: nn.Module,
         steps: int,
         action_dim: int,
         horizon: int,
@@ -111,54 +116,19 @@ class WindowHead(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(
-        self,
-        denoise: Denoiser,
-        forced: Tensor,
-        states: Tensor,
-        rounds: Tensor,
-        strength: float,
-        base: Tensor | None = None,
-    ) -> Tensor:
-        """Predict the clean chunks of one PCM round.
-
-        Args:
-            denoise: the base map ``D``; its weights get no gradient.
-            forced: ``(N, B, T, Da)``, what the noise alone gives.
-            states: ``(N, B, T, Da)``, all states but the last.
-            rounds: ``(B,)`` int64, index of the round each row is in.
-            strength: the head's share lambda(k).
-            base: ``D(states)`` where it is known already, at all states or at the head's nodes.
-
-        Returns:
-            ``(N, B, T, Da)``.
-        """
-        nodes, between = self.nodes(denoise)
+    def forward(self, s: System, x: Iterate, share: float, base: Tensor | None = None) -> Tensor:
+        """Predict the clean chunks of one PCM round; see :meth:`Head.forward`."""
+        (nodes, between), states = self.nodes(s.denoise.sampler), x.X[:-1]
         if base is None:
             with torch.no_grad():
-                base = denoise(states[nodes], nodes)
-        found = self.base(denoise, forced, states, base)
-        residual = (forced + combine(denoise.sampler.M[:-1], found) - states)[nodes]
-        at = rounds.clamp(max=self.max_rounds - 1)
-        correction = self._correct(denoise, states[nodes], found[nodes], residual, at)
+                base = s.denoise(states[nodes], nodes)
+        found = self.base_predictions(s, x, base)
+        residual = (s.F[:-1] + combine(s.denoise.sampler.M[:-1], found) - states)[nodes]
+        at = x.round_of_rows().clamp(max=self.max_rounds - 1)
+        correction = self._correct(s.denoise, states[nodes], found[nodes], residual, at)
         if between is not None:
             correction = combine(between, correction)
-        return (found + strength * correction).clamp(-LIMIT, LIMIT)
-
-    def base(self, denoise: Denoiser, forced: Tensor, states: Tensor, base: Tensor) -> Tensor:
-        """Return the predictions ``P`` of a round without the head, ``(N, B, T, Da)``.
-
-        Args:
-            denoise: the base map ``D``, for its sampler.
-            forced: ``(N, B, T, Da)``, what the noise alone gives.
-            states: ``(N, B, T, Da)``, all states but the last.
-            base: ``D(states)`` at all states or at the head's nodes.
-        """
-        _, between = self.nodes(denoise)
-        if between is not None and base.shape[0] != states.shape[0]:
-            base = combine(between, base)
-        jacobian = self.jacobian(denoise.sampler)
-        return base if jacobian is None else jacobian.predict(base, forced, states)
+        return (found + share * correction).clamp(-LIMIT, LIMIT)
 
     def jacobian(self, sampler: AffineSampler) -> Jacobian | None:
         """Return the base's mean Jacobian on a sampler; None if the head does without."""
@@ -185,7 +155,7 @@ class WindowHead(nn.Module):
             return
         self.diagonal.copy_(mean_jacobian(denoise, noise))
         self.bend.zero_()
-        nodes, between = self.nodes(denoise)
+        nodes, between = self.nodes(denoise.sampler)
         if between is None:
             return
         states = sequential(denoise, noise).trajectory[:-1]
@@ -196,19 +166,17 @@ class WindowHead(nn.Module):
         self.bend.copy_(torch.linalg.solve(gram + ridge, seen @ left.T).T)
         self._spread = None
 
-    def first(self, denoise: Denoiser, forced: Tensor) -> Tensor:
-        """Predict the clean chunk to start from, without a network round of the base.
+    @property
+    def starts(self) -> bool:
+        """Whether the head predicts the chunk that a solve starts from."""
+        return self.guess is not None
 
-        Args:
-            denoise: the base map ``D``, for its condition, prefix and sampler.
-            forced: ``(N + 1, B, T, Da)``, what the noise alone gives.
-
-        Returns:
-            ``(B, T, Da)``.
-        """
-        assert self.guess is not None
-        nodes = self.nodes(denoise)[0] if self.guess_noises > 1 else slice(0, 1)
-        found: Tensor = self.guess(forced[:-1][nodes], denoise.cond, denoise.prefix)
+    def start(self, s: System) -> Tensor | None:
+        """Predict the chunk ``(B, T, Da)`` to start from, from noise and observation alone."""
+        if self.guess is None:
+            return None
+        nodes = self.nodes(s.denoise.sampler)[0] if self.guess_noises > 1 else slice(0, 1)
+        found: Tensor = self.guess(s.F[:-1][nodes], s.denoise.cond, s.denoise.prefix)
         return found
 
     def _correct(
@@ -225,16 +193,14 @@ class WindowHead(nn.Module):
         found: Tensor = self.out(self.factors(h) * moved)
         return scale * found.view(states.transpose(0, 1).shape).transpose(0, 1)
 
-    def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
+    def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
         """Return the evaluated nodes, and ``(N, n)`` weights that spread their values over all."""
-        sampler = denoise.sampler
         if self.evaluations == sampler.steps:
             return slice(0, sampler.steps), None
         if self._spread is None or self._spread[0] is not sampler:
-            chosen = coarse_nodes(self.evaluations, 0, sampler.steps)
-            index = torch.tensor(chosen, device=sampler.alpha.device)
             with torch.inference_mode(False), torch.no_grad():
-                weights = between_nodes(sampler, chosen, 0)
+                index = coarse_nodes(self.evaluations, 0, sampler.steps, sampler.alpha.device)
+                weights = between_nodes(sampler, index, 0)
                 weights = weights if self.bend is None else weights + self.bend
             self._spread = sampler, index, weights
         return self._spread[1:]

@@ -22,7 +22,7 @@ from pcm_policy.measure.rows import OURS, Row, default_rows, sequential, setting
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.measure.timing import Progress, Side, no_progress, take_turns, time_call
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 
 @dataclass(frozen=True)

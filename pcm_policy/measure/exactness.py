@@ -16,7 +16,7 @@ from pcm_policy.measure.tables import markdown
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise, episode_noise
 from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.solve import SETTLED_BY, SolverConfig
+from pcm_policy.solvers.before.solve import SETTLED_BY, SolverConfig
 
 ROUNDS = (1, 2, 3, 4)
 TOLERANCES = (1e-2, 1e-3)
@@ -121,7 +121,7 @@ def certified_solver(policy: DiffusionPolicy, tolerance: float) -> SolverConfig:
     """Return the head's way to a certified chunk: adaptive where the head can, else a step."""
     assert policy.config.head is not None
     sampler, rounds = policy.config.head.sampler, policy.config.head.rounds
-    if getattr(policy.head, "on_base", False):
+    if policy.head is not None and policy.head.adds_to_base:
         return SolverConfig("pcm", sampler, tolerance=tolerance, adaptive=True)
     return SolverConfig("pcm", sampler, tolerance=tolerance, pcm_rounds=rounds)
 

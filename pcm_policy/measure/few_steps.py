@@ -14,7 +14,7 @@ from pcm_policy.measure.exactness import solved
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.search import Schedule, search
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 
 @torch.inference_mode()

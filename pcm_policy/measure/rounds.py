@@ -11,7 +11,7 @@ from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.rows import Row, settings
 from pcm_policy.measure.timing import Progress
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 COUNTED_ROUNDS = 40
 COUNTED_MARGIN = 100.0  # an adaptive solve whose rounds are counted goes on until far below

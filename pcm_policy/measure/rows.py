@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import Method, SolverConfig
+from pcm_policy.solvers.before.solve import Method, SolverConfig
 
 OURS = "pcm_policy"
 FEW_STEPS = (1, 2, 3, 4, 8)

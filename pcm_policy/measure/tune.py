@@ -26,7 +26,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import Spacing
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 Closeness = Callable[[SolverConfig], tuple[float, float, float]]
 """Paired difference of a solver's score to the reference's: mean, lower and upper end."""

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
-from pcm_policy.heads import build_head
+from pcm_policy.heads import Head, build_head
 from pcm_policy.limits import ActionLimits
 from pcm_policy.networks import build_network
 from pcm_policy.policy.config import PolicyConfig
@@ -32,9 +32,9 @@ from pcm_policy.sampling.denoise import Denoiser, Network, Prefix, inpainting
 from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.sampling.samplers import AffineSampler, SamplerConfig, build_sampler
 from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.base import Watch
-from pcm_policy.solvers.newton import Jacobian, mean_jacobian
-from pcm_policy.solvers.solve import SETTLED_BY, SolverConfig, solve
+from pcm_policy.solvers.before.base import Watch
+from pcm_policy.solvers.before.newton import Jacobian, mean_jacobian
+from pcm_policy.solvers.before.solve import SETTLED_BY, SolverConfig, solve
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class DiffusionPolicy(nn.Module):
         self.vision = None if config.vision is None else Vision(config.vision)
         self.obs_normalizer = Normalizer(config.obs_dim)
         self.action_normalizer = Normalizer(config.action_dim)
-        self.head: nn.Module | None = None
+        self.head: Head | None = None
         if config.head is not None:
             self.head = build_head(
                 config.head.name,

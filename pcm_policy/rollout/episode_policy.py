@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pcm_policy.policy.observe import select
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import episode_noise
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 KEPT_OBSERVATIONS = 256
 

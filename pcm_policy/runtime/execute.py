@@ -23,9 +23,9 @@ from pcm_policy.runtime.onnx import Solve, compiled_solve, require_onnx
 from pcm_policy.sampling.denoise import Network, Prefix
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.base import combine, forcing
+from pcm_policy.solvers.before.base import combine, forcing
+from pcm_policy.solvers.before.solve import SolverConfig
 from pcm_policy.solvers.deadline import Deadline, synchronize
-from pcm_policy.solvers.solve import SolverConfig
 
 if TYPE_CHECKING:
     from pcm_policy.policy.policy import DiffusionPolicy

@@ -11,14 +11,13 @@ from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.safety import chunk_fault
 from pcm_policy.control.settings import PolicySpec
 from pcm_policy.errors import PcmError
-from pcm_policy.heads.guess import guesses
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import Noise, episode_noise
 from pcm_policy.sampling.samplers import AffineSampler
 from pcm_policy.serving.warm import shift_chunk, shift_noise
-from pcm_policy.solvers.base import SolveResult, forcing
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.base import SolveResult, forcing
+from pcm_policy.solvers.before.solve import SolverConfig
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Planner:
         self.spec = describe(policy)
         self._sampler = policy.sampler(self.solver.sampler)
         self._noise_steps = self.solver.sampler.steps if self._sampler.stochastic else 0
-        starts = self.solver.method == "pcm" and guesses(policy.head)
+        starts = self.solver.method == "pcm" and policy.head is not None and policy.head.starts
         self._auto = "off" if starts else "trajectory"
 
     def plan(self, request: PlanRequest) -> Plan:

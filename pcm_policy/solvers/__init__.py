@@ -1,21 +1,55 @@
-"""Solvers of ``X = F + M D(X)``: one a file, all with the same result."""
+"""How ``X = F + M D(X)`` is solved: a step makes a round, a stop ends them, one loop runs both."""
 
-from pcm_policy.solvers.adaptive import adaptive
-from pcm_policy.solvers.anderson import anderson
-from pcm_policy.solvers.base import SolveResult
-from pcm_policy.solvers.coarse import coarse
-from pcm_policy.solvers.newton import newton
-from pcm_policy.solvers.paradigms import paradigms
-from pcm_policy.solvers.picard import picard
-from pcm_policy.solvers.sequential import sequential
+from pcm_policy.solvers.adaptive import Adaptive
+from pcm_policy.solvers.anderson import Anderson
+from pcm_policy.solvers.before.adaptive import adaptive
+from pcm_policy.solvers.before.anderson import anderson
+from pcm_policy.solvers.before.coarse import coarse
+from pcm_policy.solvers.before.newton import newton
+from pcm_policy.solvers.before.paradigms import paradigms
+from pcm_policy.solvers.before.picard import picard
+from pcm_policy.solvers.before.sequential import sequential
+from pcm_policy.solvers.coarse import Coarse
+from pcm_policy.solvers.loop import advance, rounds, solve, start
+from pcm_policy.solvers.newton import Newton
+from pcm_policy.solvers.paradigms import Paradigms
+from pcm_policy.solvers.pcm import PCM
+from pcm_policy.solvers.picard import Picard
+from pcm_policy.solvers.result import Ended, SolveResult
+from pcm_policy.solvers.sequential import Sequential
+from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.stops import Rounds, Settle, Stop, Tolerance
+from pcm_policy.solvers.system import Iterate, Round, System
 
 __all__ = [
+    "PCM",
+    "STEPS",
+    "Adaptive",
+    "Anderson",
+    "Coarse",
+    "Ended",
+    "Iterate",
+    "Newton",
+    "Paradigms",
+    "Picard",
+    "Round",
+    "Rounds",
+    "Sequential",
+    "Settle",
     "SolveResult",
+    "Step",
+    "Stop",
+    "System",
+    "Tolerance",
     "adaptive",
+    "advance",
     "anderson",
     "coarse",
     "newton",
     "paradigms",
     "picard",
+    "rounds",
     "sequential",
+    "solve",
+    "start",
 ]

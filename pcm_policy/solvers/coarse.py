@@ -2,50 +2,75 @@
 
 Early iterates are far from the solution wherever they are evaluated, so a few nodes with the
 predictions in between interpolated in log-SNR lose nothing; late rounds change only the last
-states. The full rounds are mixed as by :mod:`~pcm_policy.solvers.anderson`. Fewer rounds than
-full-window Picard for half of its network evaluations, which is what counts where a batch is not
-free: on a CPU or an embedded GPU.
+states. Fewer rounds than full-window Picard for half of its network evaluations, which is what
+counts where a batch is not free: on a CPU or an embedded GPU.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pcm_policy.sampling.denoise import Denoiser
-from pcm_policy.sampling.noise import Noise
+import torch
+from torch import Tensor
+
+from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.solvers.anderson import Anderson
-from pcm_policy.solvers.base import SolveResult
-from pcm_policy.solvers.iterate import iterate
-
-SHARES = (0.25, 0.5)
-"""Share of the nodes that the first rounds evaluate, measured best for DDIM-32 and DDPM-100."""
+from pcm_policy.solvers.settings import setting
+from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.system import Iterate, Round, System, combine
 
 
-def coarse_counts(steps: int, shares: Sequence[float] = SHARES) -> tuple[int, ...]:
-    """Return how many of ``steps`` nodes the first rounds evaluate, at least two."""
-    return tuple(max(2, round(share * steps)) for share in shares)
+def coarse_nodes(count: int, lo: int, hi: int, device: torch.device) -> Tensor:
+    """Return ``count`` of the nodes ``lo..hi-1``, evenly spread, both ends among them.
 
-
-def coarse(
-    denoise: Denoiser,
-    noise: Noise,
-    *,
-    shares: Sequence[float] = SHARES,
-    memory: int = 2,
-    **options: Any,
-) -> SolveResult:
-    """Solve from coarse to fine.
-
-    Args:
-        denoise: the base map ``D``, with its sampler.
-        noise: all the randomness of the solve.
-        shares: share of the nodes that the first rounds evaluate.
-        memory: rounds that Anderson mixing looks back; 0 leaves plain Picard rounds.
-        options: as for :func:`~pcm_policy.solvers.iterate.iterate`.
+    They are computed on the device, ``(count,)`` int64: nothing is copied to it.
     """
-    return iterate(
-        denoise,
-        noise,
-        coarse=coarse_counts(denoise.sampler.steps, shares),
-        correct=Anderson(memory) if memory else None,
-        **options,
-    )
+    even = torch.arange(count, dtype=torch.float64, device=device) * (hi - 1 - lo)
+    return (lo + even / (count - 1)).round().long()
+
+
+def between_nodes(sampler: AffineSampler, nodes: Tensor, lo: int) -> Tensor:
+    """Return ``(N - lo, n)`` weights that interpolate values at ``nodes`` linearly in log-SNR.
+
+    The first node is ``lo`` and the last is ``N - 1``.
+    """
+    # The limits keep the ends finite: pure noise (flow matching) and no noise at all.
+    level = (sampler.alpha / sampler.sigma).log().clamp(-10.0, 10.0)
+    left, right = nodes[:-1], nodes[1:]
+    at = torch.arange(lo, sampler.steps, device=level.device)
+    segment = torch.bucketize(at, right).clamp(max=len(nodes) - 2)
+    start, end = level[left[segment]], level[right[segment]]
+    share = torch.where(end > start, (level[at] - start) / (end - start), 0.0)[:, None]
+    column = torch.arange(len(nodes), device=level.device)
+    first, second = column == segment[:, None], column == segment[:, None] + 1
+    return torch.where(first, 1 - share, torch.where(second, share, torch.zeros_like(share)))
+
+
+@STEPS.add("coarse")
+@dataclass(frozen=True)
+class Coarse(Step):
+    """The first rounds at a share of the nodes, then another step.
+
+    Attributes:
+        shares: of the nodes that the first rounds of the solve evaluate, at least two; measured
+            best for DDIM-32 and DDPM-100.
+        then: the step after them.
+    """
+
+    shares: tuple[float, ...] = setting((0.25, 0.5), least=1e-6, most=1)
+    then: Step = Anderson()
+
+    def init(self, s: System) -> Any:
+        """Return the other step's memory."""
+        return self.then.init(s)
+
+    def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
+        """Evaluate few nodes and interpolate, or make the other step's round."""
+        share = self.shares[x.k] if x.k < len(self.shares) else 1.0
+        count = max(2, round(share * s.steps))
+        if count >= s.steps - x.lo:
+            return self.then.step(s, x, memory)
+        nodes = coarse_nodes(count, x.lo, s.steps, x.X.device)
+        between = between_nodes(s.denoise.sampler, nodes, x.lo)
+        P = torch.cat([x.P[: x.lo], combine(between, x.evaluate(s, nodes))])
+        x = replace(x, cold=False)
+        return x.base_round(s, P, s.steps, count, full=False), memory

@@ -1,33 +1,54 @@
-"""Picard iteration in affine form, with an optional Picard Consistency Model in its first rounds.
+"""Picard iteration in affine form: plain rounds ``X <- F + M D(X)``.
 
-Sources: Shih et al. 2023 (ParaDiGMS), Tang et al. 2024 (the full-order system), So et al. 2025 (PCM
-and model switching).
+Sources: Shih et al. 2023 (ParaDiGMS), Tang et al. 2024 (the full-order system).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from pcm_policy.sampling.denoise import Denoiser
-from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.base import SolveResult
-from pcm_policy.solvers.iterate import Predictor, iterate
+import torch
+
+from pcm_policy.errors import PcmError
+from pcm_policy.solvers.settings import setting
+from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.stops import Stop
+from pcm_policy.solvers.system import Iterate, Round, System
 
 
-def picard(
-    denoise: Denoiser,
-    noise: Noise,
-    *,
-    head: Predictor | None = None,
-    strengths: Sequence[float] = (),
-    **options: Any,
-) -> SolveResult:
-    """Solve by plain rounds ``X <- F + M D(X)``.
+def check_reach(s: System, stop: Stop, window: int | None) -> None:
+    """Refuse fixed rounds whose window, sliding by one a round, never reaches the last state.
 
-    Args:
-        denoise: the base map ``D``, with its sampler.
-        noise: all the randomness of the solve.
-        head: the PCM.
-        strengths: its share lambda(k) of round ``k``; base rounds after that.
-        options: as for :func:`~pcm_policy.solvers.iterate.iterate`.
+    Raises:
+        PcmError: it does not.
     """
-    return iterate(denoise, noise, head=head, strengths=strengths, **options)
+    if window is not None and stop.fixed is not None and stop.fixed - 1 + window < s.steps:
+        raise PcmError(
+            f"solver.rounds={stop.fixed} with solver.window={window} never reaches the last of "
+            f"{s.steps} states: use more rounds, a larger window, or a tolerance"
+        )
+
+
+@STEPS.add("picard")
+@dataclass(frozen=True)
+class Picard(Step):
+    """Evaluate the base at all states that are not final, and sweep.
+
+    Every round makes one more leading state exact, so ``N`` of them are always enough.
+
+    Attributes:
+        window: most states evaluated in a round; None for all. The window slides past what is
+            final; one of 1 is sequential sampling.
+    """
+
+    window: int | None = setting(None, int, least=1)
+
+    def ready(self, s: System, stop: Stop) -> System:
+        """Check that the window reaches the chunk."""
+        check_reach(s, stop, self.window)
+        return super().ready(s, stop)
+
+    def step(self, s: System, x: Iterate, memory: None) -> tuple[Round, None]:
+        """Sweep once; nodes past a window of the first rounds repeat its last prediction."""
+        hi = min(x.lo + (self.window or s.steps), s.steps)
+        found = x.evaluate(s, slice(x.lo, hi))
+        ahead = found[-1:].expand_as(x.P[hi:]) if x.cold else x.P[hi:]
+        return x.base_round(s, torch.cat([x.P[: x.lo], found, ahead]), hi, hi - x.lo), None

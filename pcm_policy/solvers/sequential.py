@@ -1,46 +1,56 @@
 """Sequential sampling: forward substitution in the triangular system, one network call a step."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.base import SolveResult, combine, forcing
+from pcm_policy.solvers.loop import solve, start
+from pcm_policy.solvers.result import SolveResult
+from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.stops import Rounds
+from pcm_policy.solvers.system import Iterate, Round, System, combine
+
+
+@STEPS.add("sequential")
+@dataclass(frozen=True)
+class Sequential(Step):
+    """The sampler as everybody runs it: all ``N`` steps in one round of ``N`` network calls.
+
+    No round revises a state, so the round moves nothing and the result is exact.
+    """
+
+    limits: ClassVar[frozenset[str]] = frozenset()
+
+    def step(self, s: System, x: Iterate, memory: None) -> tuple[Round, None]:
+        """Solve state by state."""
+        N, M = s.steps, s.denoise.sampler.M
+        if getattr(torch.compiler, "is_exporting", bool)():  # older torch cannot say, and unrolls
+            P = scanned(s.denoise, s.F)
+            X = s.F + combine(M, P)
+        else:
+            P, X = torch.zeros_like(s.F[1:]), s.F.clone()
+            for j in range(N):
+                P[j] = s.denoise(X[j : j + 1], slice(j, j + 1))[0]
+                X[j + 1] += combine(M[j + 1 : j + 2, : j + 1], P[: j + 1])[0]
+        x = replace(x, X=X)
+        return Round(x, P, X, X, N, N, exact=N, full=True, whole=True, calls=N), None
 
 
 def sequential(denoise: Denoiser, noise: Noise) -> SolveResult:
-    """Solve ``X = F + M D(X)`` state by state: the sampler as everybody runs it.
-
-    No round revises a state, so all residuals are zero and the result is certified by definition.
+    """Solve ``X = F + M D(X)`` state by state.
 
     Args:
         denoise: the map ``D``, with its sampler.
         noise: ``initial (B, T, Da)``, and ``steps (N, B, T, Da)`` for stochastic samplers.
     """
-    denoise, sampler = denoise.encode(), denoise.sampler
-    states = forcing(sampler, noise)
-    if getattr(torch.compiler, "is_exporting", bool)():  # older torch cannot say, and unrolls
-        states = states + combine(sampler.M, _scanned(denoise, states))
-    else:
-        predictions = torch.zeros_like(states[1:])
-        for j in range(sampler.steps):
-            predictions[j] = denoise(states[j : j + 1], slice(j, j + 1))[0]
-            states[j + 1] += combine(sampler.M[j + 1 : j + 2, : j + 1], predictions[: j + 1])[0]
-    batch = states.shape[1]
-    return SolveResult(
-        sample=states[-1],
-        rounds=sampler.steps,
-        nfe=sampler.steps,
-        residuals=states.new_zeros(sampler.steps, batch),
-        certified=torch.ones(batch, dtype=torch.bool, device=states.device),
-        bound=states.new_zeros(batch),
-        trajectory=states,
-    )
+    return solve(*start(denoise, noise), Sequential(), Rounds())
 
 
-def _scanned(denoise: Denoiser, forced: Tensor) -> Tensor:
+def scanned(denoise: Denoiser, forced: Tensor) -> Tensor:
     """Return ``(N, B, T, Da)`` predictions by a loop that a package holds once, not ``N`` times."""
     from torch._higher_order_ops.scan import scan  # not in every torch that samples
 

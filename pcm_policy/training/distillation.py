@@ -15,26 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
-from pcm_policy.heads.copy import CopyHead
-from pcm_policy.heads.guess import first_guess, guesses
-from pcm_policy.heads.window import WindowHead
 from pcm_policy.policy.config import HeadConfig
 from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise, generator_noise
-from pcm_policy.solvers import picard, sequential
-from pcm_policy.solvers.base import combine, forcing
-from pcm_policy.solvers.solve import as_predictor
+from pcm_policy.solvers.loop import rounds, start
+from pcm_policy.solvers.pcm import PCM
+from pcm_policy.solvers.sequential import sequential
+from pcm_policy.solvers.stops import Rounds
+from pcm_policy.solvers.system import Iterate, System
 from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.guessing import Guessing, near_sampler
 from pcm_policy.training.loop import Share
-from pcm_policy.training.targets import (
-    BaseRounds,
-    PlainRounds,
-    Solved,
-    Targets,
-    denoiser_of,
-)
+from pcm_policy.training.targets import Solved, Targets, denoiser_of, iterates
 
 CALIBRATED, SEARCHED = 128, 64
 """Training observations that the base is measured on for a head, and that steps are searched on."""
@@ -83,8 +76,8 @@ def with_head(
     policy.load_state_dict(
         {k: v for k, v in base.state_dict().items() if not k.startswith("head.")}, strict=False
     )
-    if isinstance(policy.head, CopyHead):
-        policy.head.start_from(policy.network)
+    assert policy.head is not None
+    policy.head.start_from(policy.network)
     return policy
 
 
@@ -150,16 +143,13 @@ class Distillation:
         if weight not in ("root", "row", "variance", "none"):
             raise PcmError(f"distill.weight={weight}: use root, row, variance or none")
         self.weight = weight
-        self.under: BaseRounds = PlainRounds()
-        if isinstance(self.module, WindowHead):
-            self.under = self.module
-            cond, noise = self._sample(train, CALIBRATED)
-            self.module.calibrate(denoiser_of(policy, cond, None), noise)
-        kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix, "under": self.under}
+        cond, noise = self._sample(train, CALIBRATED)
+        policy.head.calibrate(denoiser_of(policy, cond, None), noise)
+        kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix}
         recorded = 0 if own == 1 and weight != "variance" else self.rounds
         self.targets = Targets(policy, train, seed, rounds=recorded, **kinds)
         self.guessing = None
-        if guesses(self.module):
+        if policy.head.starts:
             few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
             targets, steps = self.targets, self._steps
             if few is not None:
@@ -195,9 +185,8 @@ class Distillation:
         k = torch.arange(copies, device=device).repeat_interleave(len(rows))
         solved = some.pick(torch.arange(len(rows), device=device).repeat(copies))
         everything, target = denoiser_of(self.policy, solved.cond, solved.prefix), solved.exact
-        forced = solved.forced[:-1]
-        predictions = module(everything, forced, stacked, k, 1.0, base)
-        jumped = solved.forced + combine(everything.sampler.M, predictions)
+        s = System(everything, Noise(solved.forced[0]), solved.forced)
+        jumped = s.sweep(module(s, Iterate.trained(stacked, k), 1.0, base))
         losses = self._losses(index, jumped, stacked, target, k)
         loss = losses.mean()
         if self.guessing is not None:
@@ -213,7 +202,7 @@ class Distillation:
         if self.weight == "root":
             return (total + FLOOR**2).sqrt()
         if self.weight == "row":
-            distance = (before - exact[:-1]).square().mean(dim=(0, 2, 3)).sqrt()
+            distance = (before - exact)[:-1].square().mean(dim=(0, 2, 3)).sqrt()
             weight = 1.0 / (distance + 0.02)
         elif self.weight == "variance":
             weight = self._variance(index).rsqrt()[k]
@@ -236,18 +225,13 @@ class Distillation:
             seen.device, seen.dtype
         )
         exact = sequential(denoise, noise).sample
+        head: Any = module
+        s, x = start(denoise, noise, head=head)
+        walk = rounds(s, x, PCM((1.0,) * self.rounds), Rounds(self.rounds))
         result = {}
-        for r in range(1, self.rounds + 1):
-            found = picard(
-                denoise,
-                noise,
-                rounds=r,
-                head=as_predictor(module),
-                strengths=(1.0,) * r,
-                guess=first_guess(module, denoise, forcing(denoise.sampler, noise)),
-            )
-            rmse = (found.sample - exact).square().mean(dim=(1, 2)).sqrt().mean()
-            result[f"val_rmse_{r}"] = float(rmse)
+        for _, x, _ in walk:
+            rmse = (x.X[-1] - exact).square().mean(dim=(1, 2)).sqrt().mean()
+            result[f"val_rmse_{x.k}"] = float(rmse)
         return result
 
     @torch.no_grad()
@@ -267,7 +251,7 @@ class Distillation:
         return self._pool[1]
 
     def _iterates(self, solved: Solved, follow: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``K`` iterates ``(K, N, b, T, Da)`` and base predictions at the head's nodes.
+        """Return ``K`` iterates ``(K, N + 1, b, T, Da)`` and base predictions at the head's nodes.
 
         They are the recorded ones but for the rows that follow the head's own.
         """
@@ -276,31 +260,19 @@ class Distillation:
             return solved.states, solved.bases
         some = solved.pick(rows)
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
-        M, (nodes, _) = denoise.sampler.M, self.under.nodes(denoise)
-        guess, states, bases = some.guess, [], []
-        first = first_guess(self.module, denoise, some.forced)
-        if first is not None:
-            guess = torch.where(some.cold[:, None, None], first, guess)
-        x = (some.forced + combine(M, guess.expand(len(M) - 1, *guess.shape)))[:-1]
-        for k in range(self.rounds):
-            states.append(x)
-            bases.append(denoise(x[nodes], nodes))
-            if k + 1 < self.rounds:
-                at = torch.full(rows.shape, k, device=rows.device)
-                predictions = self.module(denoise, some.forced[:-1], x, at, 1.0, bases[k])
-                x = (some.forced + combine(M, predictions))[:-1]
+        s = System(denoise, Noise(some.forced[0]), some.forced, self.policy.head)
+        guess = torch.where(some.cold[:, None, None], torch.nan, some.guess)
+        states, bases = iterates(s, guess, self.rounds)
         if len(rows) == len(follow):
-            return torch.stack(states), torch.stack(bases)
-        return (
-            solved.states.index_copy(2, rows, torch.stack(states)),
-            solved.bases.index_copy(2, rows, torch.stack(bases)),
-        )
+            return states, bases
+        recorded = solved.states.index_copy(2, rows, states)
+        return recorded, solved.bases.index_copy(2, rows, bases)
 
     def _variance(self, index: int) -> Tensor:
         """Return ``(K,)``, ``Var(k)`` over the pool ``index``."""
         if self._variances is None or self._variances[0] != index:
             solved = self.targets(index)
-            far = (solved.states - solved.exact[:-1]).square().flatten(1).mean(dim=1)
+            far = (solved.states - solved.exact)[:, :-1].square().flatten(1).mean(dim=1)
             self._variances = index, far.clamp(min=1e-8)
         return self._variances[1]
 

@@ -9,7 +9,8 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.search import Schedule, search
-from pcm_policy.solvers import sequential
+from pcm_policy.solvers.sequential import sequential
+from pcm_policy.solvers.system import System
 from pcm_policy.training.batches import Batches
 from pcm_policy.training.loop import Share
 from pcm_policy.training.targets import Targets, denoiser_of
@@ -42,7 +43,8 @@ class Guessing:
         rows = share(Batches(len(pool.cond), self.batch, self.seed + index)(turn))
         some = pool.pick(rows.to(pool.cond.device))
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
-        found: Tensor = module.first(denoise, some.forced)  # type: ignore[operator]
+        s = System(denoise, Noise(some.forced[0]), some.forced)
+        found: Tensor = module.start(s)  # type: ignore[operator]
         error = (found - some.exact[-1]).square().mean(dim=(1, 2))
         loss: Tensor = (error + FLOOR**2).sqrt().mean()
         return loss

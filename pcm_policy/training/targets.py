@@ -1,18 +1,20 @@
 """What a PCM head is trained towards: observations solved by the base, pool by pool."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.sampling.denoise import Denoiser, Nodes, Prefix
+from pcm_policy.sampling.denoise import Denoiser, Prefix
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers import sequential
-from pcm_policy.solvers.base import combine, forcing
+from pcm_policy.solvers.loop import first_iterate, rounds
+from pcm_policy.solvers.sequential import sequential
+from pcm_policy.solvers.step import Step
+from pcm_policy.solvers.stops import Rounds, Stop
+from pcm_policy.solvers.system import Iterate, Round, System, forcing
 from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
 
 
@@ -27,7 +29,7 @@ class Solved:
         exact: ``(N + 1, n, T, Da)``, the fixed point.
         guess: ``(n, T, Da)``, the chunk that a row starts from, zeros if it starts cold.
         cold: ``(n,)`` bool, rows that do.
-        states: ``(K, N, n, T, Da)``, the base's own iterates, the first one first.
+        states: ``(K, N + 1, n, T, Da)``, the base's own iterates, the first one first.
         bases: ``(K, m, n, T, Da)``, its predictions at the head's ``m`` nodes of each.
     """
 
@@ -55,26 +57,59 @@ def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) ->
     return policy.denoiser(cond, policy.config.head.sampler, prefix)
 
 
-class BaseRounds(Protocol):
-    """The base's own rounds under a head, see :class:`~pcm_policy.heads.window.WindowHead`."""
+@dataclass(frozen=True, kw_only=True)
+class Evaluated(Round):
+    """A round that keeps what the base said.
 
-    def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
-        """Return the nodes that are evaluated."""
+    Attributes:
+        base: ``(m, B, T, Da)``, ``D(X)`` at the head's ``m`` nodes.
+    """
 
-    def base(self, denoise: Denoiser, forced: Tensor, states: Tensor, base: Tensor) -> Tensor:
-        """Return the predictions at all states, given those at the nodes."""
+    base: Tensor
 
 
-class PlainRounds:
-    """Picard rounds over all states, for heads that have no rounds of their own."""
+@dataclass(frozen=True)
+class HeadNodes(Step):
+    """Rounds that evaluate the base at its head's nodes, and keep that.
 
-    def nodes(self, denoise: Denoiser) -> tuple[Nodes, Tensor | None]:
-        """Return all nodes."""
-        return slice(0, denoise.sampler.steps), None
+    Attributes:
+        own: the head's rounds; else the base's own under it.
+    """
 
-    def base(self, denoise: Denoiser, forced: Tensor, states: Tensor, base: Tensor) -> Tensor:
-        """Return what is given."""
-        return base
+    own: bool = True
+
+    def ready(self, s: System, stop: Stop) -> System:
+        """Encode nothing ahead: pools are large, and every iterate is evaluated once."""
+        return s
+
+    def step(self, s: System, x: Iterate, memory: None) -> tuple[Evaluated, None]:
+        """Make one round."""
+        head = s.needed_head()
+        nodes = head.nodes(s.denoise.sampler)[0]
+        base = s.denoise(x.X[nodes], nodes)
+        P = head(s, x, 1.0, base) if self.own else head.base_predictions(s, x, base)
+        return Evaluated(**vars(x.head_round(s, P)), base=base), None
+
+
+def iterates(
+    s: System, guess: Tensor | None, count: int, own: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the first iterates of a head, or of the base under it.
+
+    Args:
+        s: the system, with the head.
+        guess: where they start, as for a solve.
+        count: ``K``.
+        own: the head's; else the base's.
+
+    Returns:
+        ``(K, N + 1, B, T, Da)`` states, and ``(K, m, B, T, Da)`` what the base predicts at the
+        head's ``m`` nodes.
+    """
+    walk = rounds(s, first_iterate(s, guess), HeadNodes(own), Rounds(count))
+    found = [(r.before.X, r.base) for r, _, _ in walk if isinstance(r, Evaluated)]
+    states, bases = zip(*found, strict=True)
+    return torch.stack(states), torch.stack(bases)
 
 
 class Targets:
@@ -88,7 +123,6 @@ class Targets:
         warm: share of rows that start from a demonstrated chunk, its end held.
         prefix: share of rows that know first actions, up to ``config.prefix_steps`` or else ``Ta``.
         rounds: ``K``, iterates that are recorded; 0 for none.
-        under: the base's rounds under the head.
         near: solve this sampler instead, from the same noise: chunks that are near the head's, for
             less. ``exact`` has its states, and none are recorded.
     """
@@ -103,11 +137,10 @@ class Targets:
         warm: float,
         prefix: float,
         rounds: int,
-        under: BaseRounds,
         near: SamplerConfig | None = None,
     ) -> None:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
-        self.warm, self.prefix, self.rounds, self.under = warm, prefix, rounds, under
+        self.warm, self.prefix, self.rounds = warm, prefix, rounds
         self.near, self.rows = near, Batches(len(train.seen), pool, seed)
         self._solved: tuple[int, Solved] | None = None
 
@@ -141,18 +174,15 @@ class Targets:
         forced = forcing(sampler, noise)
         whole = pad(chunk, (0, shape[1] - config.action_dim))  # nothing is guessed of what is seen
         guess, cold = self._guesses(whole, generator)
-        nodes, _ = self.under.nodes(denoise)
-        states, bases = [], []
-        x = forced + combine(sampler.M, guess.expand(sampler.steps, *whole.shape))
-        for _ in range(self.rounds):
-            states.append(x[:-1])
-            bases.append(denoise(x[:-1][nodes], nodes))
-            found = self.under.base(denoise, forced[:-1], x[:-1], bases[-1])
-            x = forced + combine(sampler.M, found)
-        none = x.new_zeros(0, sampler.steps, *whole.shape)
-        recorded = torch.stack(states) if states else none
-        evaluated = torch.stack(bases) if bases else none
-        return Solved(cond, prefix, forced, exact, guess, cold, recorded, evaluated)
+        head, count = self.policy.head, sampler.steps
+        assert head is not None
+        nodes = head.nodes(sampler)[0]
+        states = forced.new_zeros(0, count + 1, *whole.shape)
+        bases = forced.new_zeros(0, len(forced[:-1][nodes]), *whole.shape)
+        if self.rounds:
+            s = System(denoise, noise, forced, head)
+            states, bases = iterates(s, guess, self.rounds, own=False)
+        return Solved(cond, prefix, forced, exact, guess, cold, states, bases)
 
     def _guesses(self, chunk: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return ``(n, T, Da)`` guesses, zeros or held demonstrations, and which are the former."""

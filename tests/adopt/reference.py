@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pcm_policy.adopt import Imported
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 
 @torch.inference_mode()

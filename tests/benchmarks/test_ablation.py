@@ -12,7 +12,7 @@ from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.exactness import chunk_error, solved
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 from pcm_policy.training.distillation import with_head
 
 SMALL = ["device=cpu", "threads=1", "train.batch=8", "train.warmup=2"]

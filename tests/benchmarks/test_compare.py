@@ -33,7 +33,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from pcm_policy.policy.folder import FORMAT_VERSION
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 FOLDER = Path(__file__).parent / "vision"
 DDIM = SamplerConfig("ddim", 6, "leading")

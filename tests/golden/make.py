@@ -19,7 +19,7 @@ from pcm_policy.policy.folder import fingerprint, save_policy
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 HERE = Path(__file__).parent
 DDIM = SamplerConfig("ddim", 8)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pcm_policy.heads.guess import first_guess
 from pcm_policy.heads.window import WindowHead
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -13,8 +12,10 @@ from pcm_policy.sampling.denoise import Denoiser, Prefix
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import picard, sequential
-from pcm_policy.solvers.base import forcing
-from pcm_policy.solvers.solve import SolverConfig, as_predictor, solve
+from pcm_policy.solvers.before.base import forcing
+from pcm_policy.solvers.before.solve import SolverConfig, as_predictor, solve
+from pcm_policy.solvers.loop import clipped_start, start
+from pcm_policy.solvers.system import System
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.guessing import FLOOR, near_sampler
@@ -65,7 +66,8 @@ def test_it_sees_noise_observation_and_what_is_known(sampler: str, noises: list[
     steps = torch.randn(STEPS, B, T, DA, generator=torch.Generator().manual_seed(3))
     drawn = Noise(noise().initial, steps if sampler == "ddpm" else None)
     forced = forcing(denoise.sampler, drawn)
-    found = head.first(denoise, forced)
+    found = head.start(System(denoise, drawn, forced))
+    assert found is not None
     guess = head.guess
     assert guess is not None
     shown = torch.where(known[0], 0.7, 0.0).expand(T, DA).flatten()
@@ -84,7 +86,7 @@ def test_it_sees_noise_observation_and_what_is_known(sampler: str, noises: list[
 def test_a_pcm_solve_starts_from_it_and_others_do_not(nodes: int | None) -> None:
     made = policy(nodes=nodes)
     denoise, head = parts(made)
-    given = first_guess(head, denoise, forcing(denoise.sampler, noise()))
+    given = clipped_start(start(denoise, noise(), head=head)[0])
     assert given is not None
     assert given.shape == (B, T, DA)
     assert made.config.head is not None
@@ -107,7 +109,7 @@ def test_a_pcm_solve_starts_from_it_and_others_do_not(nodes: int | None) -> None
     nobody = torch.full((B, T, DA), torch.nan)
     assert torch.equal(solve(base, denoise, noise(), head, nobody).sample, plain.sample)
     assert torch.equal(solve(base, denoise, noise(), head).sample, plain.sample)
-    assert first_guess(policy(guess=False).head, denoise, forcing(denoise.sampler, noise())) is None  # type: ignore[arg-type]
+    assert clipped_start(start(denoise, noise(), head=policy(guess=False).head)[0]) is None
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -128,7 +130,8 @@ def test_what_is_known_already_is_in_it() -> None:
     known = (torch.arange(T) < 3)[None, :, None]
     prefix = Prefix(torch.full((B, T, DA), 0.7), known)
     denoise, head = parts(policy(), prefix)
-    found = head.first(denoise, forcing(denoise.sampler, noise()))
+    found = head.start(start(denoise, noise())[0])
+    assert found is not None
     assert (found[:, :3] == 0.7).all()
     assert (found[:, 3:] != 0.7).all()
 
@@ -150,7 +153,9 @@ def test_it_is_trained_beside_the_rounds_and_apart_from_them(sampler: str) -> No
     for b in range(12):
         row = pool.pick(torch.tensor([b]))
         denoise = made.denoiser(row.cond, made.config.head.sampler, row.prefix)  # type: ignore[union-attr]
-        off = head.first(denoise, row.forced) - row.exact[-1]
+        first = head.start(System(denoise, Noise(row.forced[0]), row.forced))
+        assert first is not None
+        off = first - row.exact[-1]
         error.append((off.square().mean() + FLOOR**2).sqrt())
     alone = torch.stack(error).mean()  # 24 rows are every row of the pool, twice
     both = objective.loss(head.train(), 0, Share(0, 1))

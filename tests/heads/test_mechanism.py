@@ -9,7 +9,7 @@ from pcm_policy.measure.exactness import certified_solver, solved
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 EVERY = {"released/pusht_mlp": 4, "released/pusht": 16}
 """Policies and which of their observations are taken; the second draws noise in every step."""

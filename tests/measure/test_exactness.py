@@ -19,7 +19,7 @@ from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 NAME = "released/pusht_mlp"
 

@@ -25,7 +25,7 @@ from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 
 def candidate(steps: int, rmse: float, p50: float, p95: float) -> Candidate:

@@ -16,7 +16,7 @@ from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.serving.planner import describe
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 from tests.reference_vision import encode
 
 DDIM = SamplerConfig("ddim", 6)

@@ -13,7 +13,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Inputs, LowPrecision, Program, Runtime, RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DDIM = SamplerConfig("ddim", 16)

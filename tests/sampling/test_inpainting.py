@@ -15,7 +15,7 @@ from pcm_policy.export import FixedSolve
 from pcm_policy.policy.config import HeadConfig
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.cloning import Cloning
 

@@ -16,7 +16,7 @@ from pcm_policy.sampling.denoise import Denoiser, PredictionType
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing
 from pcm_policy.solvers import anderson, coarse, paradigms, picard, sequential
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 from tests.problems import F64, distance, problem
 
 BASE = Path(__file__).parents[2] / "configs" / "solver" / "_base.yaml"

@@ -12,8 +12,8 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.serving.planner import Memory, Planner, clean_predictions
-from pcm_policy.solvers.base import forcing
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.base import forcing
+from pcm_policy.solvers.before.solve import SolverConfig
 
 OBS = held_out_observations("released/pusht_mlp").numpy()
 NONE = np.zeros((0, 2), np.float32)

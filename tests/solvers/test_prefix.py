@@ -17,7 +17,7 @@ from pcm_policy.runtime.execute import Inputs, Program
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 from pcm_policy.training.batches import Windows, random_prefixes
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.loop import Share

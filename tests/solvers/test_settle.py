@@ -19,7 +19,7 @@ from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.solvers import anderson, coarse, picard
-from pcm_policy.solvers.solve import SETTLED_BY, SolverConfig, as_predictor
+from pcm_policy.solvers.before.solve import SETTLED_BY, SolverConfig, as_predictor
 from tests.problems import B, N, make_head, problem
 
 LEVELS = [1e-6, 0.003, 0.03, 0.3, 10.0]

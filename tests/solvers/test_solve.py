@@ -14,8 +14,8 @@ from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import coarse, paradigms, picard, sequential
-from pcm_policy.solvers.iterate import SAFETY
-from pcm_policy.solvers.solve import SolverConfig, as_predictor, solve
+from pcm_policy.solvers.before.iterate import SAFETY
+from pcm_policy.solvers.before.solve import SolverConfig, as_predictor, solve
 
 OWN = SamplerConfig(
     "ddim", 12, "linspace", 0.5, "ratio", 1, final_alpha_one=False, rederive_epsilon=False

@@ -23,8 +23,9 @@ from pcm_policy.networks.unet1d import ConditionalUnet1d
 from pcm_policy.sampling.denoise import Denoiser, PredictionType
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers import SolveResult, paradigms, picard, sequential
-from pcm_policy.solvers.base import combine, forcing
-from pcm_policy.solvers.solve import as_predictor
+from pcm_policy.solvers.before.base import combine, forcing
+from pcm_policy.solvers.before.solve import as_predictor
+from tests.oracle.adapters import call
 from tests.problems import (
     ATOL,
     DA,
@@ -345,7 +346,7 @@ def test_nothing_is_certified_right_after_a_pcm_round(strengths: tuple[float, ..
     solution = sequential(denoise, noise).trajectory[:-1]
     guess = denoise(solution, slice(0, N))
     rounds = len(strengths)
-    for head in (make_head("window", denoise), WindowHead(N, DA, T, C)):
+    for head in (make_head("window", denoise), WindowHead(denoise.network, N, DA, T, C)):
         for start in (None, guess):
             found = picard(
                 denoise,
@@ -383,12 +384,14 @@ def test_window_head_adds_its_share_to_one_base_call() -> None:
     base = denoise(states, slice(0, N))
     forced = forcing(denoise.sampler, noise)[:-1]
     k = torch.zeros(B, dtype=torch.int64)
-    full, half = (head(counted, forced, states, k, share) for share in (1.0, 0.5))
+    full, half = (call(head, counted, forced, states, k, share) for share in (1.0, 0.5))
     assert calls.sizes == [N * B, N * B]
     torch.testing.assert_close(half - base, 0.5 * (full - base), rtol=0, atol=1e-6)
-    torch.testing.assert_close(head(counted, forced, states, k, 1.0, base), full, rtol=0, atol=0)
+    torch.testing.assert_close(
+        call(head, counted, forced, states, k, 1.0, base), full, rtol=0, atol=0
+    )
     assert len(calls.sizes) == 2
-    by_round = [head(denoise, forced, states, k + i, 1.0) for i in range(6)]
+    by_round = [call(head, denoise, forced, states, k + i, 1.0) for i in range(6)]
     assert all(not torch.equal(a, b) for a, b in pairwise(by_round[:4]))
     assert torch.equal(by_round[3], by_round[4])  # later rounds share the last embedding
     assert torch.equal(by_round[3], by_round[5])
@@ -400,12 +403,12 @@ def test_rows_of_a_head_are_independent(kind: str) -> None:
     head = make_head(kind, denoise)
     states = picard(denoise, noise, rounds=2).trajectory[:-1]
     k = torch.arange(B)
-    together = head(denoise, states, states, k, 1.0)
+    together = call(head, denoise, states, states, k, 1.0)
     assert together.shape == (N, B, T, DA)
     for b in range(B):
         row = slice(b, b + 1)
         own = states[:, row]
-        alone = head(replace(denoise, cond=denoise.cond[row]), own, own, k[row], 1.0)
+        alone = call(head, replace(denoise, cond=denoise.cond[row]), own, own, k[row], 1.0)
         torch.testing.assert_close(together[:, row], alone, rtol=0, atol=1e-5)
 
 
@@ -414,10 +417,10 @@ def test_window_head_sees_every_state_at_every_node() -> None:
     head = make_head("window", denoise)
     states = picard(denoise, noise, rounds=2).trajectory[:-1]
     k, base = torch.zeros(B, dtype=torch.int64), denoise(states, slice(0, N))
-    before = head(denoise, states, states, k, 1.0, base)
+    before = call(head, denoise, states, states, k, 1.0, base)
     moved = states.clone()
     moved[-1, 0, 0, 0] += 1.0
-    change = (head(denoise, states, moved, k, 1.0, base) - before).abs().amax(dim=(2, 3))
+    change = (call(head, denoise, states, moved, k, 1.0, base) - before).abs().amax(dim=(2, 3))
     assert (change[:, 0] > 1e-6).all()
     assert (change[:, 1:] < 1e-12).all()
 
@@ -429,7 +432,7 @@ def test_only_the_head_receives_gradient(kind: str) -> None:
     assert isinstance(denoise.network, nn.Module)
     denoise.network.requires_grad_(True)
     states = picard(denoise, noise, rounds=1).trajectory[:-1].detach()
-    head(denoise, states, states, torch.arange(B), 1.0).square().sum().backward()
+    call(head, denoise, states, states, torch.arange(B), 1.0).square().sum().backward()
     for name, p in head.named_parameters():
         assert p.grad is not None, name
         assert p.grad.abs().max() > 0, name
@@ -452,7 +455,7 @@ def test_lora_head_is_a_network_with_merged_weights(share: float) -> None:
             k.replace("/", ".") for k in head.up
         }
         states = picard(denoise, noise, rounds=2).trajectory[:-1]
-        found = head(denoise, states, states, torch.zeros(B, dtype=torch.int64), share)
+        found = call(head, denoise, states, states, torch.zeros(B, dtype=torch.int64), share)
         net.load_state_dict(changed)
         torch.testing.assert_close(found, denoise(states, slice(0, N)), rtol=0, atol=1e-4)
 
@@ -463,20 +466,23 @@ def test_merged_lora_weights_do_not_outlive_what_they_were_merged_from() -> None
     states = noise.initial.expand(N, B, T, DA)
     k = torch.zeros(B, dtype=torch.int64)
     with torch.inference_mode():
-        before = head(denoise, states, states, k, 1.0).clone()
+        before = call(head, denoise, states, states, k, 1.0).clone()
     # usable with gradients afterwards
     assert isinstance(denoise.network, nn.Module)
     grads = states.clone().requires_grad_()
-    head(denoise, grads, grads, k, 1.0).sum().backward()
+    call(head, denoise, grads, grads, k, 1.0).sum().backward()
     assert grads.grad is not None
     # another type
     double, _ = problem(F64, network=denoise.network)
     head.double()
-    after = head(double, states.double(), states.double(), k, 1.0)
+    after = call(head, double, states.double(), states.double(), k, 1.0)
     torch.testing.assert_close(after.float(), before, rtol=0, atol=1e-4)
     # other weights
     head.load_state_dict({name: 2 * value for name, value in head.state_dict().items()})
-    assert float((head(double, states.double(), states.double(), k, 1.0) - after).abs().max()) > 0.1
+    assert (
+        float((call(head, double, states.double(), states.double(), k, 1.0) - after).abs().max())
+        > 0.1
+    )
 
 
 def test_unknown_heads_and_options_are_refused() -> None:

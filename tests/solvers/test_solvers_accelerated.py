@@ -16,11 +16,11 @@ from pcm_policy.errors import PcmError
 from pcm_policy.sampling.denoise import Denoiser, PredictionType, Prefix
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers import adaptive, anderson, coarse, newton, picard, sequential
-from pcm_policy.solvers.anderson import _solve
-from pcm_policy.solvers.base import between_nodes
+from pcm_policy.solvers.before.anderson import _solve
+from pcm_policy.solvers.before.base import between_nodes
+from pcm_policy.solvers.before.newton import Jacobian, mean_jacobian
+from pcm_policy.solvers.before.solve import on_base
 from pcm_policy.solvers.deadline import Deadline
-from pcm_policy.solvers.newton import Jacobian, mean_jacobian
-from pcm_policy.solvers.solve import on_base
 from tests.problems import (
     DA,
     F64,

@@ -18,7 +18,7 @@ from pcm_policy.sampling.denoise import Prefix, to_clean
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule, timesteps
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.consistency import HUBER, Consistency, Student, clean_at
 from pcm_policy.training.loop import Share

@@ -12,8 +12,8 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers import picard, sequential
-from pcm_policy.solvers.base import combine
-from pcm_policy.solvers.solve import as_predictor
+from pcm_policy.solvers.before.base import combine
+from pcm_policy.solvers.before.solve import as_predictor
 from pcm_policy.training.batches import Batches, Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import Share

@@ -19,7 +19,7 @@ from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.solve import SolverConfig
+from pcm_policy.solvers.before.solve import SolverConfig
 from pcm_policy.training.batches import Batches, step_generator
 from pcm_policy.training.loop import Share, TrainConfig, _average, learning_rate
 

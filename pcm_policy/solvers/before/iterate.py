@@ -16,7 +16,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.sampling.denoise import Denoiser, Nodes
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler
-from pcm_policy.solvers.base import (
+from pcm_policy.solvers.before.base import (
     SolveResult,
     Watch,
     between_nodes,

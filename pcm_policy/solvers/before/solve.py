@@ -6,15 +6,15 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import switching
-from pcm_policy.heads.guess import first_guess
+from pcm_policy.heads.base import Head
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers import (
+from pcm_policy.solvers.before import (
     SolveResult,
     adaptive,
     anderson,
@@ -24,11 +24,13 @@ from pcm_policy.solvers import (
     picard,
     sequential,
 )
-from pcm_policy.solvers.adaptive import HeadOnBase
-from pcm_policy.solvers.base import Watch, forcing
+from pcm_policy.solvers.before.adaptive import HeadOnBase
+from pcm_policy.solvers.before.base import Watch, forcing
+from pcm_policy.solvers.before.iterate import SAFETY, Predictor
+from pcm_policy.solvers.before.newton import Jacobian, QuasiNewton
 from pcm_policy.solvers.deadline import Deadline, synchronize
-from pcm_policy.solvers.iterate import SAFETY, Predictor
-from pcm_policy.solvers.newton import Jacobian, QuasiNewton
+from pcm_policy.solvers.loop import clipped_start
+from pcm_policy.solvers.system import Iterate, System
 
 SETTLED_BY = 4
 """Most rounds of a PCM solve that stops when it settles, where they are not said."""
@@ -51,7 +53,7 @@ class SolverConfig:
         pcm_rounds: rounds at full share of the head, base rounds after them.
         stiffness: use the paper's ramp over ``rounds`` with this stiffness instead.
         adaptive: leave the head after ``pcm_rounds`` (1), or row by row when the base residual no
-            longer shrinks, and certify in any round (:mod:`pcm_policy.solvers.adaptive`).
+            longer shrinks, and certify in any round (:mod:`pcm_policy.solvers.before.adaptive`).
         memory: rounds that Anderson mixing looks back, for ``coarse``, ``anderson``, ``newton`` and
             the base rounds of ``adaptive``.
         shares: share of the nodes that the first rounds of ``coarse`` and ``newton`` evaluate;
@@ -205,7 +207,7 @@ def solve(
     config: SolverConfig,
     denoise: Denoiser,
     noise: Noise,
-    head: nn.Module | None = None,
+    head: Head | None = None,
     guess: Tensor | None = None,
     jacobian: Jacobian | None = None,
     watch: Watch | None = None,
@@ -256,12 +258,11 @@ def solve(
         return picard(denoise, noise, **limits)
     if head is None:
         raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
-    first = first_guess(head, denoise, forcing(denoise.sampler, noise))
+    s = System(denoise, noise, forcing(denoise.sampler, noise), head)
+    first = clipped_start(s)
     if first is not None:
         limits["guess"] = first if guess is None else torch.where(guess.isnan(), first, guess)
-    own: Jacobian | None = None
-    if hasattr(head, "jacobian"):
-        own = head.jacobian(denoise.sampler)  # type: ignore[operator]
+    own = head.jacobian(denoise.sampler)
     if config.adaptive:
         rounds, memory = config.head_rounds, config.memory
         return adaptive(
@@ -272,37 +273,47 @@ def solve(
     return picard(denoise, noise, head=as_predictor(head), strengths=config.strengths, **limits)
 
 
-def on_base(head: nn.Module) -> HeadOnBase:
+def on_base(head: Head) -> HeadOnBase:
     """Adapt a head that adds to given base predictions.
 
     Raises:
         PcmError: a head with weights of its own, which has no base prediction to add to.
     """
-    if not getattr(head, "on_base", False):
+    if not head.adds_to_base:
         raise PcmError(
             "solver.adaptive needs a head that adds to the base prediction (head=window): this one "
             "changes the weights; use solver.pcm_rounds or solver.stiffness"
         )
 
     def predict(denoise: Denoiser, forced: Tensor, states: Tensor, k: int, base: Tensor) -> Tensor:
-        rounds = torch.full((states.shape[1],), k, dtype=torch.int64, device=states.device)
-        result: Tensor = head(denoise, forced, states, rounds, 1.0, base)
-        return result
+        return _call(head, denoise, forced, states, k, 1.0, base)
 
     return predict
 
 
-def as_predictor(head: nn.Module) -> Predictor:
+def as_predictor(head: Head) -> Predictor:
     """Adapt a head to the solver: every row is in the same round."""
 
     def predict(
         denoise: Denoiser, forced: Tensor, states: Tensor, k: int, strength: float
     ) -> Tensor:
-        rounds = torch.full((states.shape[1],), k, dtype=torch.int64, device=states.device)
-        result: Tensor = head(denoise, forced, states, rounds, strength)
-        return result
+        return _call(head, denoise, forced, states, k, strength)
 
-    for name in ("evaluations", "nodes"):
-        if hasattr(head, name):
-            setattr(predict, name, getattr(head, name))
+    predict.nodes = lambda denoise: head.nodes(denoise.sampler)  # type: ignore[attr-defined]
+    predict.evaluations = getattr(head, "evaluations", None)  # type: ignore[attr-defined]
     return predict
+
+
+def _call(
+    head: Head,
+    denoise: Denoiser,
+    forced: Tensor,
+    states: Tensor,
+    k: int,
+    strength: float,
+    base: Tensor | None = None,
+) -> Tensor:
+    last = forced[-1:]
+    s = System(denoise, Noise(forced[0]), torch.cat([forced, last]), head)
+    x = Iterate(k, torch.cat([states, last]), states, forced[..., 0, 0])
+    return head.forward(s, x, strength, base)

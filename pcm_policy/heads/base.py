@@ -1,0 +1,92 @@
+"""What a PCM head is: it jumps from any iterate towards the base's fixed point."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pcm_policy.registry import Registry
+from pcm_policy.sampling.affine import AffineSampler
+from pcm_policy.sampling.denoise import Denoiser, Nodes
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.solvers.jacobian import Jacobian
+from pcm_policy.solvers.system import Iterate, System, combine
+
+
+class Head(nn.Module, ABC):
+    """A PCM head; one of your own implements :meth:`forward` and what it does differently.
+
+    It is built as ``Head(network, steps, action_dim, horizon, cond_dim, **options)``: the base
+    network, which it must not keep as a submodule; ``N`` steps of the sampler it is trained for;
+    ``Da``, ``T`` and ``C``; and what ``head.options`` says.
+    """
+
+    adds_to_base: ClassVar[bool] = False
+    """It adds to a base prediction that may be given, as :class:`~pcm_policy.solvers.Adaptive`
+    does."""
+    changes_base: ClassVar[bool] = False
+    """It calls the base network with other weights, which must have the head's type."""
+
+    def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
+        """Return what the base is evaluated at in a round.
+
+        Returns:
+            The nodes, by default all; and ``(N, n)`` weights that spread values at them over all
+            nodes, None where they are all.
+        """
+        return slice(0, sampler.steps), None
+
+    def jacobian(self, sampler: AffineSampler) -> Jacobian | None:
+        """Return the base's mean Jacobian on a sampler, if the head keeps it."""
+        return None
+
+    @property
+    def starts(self) -> bool:
+        """Whether the head predicts the chunk that a solve starts from."""
+        return False
+
+    def start(self, s: System) -> Tensor | None:
+        """Predict the chunk ``(B, T, Da)`` that a solve starts from, without a round of the base.
+
+        It is clipped by who asks. None starts from zeros.
+        """
+        return None
+
+    @abstractmethod
+    def forward(self, s: System, x: Iterate, share: float, base: Tensor | None = None) -> Tensor:
+        """Predict the clean chunks of one PCM round.
+
+        Args:
+            s: the system. The base's weights, ``s.denoise.network``, get no gradient.
+            x: the iterate; ``x.round_of_rows()`` says which round every row is in.
+            share: lambda(k), the head's share of the round.
+            base: ``D(X)`` where it is known already, at all nodes or at the head's.
+
+        Returns:
+            ``(N, B, T, Da)`` predictions at all nodes.
+        """
+
+    def base_predictions(self, s: System, x: Iterate, base: Tensor) -> Tensor:
+        """Return the predictions of the same round without the head, ``(N, B, T, Da)``.
+
+        Args:
+            s: the system.
+            x: the iterate.
+            base: ``D(X)`` at all nodes or at the head's.
+        """
+        between, states = self.nodes(s.denoise.sampler)[1], x.X[:-1]
+        if between is not None and base.shape[0] != states.shape[0]:
+            base = combine(between, base)
+        jacobian = self.jacobian(s.denoise.sampler)
+        return base if jacobian is None else jacobian.predict(base, s.F[:-1], states)
+
+    def start_from(self, network: nn.Module) -> None:
+        """Take over what training starts from of the base's weights; nothing by default."""
+
+    @torch.no_grad()
+    def calibrate(self, denoise: Denoiser, noise: Noise) -> None:
+        """Measure on some observations what the head keeps of the base; nothing by default."""
+
+
+HEADS: Registry[type[Head]] = Registry("head")

@@ -1,0 +1,171 @@
+"""The one loop behind every solver of ``X = F + M D(X)``.
+
+A *step* makes a round. A *stop* says of every row how many of its leading states are final; those
+are never touched again, and a solve ends when all are. Neither knows the other. Everybody who needs
+the rounds of a solve, to train, count, draw or record them, walks through :func:`rounds`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcm_policy.errors import PcmError
+from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.solvers.jacobian import Jacobian
+from pcm_policy.solvers.result import Ended, SolveResult
+from pcm_policy.solvers.step import Step
+from pcm_policy.solvers.stops import Stop
+from pcm_policy.solvers.system import Corrector, Iterate, Round, System, forcing
+
+
+def start(
+    denoise: Denoiser,
+    noise: Noise,
+    guess: Tensor | None = None,
+    head: Corrector | None = None,
+    jacobian: Jacobian | None = None,
+) -> tuple[System, Iterate]:
+    """Return a solve's system and its first iterate.
+
+    Args:
+        denoise: the base map ``D``, with its sampler.
+        noise: all the randomness of the solve.
+        guess: see :func:`first_iterate`.
+        head: the PCM head.
+        jacobian: of the base on this sampler.
+
+    Raises:
+        PcmError: a guess of the wrong shape, or noise that is missing.
+    """
+    s = System(denoise, noise, forcing(denoise.sampler, noise), head, jacobian)
+    return s, first_iterate(s, guess)
+
+
+def first_iterate(s: System, guess: Tensor | None = None) -> Iterate:
+    """Return where a solve starts.
+
+    Args:
+        s: the system.
+        guess: ``(B, T, Da)`` or ``(N, B, T, Da)`` guess of the clean chunks; the fixed point does
+            not depend on it. None, and NaN in a row of it, is what the head starts from, or zeros.
+
+    Raises:
+        PcmError: a guess of the wrong shape.
+    """
+    like = s.F[1:]
+    if guess is not None and guess.shape not in (like.shape, like.shape[1:]):
+        raise PcmError(
+            f"guess has shape {tuple(guess.shape)}: expected {tuple(like.shape[1:])} "
+            f"or {tuple(like.shape)}"
+        )
+    own = clipped_start(s)
+    if own is not None:
+        guess = own if guess is None else torch.where(guess.isnan(), own, guess)
+    if guess is None:
+        P = torch.zeros_like(like)
+    else:
+        guess = guess.to(like)
+        P = torch.where(guess.isnan(), 0.0, guess).expand_as(like).clone()
+    X = s.sweep(P)
+    return Iterate(0, X, P, torch.zeros_like(X[..., 0, 0]), cold=guess is None)
+
+
+def clipped_start(s: System) -> Tensor | None:
+    """Return what the system's head starts from, clipped as the base's predictions are."""
+    own, clip = None if s.head is None else s.head.start(s), s.denoise.clip
+    return own if own is None or clip is None else own.clamp(-clip, clip)
+
+
+def advance(
+    s: System, step: Step, stop: Stop, x: Iterate, memory: Any
+) -> tuple[Round, Iterate, Tensor, Any]:
+    """Make one round: all that a loop repeats, and what a runtime records.
+
+    Nothing is read back from the device, and no tensor is made from host data.
+
+    Returns:
+        The round, the next iterate, how far the round moved every row ``(B,)``, and the memory.
+    """
+    r, memory = step.step(s, x, memory)
+    if r.exact and r.X is not r.swept:  # exact states are what they are, whatever was proposed
+        known = r.before.lo + 1 + r.exact
+        r.X[:known] = r.swept[:known]
+    x, residual = stop.after(s, r)
+    return r, x, residual, memory
+
+
+def rounds(
+    s: System, x: Iterate, step: Step, stop: Stop
+) -> Iterator[tuple[Round, Iterate, Tensor]]:
+    """Yield every round, the iterate after it and how far it moved each row.
+
+    Args:
+        s: the system.
+        x: where to start from, see :func:`start`.
+        step: how each round is made.
+        stop: when they end.
+
+    Raises:
+        PcmError: the step cannot solve this system, or not until this stop.
+    """
+    s = step.ready(s, stop)
+    x, memory = stop.begin(x), step.init(s)
+    while not stop.ended(s, x):
+        r, x, residual, memory = advance(s, step, stop, x, memory)
+        x = stop.look(x)
+        yield r, x, residual
+
+
+def solve(
+    s: System,
+    x: Iterate,
+    step: Step,
+    stop: Stop,
+    late: Callable[[], bool] = lambda: False,
+) -> SolveResult:
+    """Repeat a step until all is final, the rounds are used up, or it is late.
+
+    Args:
+        s: the system.
+        x: where to start from, see :func:`start`.
+        step: how each round is made.
+        stop: when they end.
+        late: asked after every round; see :class:`~pcm_policy.solvers.deadline.Deadline`.
+    """
+    residuals: list[Tensor] = []
+    used, nfe, is_late = 0, 0, False
+    for r, now, residual in rounds(s, x, step, stop):
+        residuals += [residual] * r.calls
+        used, nfe, last, is_late = used + r.calls, nfe + r.nfe, now, late()
+        if is_late:
+            break
+    return result(s, stop, r, last, torch.stack(residuals), used, nfe, is_late)
+
+
+def result(
+    s: System,
+    stop: Stop,
+    r: Round,
+    x: Iterate,
+    residuals: Tensor,
+    used: int,
+    nfe: int,
+    is_late: bool = False,
+) -> SolveResult:
+    """Return the result of a solve that ended in the iterate ``x`` after the round ``r``."""
+    usable = x.X[-1].isfinite().flatten(1).all(dim=1) & r.whole
+    bound = torch.where(usable, stop.bound(x), torch.inf)
+    return SolveResult(
+        sample=x.X[-1],
+        rounds=used,
+        nfe=nfe,
+        residuals=residuals,
+        certified=bound <= stop.error,
+        bound=bound,
+        trajectory=x.X,
+        row_rounds=x.taken,
+        ended=Ended.LATE if is_late and not stop.ended(s, x) else stop.why(s, x),
+    )

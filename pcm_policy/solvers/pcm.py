@@ -1,0 +1,57 @@
+"""Picard consistency: a head jumps towards the fixed point, then the base goes on (So et al. 2025).
+
+A head has a fixed point of its own; once its share is zero the iteration is the base model's and
+converges to the base model's sample.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pcm_policy.solvers.anderson import Anderson
+from pcm_policy.solvers.settings import setting
+from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.stops import Stop
+from pcm_policy.solvers.system import Iterate, Round, System
+
+
+@STEPS.add("pcm")
+@dataclass(frozen=True)
+class PCM(Step):
+    """The head at its share of each of the first rounds, then another step.
+
+    Attributes:
+        shares: lambda(k), the head's share of round ``k``; past the end, and where it is 0, rounds
+            are the other step's. :func:`ramp` makes the paper's.
+        then: the step after the head. Anderson mixing certifies soonest, see docs/pcm.md.
+    """
+
+    shares: tuple[float, ...] = setting((1.0, 1.0), least=0, most=1)
+    then: Step = Anderson()
+    needs: ClassVar[frozenset[str]] = frozenset({"head"})
+
+    def ready(self, s: System, stop: Stop) -> System:
+        """Encode only what the head evaluates, where no other round is made.
+
+        Raises:
+            PcmError: the system has no head.
+        """
+        head, count = s.needed_head(), len(self.shares)
+        if stop.rounds is None or stop.rounds > count or 0.0 in self.shares[: stop.rounds]:
+            return s.encoded()
+        return s.encoded(head.nodes(s.denoise.sampler)[0])
+
+    def init(self, s: System) -> Any:
+        """Return the other step's memory."""
+        return self.then.init(s)
+
+    def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
+        """Make a round of the head, or of the other step."""
+        share = self.shares[x.k] if x.k < len(self.shares) else 0.0
+        if share == 0.0:
+            return self.then.step(s, x, memory)
+        return x.head_round(s, x.correct(s, share)), memory
+
+
+def ramp(rounds: int, stiffness: float) -> tuple[float, ...]:
+    """Return the paper's shares, ``lambda(k) = clip(1 - s k / K, 0, 1)`` for ``K = rounds``."""
+    return tuple(min(1.0, max(0.0, 1.0 - stiffness * k / rounds)) for k in range(rounds))

@@ -1,0 +1,58 @@
+"""What a solve returns, and why it ended."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+
+class Ended(Enum):
+    """Why a solve ended; the value is the advice."""
+
+    EXACT = "every state is exact: this is the sequential sampler's chunk"
+    CERTIFIED = "every chunk is within the tolerance"
+    ROUNDS = "the rounds were used up: raise solver.rounds or give a tolerance; see `bound`"
+    SETTLED = "every chunk moved less than solver.settle: nothing is proven"
+    LATE = "the deadline came first: the best chunk so far; see `bound`, or use solver=pcm"
+    DIVERGED = "a state is not finite: check the weights and the observation, or use solver=ddim"
+
+
+@dataclass(frozen=True)
+class SolveResult:
+    """One solve of ``X = F + M D(X)``.
+
+    Attributes:
+        sample: ``(B, T, Da)`` action chunk, the last state.
+        rounds: batched network calls, one after another.
+        nfe: network evaluations per chunk, of the row that took most rounds.
+        residuals: ``(rounds, B)`` largest change that each round made anywhere on the trajectory,
+            in normalised action units. Only a round of the base model alone says something about
+            the distance to the sequential sample.
+        certified: ``(B,)`` bool: the sample is the sequential sampler's, either because enough
+            base rounds prove it or because the last base round's residual, times the safety
+            factor, is within the tolerance.
+        bound: ``(B,)`` that residual times that factor: the estimated largest error of the sample,
+            in normalised action units. Zero where it is proven, infinite where the last round was
+            not one of the base model over all states.
+        trajectory: ``(N + 1, B, T, Da)`` all states.
+        chunk: ``(B, T, Da)`` float32, the sample in raw units, where a policy solved.
+        row_rounds: ``(B,)`` int64, rounds until each row was done, where rows stop by themselves:
+            what a solve of that row alone would have taken.
+        ended: why the solve ended, as far as is known without waiting for the device; see
+            :meth:`why`.
+    """
+
+    sample: Tensor
+    rounds: int
+    nfe: int
+    residuals: Tensor
+    certified: Tensor
+    bound: Tensor
+    trajectory: Tensor
+    chunk: Tensor | None = None
+    row_rounds: Tensor | None = None
+    ended: Ended = Ended.ROUNDS
+
+    def why(self) -> Ended:
+        """Return why the solve ended; this waits for the device, to look for what is not finite."""
+        return self.ended if bool(self.sample.isfinite().all()) else Ended.DIVERGED

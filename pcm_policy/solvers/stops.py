@@ -1,0 +1,197 @@
+"""When a solve ends, and which states are final before that.
+
+A stop is a frozen dataclass of numbers, as a step is. ``after`` runs on the device and can be
+recorded; ``look`` is the one place that reads the device.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pcm_policy.solvers.result import Ended
+from pcm_policy.solvers.settings import check, setting
+from pcm_policy.solvers.system import Iterate, Round, System
+
+SAFETY = 4.0
+"""Largest ratio of true error to last base residual that was measured (docs/picard.md)."""
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """After ``rounds`` rounds, or once all is exact. Nothing is read back from the device.
+
+    Attributes:
+        rounds: the number of rounds; None for as many as it takes.
+        safety: assumed ratio of the true error to what a base round moves.
+        error: certified error, in normalised action units; 0 certifies what is exact.
+
+    Example:
+        >>> Rounds(4)
+        Rounds(rounds=4, safety=4.0, error=0.0)
+    """
+
+    rounds: int | None = setting(None, int, least=1)
+    safety: float = setting(SAFETY, least=1)
+    error: float = setting(0.0, least=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def fixed(self) -> int | None:
+        """The number of rounds, where nothing else ends a solve before it is exact."""
+        return self.rounds
+
+    def begin(self, x: Iterate) -> Iterate:
+        """Return the first iterate with what this stop keeps in it."""
+        return x
+
+    def ended(self, s: System, x: Iterate) -> bool:
+        """Return whether the solve is over; known without the device."""
+        return x.lo >= s.steps or (self.rounds is not None and x.k >= self.rounds)
+
+    def after(self, s: System, r: Round) -> tuple[Iterate, Tensor]:
+        """Return the next iterate, and how far the round moved each row, ``(B,)``."""
+        x, moved = r.before, r.before.moved.clone()
+        about = slice(x.lo + 1, r.hi + 1)
+        moved[about] = (r.swept[about] - x.X[about]).abs().amax(dim=(2, 3))
+        residual = moved.amax(dim=0)
+        lo = x.lo + r.exact
+        if r.exact:
+            moved[x.lo + 1 : lo + 1] = 0.0
+        return replace(x, k=x.k + 1, X=r.X, P=r.P, moved=moved, lo=lo), residual
+
+    def look(self, x: Iterate) -> Iterate:
+        """Read back how much is evaluated next: the one place that waits for the device."""
+        return x
+
+    def bound(self, x: Iterate) -> Tensor:
+        """Return the error ``(B,)`` that is left after a whole round."""
+        return self.safety * x.moved.amax(dim=0)
+
+    def why(self, s: System, x: Iterate) -> Ended:
+        """Return why a solve ended here."""
+        return Ended.EXACT if x.lo >= s.steps else Ended.ROUNDS
+
+
+Stop = Rounds
+"""What ends a solve: this or one derived from it."""
+
+
+@dataclass(frozen=True)
+class Tolerance(Rounds):
+    """Once ``safety`` times what a base round moves is at most ``error``, state by state.
+
+    States are final as soon as this holds for them and all before them, and a row, whatever it is
+    in a batch with, once it holds for all; a row that is over is evaluated no more. ``rounds`` is
+    the most.
+
+    Example:
+        >>> Tolerance(error=1e-3).rounds is None
+        True
+    """
+
+    error: float = setting(1e-3, least=0)
+
+    @property
+    def fixed(self) -> int | None:
+        """None: rows end by themselves."""
+        return None
+
+    def begin(self, x: Iterate) -> Iterate:
+        """Return the iterate with no state final."""
+        none = torch.zeros_like(x.moved[0], dtype=torch.int64)
+        return replace(x, front=none, taken=none)
+
+    def after(self, s: System, r: Round) -> tuple[Iterate, Tensor]:
+        """Return the next iterate, and how far the round moved each row, ``(B,)``."""
+        x, N = r.before, s.steps
+        assert x.front is not None
+        assert x.taken is not None
+        at = torch.arange(N + 1, device=x.X.device)[:, None]
+        new = (at > x.front) & (at > x.lo) & (at <= r.hi)
+        moved = torch.where(new, (r.swept - x.X).abs().amax(dim=(2, 3)), x.moved)
+        residual, front = moved.amax(dim=0), x.front
+        if r.exact:  # exact, however far the round moved it
+            front = (front + r.exact).clamp(max=N)
+            moved = moved.masked_fill((at > x.front) & (at <= front), 0.0)
+        small = self.safety * moved <= self.error
+        if r.full:
+            open_ = ~(small | (at <= front)) | (at > r.hi)
+            front = (open_.cumsum(dim=0) == 0).sum(dim=0) - 1
+        if r.whole:
+            front = torch.where(small.all(dim=0), N, front)
+        front = torch.where(x.front == N, N, front)
+        # What has become final is what the base says, what was final before stays.
+        X = torch.where((at <= front)[..., None, None], r.swept, r.X)
+        X = torch.where((at <= x.front)[..., None, None], x.X, X)
+        taken = x.taken + (x.front < N)
+        return replace(x, k=x.k + 1, X=X, P=r.P, moved=moved, front=front, taken=taken), residual
+
+    def look(self, x: Iterate) -> Iterate:
+        """Read back what is final: states in all rows, and rows."""
+        assert x.front is not None
+        front, N = x.front.tolist(), len(x.P)
+        going = [row for row, reached in enumerate(front) if reached < N]
+        rows = None
+        if len(going) < len(front):
+            rows = torch.tensor(going, dtype=torch.int64).to(x.front.device)
+        return replace(x, lo=min(front), rows=rows)
+
+    def why(self, s: System, x: Iterate) -> Ended:
+        """Return why a solve ended here."""
+        return Ended.CERTIFIED if x.lo >= s.steps else Ended.ROUNDS
+
+
+@dataclass(frozen=True)
+class Settle(Rounds):
+    """Row by row, once a round moved the chunk by at most ``level``. That proves nothing.
+
+    Attributes:
+        level: root mean square over a chunk, in normalised action units.
+
+    Example:
+        >>> Settle(4, level=0.02).level
+        0.02
+    """
+
+    level: float = setting(0.015, least=math.ulp(0.0))
+
+    def begin(self, x: Iterate) -> Iterate:
+        """Return the iterate with no row over."""
+        none = torch.zeros_like(x.moved[0], dtype=torch.int64)
+        return replace(x, over=none > 0, taken=none)
+
+    def ended(self, s: System, x: Iterate) -> bool:
+        """Return whether the solve is over; known without the device."""
+        return super().ended(s, x) or self._all_over(x)
+
+    def after(self, s: System, r: Round) -> tuple[Iterate, Tensor]:
+        """Return the next iterate, and how far the round moved each row, ``(B,)``."""
+        x, (now, residual) = r.before, super().after(s, r)
+        assert x.over is not None
+        assert x.taken is not None
+        X = torch.where(x.over[:, None, None], x.X, now.X)
+        over = x.over
+        if r.hi == s.steps:  # a window that has not reached the chunk does not move it
+            over = over | ((X[-1] - x.X[-1]).square().mean(dim=(1, 2)).sqrt() <= self.level)
+        return replace(now, X=X, over=over, taken=x.taken + ~x.over), residual
+
+    def look(self, x: Iterate) -> Iterate:
+        """Read back which rows are over."""
+        assert x.over is not None
+        return replace(x, rows=(~x.over).nonzero()[:, 0] if bool(x.over.any()) else None)
+
+    def bound(self, x: Iterate) -> Tensor:
+        """Return the error ``(B,)`` that is left after a whole round; infinite where rows ended."""
+        assert x.over is not None
+        return torch.where(x.over, torch.inf, super().bound(x))
+
+    def why(self, s: System, x: Iterate) -> Ended:
+        """Return why a solve ended here."""
+        return Ended.SETTLED if self._all_over(x) else super().why(s, x)
+
+    def _all_over(self, x: Iterate) -> bool:
+        return x.rows is not None and not len(x.rows)

@@ -1,0 +1,225 @@
+"""What one solve is about: the system, where the solve is, and what a round makes of it.
+
+``X = F + M D(X)`` with ``M`` strictly lower triangular. Shapes: ``N`` steps, ``B`` batch, ``T``
+horizon, ``Da`` action dimensions. A *round* is one batched network call on the critical path; *NFE*
+counts evaluated states per chunk.
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from pcm_policy.errors import PcmError
+from pcm_policy.sampling.denoise import Denoiser, Nodes
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.sampling.samplers import AffineSampler
+from pcm_policy.solvers.jacobian import Jacobian
+
+
+def combine(weights: Tensor, chunks: Tensor) -> Tensor:
+    """Mix chunks: ``(r, c)`` weights times ``(c, B, T, Da)`` chunks is ``(r, B, T, Da)``."""
+    return (weights @ chunks.flatten(1)).view(weights.shape[0], *chunks.shape[1:])
+
+
+def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
+    """Return ``F = p x_0 + S z``, shape ``(N + 1, B, T, Da)``: what the noise alone gives.
+
+    Raises:
+        PcmError: the sampler is stochastic and the noise for its steps is missing or too short.
+    """
+    start = sampler.p.view(-1, 1, 1, 1) * noise.initial
+    if not sampler.stochastic:
+        return start
+    if noise.steps is None or noise.steps.shape[0] < sampler.steps:
+        have = 0 if noise.steps is None else noise.steps.shape[0]
+        raise PcmError(
+            f"a stochastic sampler of {sampler.steps} steps needs as many step noises, got {have}"
+        )
+    return start + combine(sampler.S, noise.steps[: sampler.steps])
+
+
+class Corrector(Protocol):
+    """A PCM head, as solvers see it; :class:`pcm_policy.heads.base.Head` documents it."""
+
+    adds_to_base: ClassVar[bool]
+
+    def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
+        """Return the nodes that the base is evaluated at, and weights that spread them."""
+
+    def start(self, s: "System") -> Tensor | None:
+        """Return the chunk ``(B, T, Da)`` to start from."""
+
+    def __call__(
+        self, s: "System", x: "Iterate", share: float, base: Tensor | None = None
+    ) -> Tensor:
+        """Return the predictions ``(N, B, T, Da)`` of a round."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One solve's ``X = F + M D(X)``, and what its policy has for solving it.
+
+    Attributes:
+        denoise: the base map ``D``, with its sampler.
+        noise: all the randomness of the solve.
+        F: ``(N + 1, B, T, Da)``, what the noise alone gives.
+        head: the PCM head, for steps that use one.
+        jacobian: the base's mean Jacobian on this sampler.
+    """
+
+    denoise: Denoiser
+    noise: Noise
+    F: Tensor
+    head: Corrector | None = None
+    jacobian: Jacobian | None = None
+
+    @property
+    def steps(self) -> int:
+        """``N``."""
+        return self.denoise.sampler.steps
+
+    def sweep(self, P: Tensor) -> Tensor:
+        """Integrate predictions ``(N, B, T, Da)`` to states ``(N + 1, B, T, Da)``."""
+        return self.F + combine(self.denoise.sampler.M, P)
+
+    def encoded(self, nodes: Nodes | None = None) -> "System":
+        """Return the system with steps and condition encoded ahead, for all rounds of a solve."""
+        nodes = None if isinstance(nodes, slice) else nodes
+        return replace(self, denoise=self.denoise.encode(nodes))
+
+    def needed_head(self) -> Corrector:
+        """Return the head.
+
+        Raises:
+            PcmError: there is none.
+        """
+        if self.head is None:
+            raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
+        return self.head
+
+    def pick(self, rows: Tensor) -> "System":
+        """Return the system of some rows of the batch, ``(b,)`` int64."""
+        return replace(self, denoise=self.denoise.pick(rows), F=self.F[:, rows])
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Where a solve is.
+
+    Attributes:
+        k: rounds so far.
+        X: ``(N + 1, B, T, Da)`` states.
+        P: ``(N, B, T, Da)`` the newest prediction at every node.
+        moved: ``(N + 1, B)`` how far each state moved when it was last computed; 0 once exact.
+        lo: states up to this one are final in every row.
+        front: ``(B,)`` int64, the same row by row, under stops that prove rows.
+        over: ``(B,)`` bool, rows that are over, under stops that end rows without a proof.
+        rows: ``(b,)`` int64, the rows that are still evaluated, once there are fewer.
+        taken: ``(B,)`` int64, rounds that every row took, under stops that end rows.
+        cold: nobody has said yet what the nodes predict that no round has reached.
+        at: ``(B,)`` int64, the round that each row is in, where they differ (in training).
+    """
+
+    k: int
+    X: Tensor
+    P: Tensor
+    moved: Tensor
+    lo: int = 0
+    front: Tensor | None = None
+    over: Tensor | None = None
+    rows: Tensor | None = None
+    taken: Tensor | None = None
+    cold: bool = True
+    at: Tensor | None = None
+
+    @classmethod
+    def trained(cls, X: Tensor, at: Tensor) -> "Iterate":
+        """Return states ``(N + 1, B, T, Da)`` of rows that are in the rounds ``at``, ``(B,)``."""
+        return cls(0, X, torch.zeros_like(X[1:]), torch.zeros_like(X[..., 0, 0]), at=at)
+
+    def round_of_rows(self) -> Tensor:
+        """Return the round that every row is in, ``(B,)`` int64."""
+        if self.at is not None:
+            return self.at
+        return torch.full((self.X.shape[1],), self.k, dtype=torch.int64, device=self.X.device)
+
+    def evaluate(self, s: System, nodes: Nodes) -> Tensor:
+        """Return ``D(X)`` at some nodes; rows that are over keep their predictions."""
+        x, rows = self.X[nodes], self.rows
+        if rows is None:
+            return s.denoise(x, nodes)
+        return self.P[nodes].index_copy(1, rows, s.denoise.pick(rows)(x[:, rows], nodes))
+
+    def correct(self, s: System, share: float, base: Tensor | None = None) -> Tensor:
+        """Return the head's predictions at all nodes; rows that are over keep theirs.
+
+        Raises:
+            PcmError: the system has no head.
+        """
+        head, rows = s.needed_head(), self.rows
+        if rows is None:
+            return head(s, self, share, base)
+        some = replace(self, X=self.X[:, rows], P=self.P[:, rows])
+        base = None if base is None else base[:, rows]
+        return self.P.index_copy(1, rows, head(s.pick(rows), some, share, base))
+
+    def base_round(self, s: System, P: Tensor, hi: int, nfe: int, *, full: bool = True) -> "Round":
+        """Sweep the base's predictions; what is final stays as it is.
+
+        Args:
+            s: the system.
+            P: ``(N, B, T, Da)``.
+            hi: the last state that the round is about.
+            nfe: evaluated nodes.
+            full: at all nodes from ``lo`` to ``hi``.
+        """
+        if self.front is not None:
+            at = torch.arange(s.steps, device=P.device)[:, None]
+            P = torch.where((at < self.front)[..., None, None], self.P, P)
+        X = s.sweep(P)
+        X[: self.lo + 1] = self.X[: self.lo + 1]
+        whole = full and hi == s.steps
+        return Round(self, P, X, X, hi, nfe, exact=1, full=full, whole=whole)
+
+    def head_round(self, s: System, P: Tensor) -> "Round":
+        """Sweep a head's predictions: every state may move, but in rows that are over."""
+        nodes = s.needed_head().nodes(s.denoise.sampler)[0]
+        nfe = s.steps if isinstance(nodes, slice) else len(nodes)
+        front = None if self.front is None else torch.where(self.front == s.steps, s.steps, 0)
+        X = s.sweep(P)
+        X[:1] = self.X[:1]
+        before = replace(self, lo=0, front=front, cold=False)
+        return Round(before, P, X, X, s.steps, nfe, exact=0, full=False, whole=False)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a step made of an iterate.
+
+    Attributes:
+        before: the iterate.
+        P: ``(N, B, T, Da)`` predictions.
+        swept: ``(N + 1, B, T, Da)``, ``F + M P``.
+        X: the proposed states, a tensor of the round's own: ``swept``, or what a correction makes
+            of it.
+        hi: the last state that the round is about.
+        nfe: evaluated nodes.
+        exact: how many more leading states are exact, given those before them: one after a round
+            of the base, none after a head's.
+        full: the base was evaluated at all nodes of the round's window.
+        whole: at all nodes up to the last, so that what the round moved bounds the error.
+        calls: network calls, one after another.
+    """
+
+    before: Iterate
+    P: Tensor
+    swept: Tensor
+    X: Tensor
+    hi: int
+    nfe: int
+    exact: int
+    full: bool
+    whole: bool
+    calls: int = 1
