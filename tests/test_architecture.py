@@ -20,9 +20,9 @@ TOO_LONG = {
     "pcm_policy/rollout/evaluate.py": {"evaluate"},
     "pcm_policy/rollout/generate.py": {"generate"},
     "pcm_policy/rollout/simulate.py": {"simulate"},
-    "pcm_policy/solvers/iterate.py": {"iterate"},
-    "pcm_policy/solvers/paradigms.py": {"paradigms"},
-    "pcm_policy/solvers/solve.py": {"solve"},
+    "pcm_policy/solvers/before/iterate.py": {"iterate"},
+    "pcm_policy/solvers/before/paradigms.py": {"paradigms"},
+    "pcm_policy/solvers/before/solve.py": {"solve"},
     "pcm_policy/training/loop.py": {"fit"},
 }
 """Functions that are still longer. The list may only shrink: what has become short must go."""

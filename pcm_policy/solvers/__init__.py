@@ -2,13 +2,6 @@
 
 from pcm_policy.solvers.adaptive import Adaptive
 from pcm_policy.solvers.anderson import Anderson
-from pcm_policy.solvers.before.adaptive import adaptive
-from pcm_policy.solvers.before.anderson import anderson
-from pcm_policy.solvers.before.coarse import coarse
-from pcm_policy.solvers.before.newton import newton
-from pcm_policy.solvers.before.paradigms import paradigms
-from pcm_policy.solvers.before.picard import picard
-from pcm_policy.solvers.before.sequential import sequential
 from pcm_policy.solvers.coarse import Coarse
 from pcm_policy.solvers.loop import advance, rounds, solve, start
 from pcm_policy.solvers.newton import Newton
@@ -41,15 +34,8 @@ __all__ = [
     "Stop",
     "System",
     "Tolerance",
-    "adaptive",
     "advance",
-    "anderson",
-    "coarse",
-    "newton",
-    "paradigms",
-    "picard",
     "rounds",
-    "sequential",
     "solve",
     "start",
 ]

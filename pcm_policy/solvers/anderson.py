@@ -29,7 +29,7 @@ class Anderson(Step):
     """
 
     memory: int = setting(2, int, least=1)
-    ridge: float = setting(1e-3, least=1e-12)
+    ridge: float = setting(1e-3, above=0)
     inner: Step = Picard()
 
     def init(self, s: System) -> Any:

@@ -56,7 +56,7 @@ class Coarse(Step):
         then: the step after them.
     """
 
-    shares: tuple[float, ...] = setting((0.25, 0.5), least=1e-6, most=1)
+    shares: tuple[float, ...] = setting((0.25, 0.5), above=0, most=1)
     then: Step = Anderson()
 
     def init(self, s: System) -> Any:

@@ -1,25 +1,21 @@
 """Settings of steps and stops: numbers that check themselves."""
 
-import math
 from dataclasses import field, fields
-from numbers import Integral, Real
 from typing import Any
 
+from pcm_policy.checks import number, whole
 from pcm_policy.errors import PcmError
 
 
-def setting(
-    default: Any, kind: type = float, least: float = -math.inf, most: float = math.inf
-) -> Any:
+def setting(default: Any, kind: type = float, **bounds: float) -> Any:
     """Return a dataclass field that :func:`check` checks.
 
     Args:
         default: None also allows None; a tuple asks for a list.
         kind: ``int`` or ``float``.
-        least: smallest value.
-        most: largest value.
+        bounds: as :func:`pcm_policy.checks.number` takes them.
     """
-    return field(default=default, metadata={"kind": kind, "range": (least, most)})
+    return field(default=default, metadata={"kind": kind, "bounds": bounds})
 
 
 def check(part: Any) -> None:
@@ -30,19 +26,12 @@ def check(part: Any) -> None:
     """
     for f in fields(part):
         value = getattr(part, f.name)
-        if "range" not in f.metadata or (value is None and f.default is None):
+        if "kind" not in f.metadata or (value is None and f.default is None):
             continue
-        many, kind, (least, most) = isinstance(f.default, tuple), *f.metadata.values()
-        given = tuple(value) if isinstance(value, list | tuple) else (value,)
-        number = Integral if kind is int else Real
-        fine = isinstance(value, list | tuple) == many and all(
-            isinstance(v, number) and not isinstance(v, bool) and math.isfinite(v) for v in given
-        )
-        if not fine or not all(least <= v <= most for v in given):
-            what = "whole number" if kind is int else "number"
-            bounds = "" if least == -math.inf else f" of at least {least:g}"
-            bounds += "" if most == math.inf else f" and at most {most:g}"
-            wanted = f"a list of {what}s, each" if many else f"a {what}"
-            raise PcmError(f"solver.{f.name}={value}: give {wanted}{bounds}")
-        values = tuple(kind(v) for v in given)
-        object.__setattr__(part, f.name, values if many else values[0])
+        read: Any = whole if f.metadata["kind"] is int else number
+        name, usual = f"solver.{f.name}", f.default
+        given = value if isinstance(usual, tuple) else [value]
+        if not isinstance(given, list | tuple):
+            raise PcmError(f"{name}={value!r}: use a list of numbers, such as {usual}")
+        found = tuple(read(name, v, **f.metadata["bounds"]) for v in given)
+        object.__setattr__(part, f.name, found if isinstance(usual, tuple) else found[0])

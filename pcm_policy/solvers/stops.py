@@ -4,7 +4,6 @@ A stop is a frozen dataclass of numbers, as a step is. ``after`` runs on the dev
 recorded; ``look`` is the one place that reads the device.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -157,7 +156,7 @@ class Settle(Rounds):
         0.02
     """
 
-    level: float = setting(0.015, least=math.ulp(0.0))
+    level: float = setting(0.015, above=0)
 
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no row over."""

@@ -48,6 +48,9 @@ class Corrector(Protocol):
     def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
         """Return the nodes that the base is evaluated at, and weights that spread them."""
 
+    def base_predictions(self, s: "System", x: "Iterate", base: Tensor) -> Tensor:
+        """Return the predictions of a round without the head, ``(N, B, T, Da)``."""
+
     def start(self, s: "System") -> Tensor | None:
         """Return the chunk ``(B, T, Da)`` to start from."""
 

@@ -11,7 +11,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser, Prefix
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers import picard, sequential
+from pcm_policy.solvers.before import picard, sequential
 from pcm_policy.solvers.before.base import forcing
 from pcm_policy.solvers.before.solve import SolverConfig, as_predictor, solve
 from pcm_policy.solvers.loop import clipped_start, start

@@ -12,7 +12,7 @@ from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers import newton, picard, sequential
+from pcm_policy.solvers.before import newton, picard, sequential
 from pcm_policy.solvers.before.base import combine, forcing
 from pcm_policy.solvers.before.solve import SolverConfig, solve
 from pcm_policy.solvers.coarse import between_nodes

@@ -11,7 +11,8 @@ from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
 from pcm_policy.runtime.execute import LowPrecision
 from pcm_policy.sampling import denoise as denoise_module
-from pcm_policy.solvers import SolveResult, coarse, paradigms, picard, sequential
+from pcm_policy.solvers import SolveResult
+from pcm_policy.solvers.before import coarse, paradigms, picard, sequential
 from pcm_policy.solvers.before.solve import as_predictor
 from tests.problems import (
     DA,

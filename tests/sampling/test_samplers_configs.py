@@ -15,7 +15,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.sampling.denoise import Denoiser, PredictionType
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing
-from pcm_policy.solvers import anderson, coarse, paradigms, picard, sequential
+from pcm_policy.solvers.before import anderson, coarse, paradigms, picard, sequential
 from pcm_policy.solvers.before.solve import SolverConfig
 from tests.problems import F64, distance, problem
 

@@ -20,7 +20,7 @@ from pcm_policy.sampling.denoise import Denoiser, PredictionType, to_clean, trai
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler, SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing, flow_levels
-from pcm_policy.solvers import anderson, coarse, paradigms, picard, sequential
+from pcm_policy.solvers.before import anderson, coarse, paradigms, picard, sequential
 from pcm_policy.solvers.before.solve import SolverConfig
 from tests.sampling.test_samplers_diffusers import Wobble, draw
 

@@ -13,7 +13,7 @@ from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers import anderson, coarse, paradigms, picard, sequential
+from pcm_policy.solvers.before import anderson, coarse, paradigms, picard, sequential
 from tests.problems import F64, problem
 
 DOCS = Path(__file__).parents[2] / "docs" / "affine.md"

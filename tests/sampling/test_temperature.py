@@ -14,7 +14,7 @@ from pcm_policy.sampling.denoise import PredictionType
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers import anderson, paradigms, picard, sequential
+from pcm_policy.solvers.before import anderson, paradigms, picard, sequential
 from pcm_policy.solvers.before.solve import SolverConfig
 from pcm_policy.training.distillation import with_head
 from pcm_policy.training.guessing import near_sampler

@@ -7,7 +7,7 @@ import torch
 
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.serving.warm import shift_chunk, shift_noise
-from pcm_policy.solvers import picard, sequential
+from pcm_policy.solvers.before import picard, sequential
 from tests.problems import F64, N, distance, problem
 
 

@@ -18,7 +18,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.sampling.denoise import Prefix
-from pcm_policy.solvers import anderson, coarse, picard
+from pcm_policy.solvers.before import anderson, coarse, picard
 from pcm_policy.solvers.before.solve import SETTLED_BY, SolverConfig, as_predictor
 from tests.problems import B, N, make_head, problem
 

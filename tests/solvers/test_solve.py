@@ -13,7 +13,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers import coarse, paradigms, picard, sequential
+from pcm_policy.solvers.before import coarse, paradigms, picard, sequential
 from pcm_policy.solvers.before.iterate import SAFETY
 from pcm_policy.solvers.before.solve import SolverConfig, as_predictor, solve
 
@@ -274,17 +274,3 @@ def test_a_missing_head_is_named() -> None:
     denoise, noise = parts(make_policy(False))
     with pytest.raises(PcmError, match="no PCM head"):
         solve(SolverConfig("pcm", HEAD, rounds=2), denoise, noise)
-
-
-def test_the_predictor_tells_every_row_the_round() -> None:
-    denoise, noise = parts(make_policy(True))
-    seen: list[tuple[list[int], float]] = []
-
-    class Spy(torch.nn.Module):
-        def forward(self, d: Denoiser, f: Any, states: Any, rounds: Any, strength: float) -> Any:
-            seen.append((rounds.tolist(), strength))
-            return d(states, slice(0, states.shape[0]))
-
-    with torch.no_grad():
-        solve(SolverConfig("pcm", HEAD, rounds=3, stiffness=2.0), denoise, noise, Spy())
-    assert seen == [([0] * 3, 1.0), ([1] * 3, pytest.approx(1 / 3))]

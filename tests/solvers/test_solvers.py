@@ -22,7 +22,8 @@ from pcm_policy.heads.switching import ramp
 from pcm_policy.networks.unet1d import ConditionalUnet1d
 from pcm_policy.sampling.denoise import Denoiser, PredictionType
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers import SolveResult, paradigms, picard, sequential
+from pcm_policy.solvers import SolveResult
+from pcm_policy.solvers.before import paradigms, picard, sequential
 from pcm_policy.solvers.before.base import combine, forcing
 from pcm_policy.solvers.before.solve import as_predictor
 from tests.oracle.adapters import call
@@ -489,7 +490,7 @@ def test_unknown_heads_and_options_are_refused() -> None:
     net = mlp()
     for name, options, match in [
         ("window", {"depht": 3}, "depht"),
-        ("feature", {}, "unknown head 'feature': use window, lora or copy"),
+        ("feature", {}, "unknown head 'feature': use one of copy, lora, window, or module:Name"),
         ("lora", {"rank": 0}, "rank=0: must be at least 1"),
     ]:
         with pytest.raises(PcmError, match=match) as caught:

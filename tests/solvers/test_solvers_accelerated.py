@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pcm_policy.errors import PcmError
 from pcm_policy.sampling.denoise import Denoiser, PredictionType, Prefix
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers import adaptive, anderson, coarse, newton, picard, sequential
+from pcm_policy.solvers.before import adaptive, anderson, coarse, newton, picard, sequential
 from pcm_policy.solvers.before.anderson import _solve
 from pcm_policy.solvers.before.base import between_nodes
 from pcm_policy.solvers.before.newton import Jacobian, mean_jacobian

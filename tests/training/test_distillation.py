@@ -11,7 +11,7 @@ from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers import picard, sequential
+from pcm_policy.solvers.before import picard, sequential
 from pcm_policy.solvers.before.base import combine
 from pcm_policy.solvers.before.solve import as_predictor
 from pcm_policy.training.batches import Batches, Windows
