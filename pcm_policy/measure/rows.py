@@ -114,7 +114,7 @@ def _fixed_rounds(policy: DiffusionPolicy, sampler: SamplerConfig, error: float)
     for rounds in (1, 2, 3):
         yield Row(SolverConfig("pcm", sampler, rounds=rounds), sampler)
     yield Row(SolverConfig("pcm", sampler, pcm_rounds=2, tolerance=error), sampler)
-    if getattr(policy.head, "on_base", False):
+    if policy.head is not None and policy.head.adds_to_base:
         yield Row(SolverConfig("pcm", sampler, adaptive=True, tolerance=error), sampler)
 
 
