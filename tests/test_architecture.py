@@ -12,11 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LONGEST = 60
 TOO_LONG = {
-    "benchmarks/compare/parallel.py": {"paradigms_diffusers"},
-    "benchmarks/control/warm.py": {"main"},
-    "benchmarks/solvers/rounds.py": {"main"},
     "pcm_policy/cli/bench.py": {"tune_main"},
-    "pcm_policy/measure/bench.py": {"run_bench"},
     "pcm_policy/rollout/evaluate.py": {"evaluate"},
     "pcm_policy/rollout/generate.py": {"generate"},
     "pcm_policy/rollout/simulate.py": {"simulate"},

@@ -79,11 +79,6 @@ def paradigms_diffusers(
         rounds, evaluated = rounds + 1, evaluated + width
         # the state after the window's first is one exact step away; later ones must have settled.
         # The last state of all is nobody's input and always waits for the one before it.
-        slide = 1
         judged = change[:-1] <= allowed[first + 1 : last]
-        for settled in judged.tolist():
-            if not settled:
-                break
-            slide += 1
-        first += slide
+        first += 1 + int(judged.cumprod(0).sum())
     return Solved(path[-1], rounds, evaluated)

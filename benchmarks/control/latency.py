@@ -21,7 +21,6 @@ step of 0.1 s at every rate: a higher rate is a faster world.
 
 import argparse
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from pcm_policy.control.delay import FixedLatency, LatencyModel, MeasuredLatency
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.files import to_json, write_file, write_text
-from pcm_policy.measure.conditions import hardware
+from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.statistics import paired_difference_interval, percentiles
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -207,13 +206,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     policy = DiffusionPolicy.from_pretrained(options.policy)
     report: dict[str, Any] = {
-        "command": "python -m benchmarks.control.latency "
-        + " ".join(_word(k, v) for k, v in vars(options).items() if k != "output"),
         "episodes": options.episodes,
         "seed": SEED,
         "replan": options.replan,
         "repeat": options.repeat,
-        "hardware": hardware(torch.device("cpu")),
+        **conditions(policy),
         "fixed": fixed(policy, options) if options.steps else [],
         "measured": measured(policy, options) if options.measured_hz else [],
     }
@@ -225,11 +222,6 @@ def main() -> None:
     if report["measured"]:
         head = ["solver", "mode", "score [95 %]", "misses", "p50 / p99 ms"]
         print(table(head, [_measured_cells(p) for p in report["measured"]]))
-
-
-def _word(name: str, value: Any) -> str:
-    values = [shlex.quote(str(v)) for v in (value if isinstance(value, list) else [value])]
-    return " ".join([f"--{name.replace('_', '-')}", *values])
 
 
 def _score(p: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from pcm_policy.control import PlanRequest
 from pcm_policy.control.client import Link
 from pcm_policy.control.times import Times
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.conditions import hardware
+from pcm_policy.measure.conditions import hardware, made_by
 from pcm_policy.policy.folder import held_out_observations
 
 POLICY = "released/pusht_mlp"
@@ -92,8 +92,8 @@ def main() -> None:
         last = memory_mib(server.pid)
         server.terminate()
     report = {
-        "command": f"python -m benchmarks.control.serve --clients {options.clients} "
-        f"--seconds {options.seconds:g} --hz {options.hz:g}",
+        **made_by(),
+        "policy": POLICY,
         "clients": options.clients,
         "hz": options.hz,
         "seconds": options.seconds,

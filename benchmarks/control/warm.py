@@ -16,6 +16,7 @@ chance). A lower bound.
 
 import argparse
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pcm_policy.control.delay import FixedLatency
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.files import to_json, write_file, write_text
-from pcm_policy.measure.conditions import hardware
+from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.statistics import paired_difference_interval
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -41,6 +42,8 @@ METHODS = ("picard", "pcm")
 STARTS = ("off", "chunk", "trajectory")
 FOLDS = 5
 RIDGE = 1.0
+HEAD = ["solver", "start", "noise", "RMSE", "vs cold", "executed", "vs cold", "score [95 %]"]
+HEAD += ["gain [95 %]", "seam jump", "seam jerk", "noise explained"]
 
 
 def rollout(
@@ -165,14 +168,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     policy = DiffusionPolicy.from_pretrained(options.policy)
+    rows = measure(policy, options)
+    report = {"episodes": options.episodes, "seed": SEED, **conditions(policy), "rows": rows}
+    write_text(options.output / "warm.json", to_json(report))
+    if len({row["method"] for row in rows}) > 1:
+        picture(rows, options.output / "warm.png")
+    print(table(HEAD, [_cells(row) for row in rows]))
+
+
+def measure(policy: DiffusionPolicy, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a row for every method, number of rounds, start and noise."""
     methods = [m for m in options.methods if m != "pcm" or policy.config.head is not None]
-    jobs = [
-        (method, rounds, start, coupled)
-        for method in methods
-        for rounds in options.rounds
-        for start in STARTS
-        for coupled in (False, True)
-    ]
+    jobs = list(product(methods, options.rounds, STARTS, (False, True)))
     rows: list[dict[str, Any]] = []
     for method, rounds, start, coupled in tqdm(jobs, desc="warm", disable=None):
         solver = {"method": method, "rounds": rounds}
@@ -188,36 +195,7 @@ def main() -> None:
         }
         for key in ("rmse", "rmse_executed"):
             rows[-1][f"{key}_ratio"] = cold[key] / max(row[key], 1e-12)
-    report = {
-        "command": "python -m benchmarks.control.warm "
-        + " ".join(
-            _word(k, v) for k, v in vars(options).items() if k != "output" and v is not None
-        ),
-        "episodes": options.episodes,
-        "seed": SEED,
-        "hardware": hardware(torch.device("cpu")),
-        "rows": rows,
-    }
-    write_text(options.output / "warm.json", to_json(report))
-    if len(methods) > 1:
-        picture(rows, options.output / "warm.png")
-    head = [
-        "solver",
-        "start",
-        "noise",
-        "RMSE",
-        "vs cold",
-        "executed",
-        "vs cold",
-        "score [95 %]",
-        "gain [95 %]",
-    ]
-    head += ["seam jump", "seam jerk", "noise explained"]
-    print(table(head, [_cells(row) for row in rows]))
-
-
-def _word(name: str, value: Any) -> str:
-    return " ".join([f"--{name}", *map(str, value if isinstance(value, list) else [value])])
+    return rows
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ a second pass runs under torch.profiler, which slows everything but them: a lowe
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +19,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.compare.policies import identity, load
+from benchmarks.pasted import paste
+from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.exactness import paired_noise
+from pcm_policy.measure.statistics import percentiles
+from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.samplers import SamplerConfig
@@ -38,6 +42,8 @@ PARTS = {
     "ends": "checks, units",  # of the observation and of the chunk
     "loop": "loop",
 }
+HEAD = ["policy", "solver", "p50 ms", *PARTS.values(), "products"]
+RESULTS = Path(__file__).parents[1] / "results/profile_solve.json"
 PRODUCTS = {"aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution"}
 PRODUCTS |= {"aten::slow_conv_transpose2d", "aten::_slow_conv2d_forward"}
 WARMUP = 10
@@ -126,20 +132,25 @@ def measure(policy: DiffusionPolicy, obs: torch.Tensor, calls: int) -> list[dict
         policy.predict(raw[i % len(raw)], solver=solver, noise=noise)
 
     found: list[list[dict[str, float]]] = [[] for _ in rows]
-    for i in range(-WARMUP, calls):
-        for spent, solver in zip(found, rows, strict=True):
+
+    def side(solver: SolverConfig, parts: list[dict[str, float]]) -> Side:
+        def call(number: int) -> float:
             watch = Stopwatch()
-            with (
-                watched(policy, watch),
-                patch.object(policy, "predict", watch.timed("loop", policy.predict)),
-            ):
-                predict(solver, i + WARMUP)
-            if i >= 0:
-                spent.append(watch.spent)
+            whole = watch.timed("loop", policy.predict)
+            with watched(policy, watch), patch.object(policy, "predict", whole):
+                predict(solver, number)
+            parts.append(watch.spent)
+            return 1e3 * sum(watch.spent.values())
+
+        return call
+
+    sides = [side(solver, parts) for solver, parts in zip(rows, found, strict=True)]
+    times = take_turns(sides, calls, warmup=WARMUP)
     result = []
-    for spent, solver in zip(found, rows, strict=True):
+    for parts, ms_of_calls, solver in zip(found, times, rows, strict=True):
+        spent = parts[-calls:]
         ms = {p: 1e3 * median(s.get(p, 0.0) for s in spent) for p in PARTS}
-        p50 = 1e3 * median(sum(s.values()) for s in spent)
+        p50 = percentiles(ms_of_calls)["p50"]
         share = {p: v / sum(ms.values()) for p, v in ms.items()}
         inside = products(lambda i, s=solver: predict(s, i), max(1, calls // 10))
         row = {"solver": solver.label, "p50_ms": p50, "share": share, "products": inside}
@@ -147,34 +158,38 @@ def measure(policy: DiffusionPolicy, obs: torch.Tensor, calls: int) -> list[dict
     return result
 
 
-def table(policies: dict[str, list[dict[str, Any]]]) -> str:
-    """Return a Markdown table, shares in percent."""
-    head = ["policy", "solver", "p50 ms", *PARTS.values(), "products"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+def cells(policies: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """Return the lines of the table, shares in percent."""
+    found = []
     for name, rows in policies.items():
         for row in rows:
             shares = [f"{100 * row['share'][p]:.0f}" for p in PARTS]
-            cells = [name, row["solver"], f"{row['p50_ms']:.2f}", *shares]
-            lines.append("| " + " | ".join([*cells, f"{100 * row['products']:.0f}"]) + " |")
-    return "\n".join(lines)
+            found.append([name, row["solver"], f"{row['p50_ms']:.2f}", *shares])
+            found[-1].append(f"{100 * row['products']:.0f}")
+    return found
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print the table and write it as JSON."""
+    """Write the file, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("policies", nargs="*", default=["released/pusht_mlp", "released/pusht"])
     parser.add_argument("--calls", type=int, default=200)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/profile_solve.json"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
     device = torch.device("cpu")
     found = identity(device) | {"calls": args.calls, "policies": {}}
     for name in args.policies:
         policy, obs, weights = load(name, device)
         label = name if weights == name else f"{name} ({weights})"
         found["policies"][label] = measure(policy, obs, args.calls)
-    print(table(found["policies"]))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    write_text(args.out, to_json(found))
+    lines = cells(found["policies"])
+    print(table(HEAD, lines))
+    if args.docs:
+        paste("docs/performance.md", "profile", markdown(HEAD, lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.conditions import hardware
+from pcm_policy.measure.conditions import conditions, said
 from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import held_out_observations
@@ -80,7 +80,63 @@ def count(
     return needed + 1, sum(evaluated[: needed + 1]), ratio
 
 
+def samplers_of(policy: DiffusionPolicy) -> list[SamplerConfig]:
+    """Return the samplers whose rounds are counted: all steps, 32, 16, and the head's own."""
+    own, every = policy.config.sampler, policy.config.schedule.train_steps
+    found = [SamplerConfig("ddpm", every), SamplerConfig("ddim", 32), SamplerConfig("ddim", 16)]
+    found += [own] if policy.config.head is None else [own, policy.config.head.sampler]
+    return list(dict.fromkeys(found))
+
+
 @torch.inference_mode()
+def measure(policy: DiffusionPolicy, obs: Tensor, sampler: SamplerConfig) -> list[dict[str, Any]]:
+    """Return a row for every solver of one sampler.
+
+    Args:
+        policy: the policy.
+        obs: ``(n, To, Do)`` raw observations.
+        sampler: whose chunk is wanted.
+    """
+    sequential = SolverConfig("sequential", sampler)
+    noise = paired_noise(policy, sequential, len(obs))
+    exact = policy.solve(obs, sequential, noise).sample
+    policy.calibrate(obs.flip(0)[:128], sampler, seed=1_000_000)
+    found = []
+    for name, solver in solvers_of(policy, sampler).items():
+        counted = []
+        for i in tqdm(range(len(obs)), desc=f"{name} {sampler.label}", disable=None):
+            alone = obs[i : i + 1], noise.row(i), exact[i : i + 1]
+            counted.append(count(policy, solver, *alone))
+        rounds = torch.tensor([c[0] for c in counted], dtype=torch.float64)
+        found.append(
+            {
+                "solver": name,
+                "sampler": sampler.label,
+                "rounds": float(rounds.mean()),
+                "worst_rounds": int(rounds.max()),
+                "evaluations": sum(c[1] for c in counted) / len(counted),
+                "within_safety": sum(c[2] <= SAFETY for c in counted) / len(counted),
+                "worst_ratio": max(c[2] for c in counted),
+                "rmse_by_round": rmse_by_round(policy, solver, obs, exact, noise),
+            }
+        )
+    return found
+
+
+def rmse_by_round(
+    policy: DiffusionPolicy, solver: SolverConfig, obs: Tensor, exact: Tensor, noise: Noise
+) -> list[float]:
+    """Return the mean RMSE after 1, 2, 3 ... rounds, all observations solved together."""
+    if solver.adaptive:
+        return []
+    found, head = [], solver.pcm_rounds
+    for r in range(1, RMSE_ROUNDS + 1):
+        fixed = replace(solver, rounds=r, pcm_rounds=None if head is None else min(head, r))
+        off = policy.solve(obs, replace(fixed, tolerance=None), noise).sample - exact
+        found.append(float(off.square().mean(dim=(1, 2)).sqrt().mean()))
+    return found
+
+
 def main() -> None:
     """Count, print, write."""
     parser = argparse.ArgumentParser(
@@ -93,60 +149,16 @@ def main() -> None:
     options = parser.parse_args()
     policy = DiffusionPolicy.from_pretrained(options.policy)
     obs = held_out_observations(options.policy)[: options.observations]
-    rows: list[dict[str, Any]] = []
-    own = policy.config.sampler
-    for sampler in (
-        SamplerConfig("ddpm", policy.config.schedule.train_steps),
-        replace(own, name="ddim", steps=32),
-        replace(own, name="ddim", steps=16),
-    ):
-        sequential = SolverConfig("sequential", sampler)
-        noise = paired_noise(policy, sequential, len(obs))
-        exact = policy.solve(obs, sequential, noise).sample
-        policy.calibrate(obs.flip(0)[:128], sampler, seed=1_000_000)
-        for name, solver in solvers_of(policy, sampler).items():
-            counted = []
-            label = f"{name} {sampler.name}-{sampler.steps}"
-            for i in tqdm(range(len(obs)), desc=label, disable=None):
-                alone = obs[i : i + 1], noise.row(i), exact[i : i + 1]
-                counted.append(count(policy, solver, *alone))
-            rmse = []
-            for r in range(1, RMSE_ROUNDS + 1):
-                head = solver.pcm_rounds
-                fixed = replace(solver, rounds=r, pcm_rounds=None if head is None else min(head, r))
-                if solver.adaptive:
-                    break
-                fixed = replace(fixed, tolerance=None)
-                off = policy.solve(obs, fixed, noise).sample - exact
-                rmse.append(float(off.square().mean(dim=(1, 2)).sqrt().mean()))
-            rounds = torch.tensor([c[0] for c in counted], dtype=torch.float64)
-            rows.append(
-                {
-                    "solver": name,
-                    "sampler": f"{sampler.name}-{sampler.steps}",
-                    "rounds": float(rounds.mean()),
-                    "worst_rounds": int(rounds.max()),
-                    "evaluations": sum(c[1] for c in counted) / len(counted),
-                    "within_safety": sum(c[2] <= SAFETY for c in counted) / len(counted),
-                    "worst_ratio": max(c[2] for c in counted),
-                    "rmse_by_round": rmse,
-                }
-            )
-    report = {
-        "command": f"python -m benchmarks.solvers.rounds --policy {options.policy} "
-        f"--observations {len(obs)}",
-        "error": ERROR,
-        "observations": len(obs),
-        "hardware": hardware(policy.device),
-        "rows": rows,
-    }
+    rows = [row for sampler in samplers_of(policy) for row in measure(policy, obs, sampler)]
+    report = {**conditions(policy), "error": ERROR, "observations": len(obs), "rows": rows}
     write_text(options.output, to_json(report))
     cells = [_cells(row) for row in rows]
     print(table(HEAD, cells))
     if options.docs:
-        machine = report["hardware"]["device"]
-        start = f"`{report['command']}` on {machine}, cold, actions in [-1, 1]:"
-        paste("docs/solvers.md", "rounds", f"{start}\n\n{markdown(HEAD, cells)}\n")
+        command = f"--policy {options.policy} --observations {len(obs)}"
+        start = f"`python -m benchmarks.solvers.rounds {command}` on {said(report)}, cold"
+        text = f"{start}, actions in [-1, 1]:\n\n{markdown(HEAD, cells)}\n"
+        paste("docs/solvers.md", "rounds", text)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -30,7 +30,7 @@ from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.conditions import hardware
+from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.exactness import chunk_error, paired_noise, solved
 from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import fingerprint, held_out_observations
@@ -207,7 +207,7 @@ def main(words: Sequence[str] | None = None) -> None:
         report = {
             "base": fingerprint(base.network),
             "observations": len(base.held_out),
-            "hardware": hardware(base.device),
+            **conditions(base),
             "rows": report["rows"] | {name: row},
         }
         write_text(file, to_json(report))

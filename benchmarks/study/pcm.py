@@ -57,7 +57,7 @@ from benchmarks.study.show import HEAD, cells, pictures, tables
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.bench import time_predictions
-from pcm_policy.measure.conditions import hardware
+from pcm_policy.measure.conditions import conditions, said
 from pcm_policy.measure.exactness import ON_AVERAGE, settle_level, settling, solved
 from pcm_policy.measure.few_steps import rmse
 from pcm_policy.measure.tables import markdown, table
@@ -230,7 +230,7 @@ class Study:
                 "episodes": self.options.tuning_episodes,
                 "schedules": chosen,
             },
-            "hardware": hardware(self.policy.device),
+            **conditions(self.policy),
         }
 
 
@@ -239,11 +239,9 @@ def paste_rows(command: str, report: dict[str, Any], document: str, name: str) -
     shown = ["base", "DDPM", *FEW_STEPS, "Picard", "Newton", "PCM", SETTLING]
     rows = [row for f in shown for row in report["rows"] if row["family"] == f]
     chosen = [row for row in rows if row["rounds"] <= 4 or row["family"] in ("base", "DDPM")]
-    machine = report["hardware"]
     text = (
         f"`{command.split(' --only')[0]}`: Push-T, {report['episodes']} episodes from seed "
-        f"{report['seed']}, paired seeds and noise, on {machine['device']}, threads: "
-        f"{machine['threads']}, float32, eager, "
+        f"{report['seed']}, paired seeds and noise, on {said(report)}, "
         f"batch 1. The number behind a name is its network rounds; base is sequential "
         f"{report['base']}, and RMSE the distance to its chunk on held-out observations, actions "
         f"in [-1, 1]. Schedules of few-step samplers and where PCM settles were chosen on "
@@ -279,7 +277,7 @@ def main(words: Sequence[str] | None = None) -> None:
     command += f" --episodes {options.episodes}"
     if options.only:
         command += " --only " + " ".join(f'"{name}"' for name in options.only)
-    write_text(options.output / "study.json", to_json({"command": command, **report}))
+    write_text(options.output / "study.json", to_json(report))
     found = tables(report)
     text = "\n\n".join(markdown(head, rows) for head, rows in found)
     write_text(options.output / "study.md", f"`{command}`\n\n{text}\n")

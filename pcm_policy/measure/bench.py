@@ -258,38 +258,55 @@ def run_bench(
     rows = default_rows(policy, error, methods)
     for sampler in dict.fromkeys(row.reference for row in rows if row.method == "newton"):
         policy.calibrate(observations[:128], sampler, seed + 1_000_000)
-    exact = {
-        sampler: solved(policy, sequential(sampler).solver, obs, seed).sample
-        for sampler in dict.fromkeys(row.reference for row in rows)
-    }
-    errors = {
-        row: row_errors(policy, row, obs, exact[row.reference], seed)
-        for row in progress(rows, "errors")
-    }
-    frames = obs.float().cpu().numpy() if policy.vision is None else list(obs)
+    errors = errors_of(policy, rows, obs, seed, progress)
     left_out: list[str] = []
     with ExitStack() as stack:
-        others: list[Side] = []
+        others: dict[Row, tuple[Errors, Side]] = {}
         if lerobot is not None:
-            from pcm_policy.measure.lerobot import open_peers, peer_errors  # needs safetensors
-
-            samplers = list(dict.fromkeys(row.reference for row in rows))
-            peers, left_out = open_peers(lerobot, policy, samplers, obs, stack)
-            errors |= {sequential(p.sampler, "lerobot"): Errors(**peer_errors(p)) for p in peers}
-            others = [peer.time for peer in peers]
-        solvers = [row.solver for row in rows]
-        timed = time_predictions(policy, solvers, frames, calls, progress, others)
+            others, left_out = _lerobot(policy, rows, obs, lerobot, stack)
+        frames = obs.float().cpu().numpy() if policy.vision is None else list(obs)
+        solvers, sides = [row.solver for row in rows], [side for _, side in others.values()]
+        timed = time_predictions(policy, solvers, frames, calls, progress, sides)
+    errors |= {row: found for row, (found, _) in others.items()}
+    facts = {"error": error, "observations": len(obs), "calls": calls, "batch": 1}
     return Bench(
         errors,
         dict(zip(errors, timed, strict=True)),
         count_rounds(policy, obs, rows, error, seed, progress),
-        {
-            "error": error,
-            "observations": len(obs),
-            "calls": calls,
-            "batch": 1,
-            **conditions(policy),
-        },
+        facts | conditions(policy),
         left_out,
         time_encoding(policy, sights, calls) if sights else None,
     )
+
+
+def errors_of(
+    policy: DiffusionPolicy,
+    rows: Sequence[Row],
+    obs: Tensor,
+    seed: int,
+    progress: Progress = no_progress,
+) -> dict[Row, Errors]:
+    """Return rounds and errors of all rows over observations ``(n, To, Do)``, same noise."""
+    exact = {
+        sampler: solved(policy, sequential(sampler).solver, obs, seed).sample
+        for sampler in dict.fromkeys(row.reference for row in rows)
+    }
+    return {
+        row: row_errors(policy, row, obs, exact[row.reference], seed)
+        for row in progress(rows, "errors")
+    }
+
+
+def _lerobot(
+    policy: DiffusionPolicy, rows: Sequence[Row], obs: Tensor, python: str, stack: ExitStack
+) -> tuple[dict[Row, tuple[Errors, Side]], list[str]]:
+    """Return LeRobot's rows, and a line for each sampler that it has not."""
+    from pcm_policy.measure.lerobot import open_peers, peer_errors  # needs safetensors
+
+    samplers = list(dict.fromkeys(row.reference for row in rows))
+    peers, left_out = open_peers(python, policy, samplers, obs, stack)
+    found: dict[Row, tuple[Errors, Side]] = {
+        sequential(peer.sampler, "lerobot"): (Errors(**peer_errors(peer)), peer.time)
+        for peer in peers
+    }
+    return found, left_out
