@@ -15,6 +15,7 @@ from pcm_policy.errors import PcmError
 
 LARGEST = 2**31 - 1
 LARGEST_SEED = 2**63 - 1
+MOST_STEPS = 10_000  # of a horizon, a delay, a queue
 
 
 def number(
@@ -52,6 +53,17 @@ def number(
         wanted = "a finite number" if finite else "a number"
         raise PcmError(f"{name}={_short(value)}: use {wanted}{_range(least, most, above, below)}")
     return found
+
+
+def text(name: str, value: Any, most: int = 1000) -> str:
+    """Return a text of bounded length.
+
+    Raises:
+        PcmError: no text, or a longer one.
+    """
+    if not isinstance(value, str) or len(value) > most:
+        raise PcmError(f"{name}={_short(value)}: use a text of at most {most} characters")
+    return value
 
 
 def whole(name: str, value: Any, least: int = 0, most: int = LARGEST) -> int:
@@ -119,6 +131,29 @@ def vector(name: str, values: Any, *, finite: bool = True) -> NDArray[np.float64
     return result
 
 
+def check_range(name: str, low: NDArray[np.floating[Any]], high: NDArray[np.floating[Any]]) -> None:
+    """Refuse the ends of a range that no value could be compared with.
+
+    Args:
+        name: of what is in the range, for the message.
+        low: ``(D,)`` smallest values; ``-inf`` where nothing is known.
+        high: ``(D,)`` largest values; ``inf`` where nothing is known.
+
+    Raises:
+        PcmError: NaN, low above high, or infinity at one end alone, which would let anything pass
+            at the other.
+    """
+    known = np.isfinite(low) & np.isfinite(high) & (low <= high)
+    unknown = np.isneginf(low) & np.isposinf(high)
+    bad = np.flatnonzero(~(known | unknown))
+    if len(bad):
+        at = int(bad[0])
+        raise PcmError(
+            f"{name} has no range in dimension {at}: low {low[at]}, high {high[at]}; need "
+            "low <= high, both finite, or -inf and inf where nothing is known"
+        )
+
+
 def _range(least: float, most: float, above: float | None, below: float | None) -> str:
     lower = f"above {above:g}" if above is not None else f"from {least:g}"
     upper = f"below {below:g}" if below is not None else f"to {most:g}"
@@ -128,5 +163,5 @@ def _range(least: float, most: float, above: float | None, below: float | None) 
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -11,10 +11,9 @@ from torch import Tensor
 from pcm_policy.adopt.settings import translating
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.folder import float32_by_default, layout
 from pcm_policy.policy.normalize import Normalizer
 from pcm_policy.policy.policy import DiffusionPolicy
-
-_HORIZON = 10_000  # no weight of a U-Net shows it, so a config could name any
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,7 @@ class Affine:
             if values.shape != target.shape:
                 raise PcmError(f"{what}: {name} has shape {tuple(values.shape)}, not {len(target)}")
             target.copy_(values)
-            if bool(target.isnan().any()) or (name[0] == "s" and not bool(target.isfinite().all())):
-                raise PcmError(f"{what}: {name} is not finite: the checkpoint's statistics are bad")
-        if not bool((found.scale > 0).all()):
-            raise PcmError(f"{what}: a scale is not positive: the checkpoint's statistics are bad")
+        found.check(what)
         return found
 
     @classmethod
@@ -104,7 +100,8 @@ class Imported:
             return self._build()
 
     def _build(self) -> DiffusionPolicy:
-        policy = DiffusionPolicy(self.config)
+        with float32_by_default():
+            policy = DiffusionPolicy(self.config)
         policy.network.load_state_dict(dict(self.weights))
         if policy.vision is not None:
             policy.vision.load_state_dict(dict(self.vision))
@@ -118,6 +115,7 @@ class Imported:
                 raise PcmError(
                     f"{self.file}: the {name} normaliser has {have} dimensions, the policy {want}"
                 )
+        policy.check()
         return policy.eval()
 
 
@@ -129,12 +127,13 @@ def check_weights(
     Raises:
         PcmError: naming the first entry that is missing, superfluous, misshapen or not finite.
     """
-    if config.horizon > _HORIZON:
-        raise PcmError(f"{file}: horizon={config.horizon} is no chunk: the config is damaged")
-    with torch.device("meta"):
-        policy = DiffusionPolicy(config)
-    _compare(file, network, policy.network.state_dict())
-    _compare(file, vision, {} if policy.vision is None else policy.vision.state_dict())
+    wanted = layout(config, file, len(network) + len(vision))
+    _compare(file, network, _part(wanted, "network."))
+    _compare(file, vision, _part(wanted, "vision."))
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _compare(file: str, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:

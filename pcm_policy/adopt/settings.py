@@ -21,7 +21,7 @@ def translating(file: str) -> Iterator[None]:
     except _WRONG as error:
         text = " ".join(str(error).split())
         if isinstance(error, PcmError):
-            raise PcmError(text) from error
+            raise PcmError(text if file in text else f"{file}: {text}") from error
         raise PcmError(
             f"{file} holds something of the wrong kind or size ({type(error).__name__}: "
             f"{text[:200]}): it is damaged, or from a version that is not known here"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pcm_policy.checks import flag, number, one_of, vector, whole
+from pcm_policy.checks import MOST_STEPS, check_range, flag, number, one_of, vector, whole
 from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
 
@@ -14,7 +14,6 @@ MODES = ("sync", "async")
 WARM_STARTS = ("off", "chunk", "trajectory", "auto")
 FALLBACKS = ("continue", "hold", "slow", "stop")
 LIMIT_FALLBACKS = ("clip", "hold", "stop")
-MOST_STEPS = 10_000  # of a horizon, a delay, a queue
 MOST_NUMBERS = 1_000_000  # in an observation or an action
 
 
@@ -257,28 +256,3 @@ def _hold(values: Any) -> tuple[float | None, ...]:
     if not isinstance(values, list | tuple):
         raise PcmError(f"control.hold={values!r}: expected a list of numbers and nulls")
     return tuple(None if v is None else number("control.hold", v) for v in values)
-
-
-def check_range(
-    name: str, low: np.ndarray[Any, np.dtype[Any]], high: np.ndarray[Any, np.dtype[Any]]
-) -> None:
-    """Refuse the ends of a range that no value could be compared with.
-
-    Args:
-        name: of what is in the range, for the message.
-        low: ``(D,)`` smallest values; ``-inf`` where nothing is known.
-        high: ``(D,)`` largest values; ``inf`` where nothing is known.
-
-    Raises:
-        PcmError: NaN, low above high, or infinity at one end alone, which would let anything pass
-            at the other.
-    """
-    known = np.isfinite(low) & np.isfinite(high) & (low <= high)
-    unknown = np.isneginf(low) & np.isposinf(high)
-    bad = np.flatnonzero(~(known | unknown))
-    if len(bad):
-        at = int(bad[0])
-        raise PcmError(
-            f"{name} has no range in dimension {at}: low {low[at]}, high {high[at]}; need "
-            "low <= high, both finite, or -inf and inf where nothing is known"
-        )

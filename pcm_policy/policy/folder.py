@@ -15,7 +15,9 @@ Nothing here is ever unpickled.
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from pcm_policy.errors import PcmError
-from pcm_policy.files import atomic_folder
+from pcm_policy.files import atomic_folder, read_json
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.hub import POLICY_FILES, download, hub_id, upload
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -117,7 +120,7 @@ def save_policy(
     """
     with atomic_folder(Path(path)) as folder:
         config = {"format_version": FORMAT_VERSION, "policy": policy.config.to_dict()}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tensors = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
         save_tensors(_packed(tensors), folder / "model.safetensors")
         if observations is not None:
@@ -126,7 +129,7 @@ def save_policy(
             save_tensors({"observations": held_out, **raw}, folder / "observations.safetensors")
         if card is not None:
             head = "" if card.startswith("---\n") else FRONT_MATTER
-            (folder / "README.md").write_text(head + card)
+            (folder / "README.md").write_text(head + card, encoding="utf-8")
 
 
 def push_policy(
@@ -135,7 +138,7 @@ def push_policy(
     """Write a policy and commit it to the hub; see :meth:`DiffusionPolicy.push_to_hub`."""
     with tempfile.TemporaryDirectory(prefix="pcm-push-") as scratch:
         folder = Path(scratch, "policy")
-        save_policy(policy, folder, card=card, observations=policy.held_out)
+        save_policy(policy, folder, card=card, observations=policy.held_out, sights=policy.sights)
         return upload(folder, repo, private=private, token=token, message="Add a pcm_policy policy")
 
 
@@ -180,37 +183,100 @@ def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
     config = _read_config(folder / "config.json")
     file = folder / "model.safetensors"
     tensors = load_tensors(file)
-    with torch.device("meta"):  # a config may name any size: compare before memory is taken
-        shapes = DiffusionPolicy(config).state_dict()
+    shapes = layout(config, f"{folder / 'config.json'}", len(tensors))
     _check_tensors(file, tensors, shapes)
-    policy = DiffusionPolicy(config, seed=seed)
-    policy.load_state_dict(tensors)
+    with float32_by_default():
+        policy = DiffusionPolicy(config, seed=seed)
+    try:
+        policy.load_state_dict(tensors)
+    except PcmError as error:
+        raise PcmError(f"{file}: {error}") from error
     if config.head is not None and config.head.base != fingerprint(policy.network):
         raise PcmError(
             f"{file}: the PCM head belongs to base weights {config.head.base}, the file holds "
             f"{fingerprint(policy.network)}: run pcm-distill on this base"
         )
     if (folder / "observations.safetensors").exists():
-        policy.held_out = held_out_observations(folder)
+        policy.held_out, policy.sights = _held_out(folder / "observations.safetensors", config)
+    if (folder / "README.md").exists():
+        policy.card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     return policy.eval()
+
+
+def layout(config: PolicyConfig, name: str, entries: int) -> dict[str, Tensor]:
+    """Return the names, shapes and types of a policy's tensors, without their memory.
+
+    A config may name any size and any depth: no more is built than a file of so many entries could
+    hold.
+
+    Args:
+        config: of the policy.
+        name: of its file, for messages.
+        entries: tensors that there are.
+
+    Raises:
+        PcmError: a network or head that cannot be built, or one of far more tensors.
+    """
+    try:
+        with torch.device("meta"), float32_by_default(), _at_most(4 * entries + 1000):
+            return dict(DiffusionPolicy(config).state_dict())
+    except PcmError as error:
+        raise PcmError(f"{name}: {error}") from error
+    except Exception as error:  # torch raises half a dozen kinds for sizes that are none
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PcmError(f"{name} describes no policy that can be built ({reason})") from error
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Build modules in float32, whatever the caller's default type is."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _at_most(most: int) -> Iterator[None]:
+    """Refuse to build more than so many parameters, in this thread."""
+    thread, count = threading.get_ident(), 0
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > most:
+            raise PcmError(f"it describes more than {most} weights, which its file does not hold")
+
+    handle = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _read_config(file: Path) -> PolicyConfig:
     if not file.is_file():
         raise PcmError(f"{file} does not exist: name a policy folder written by pcm-train")
     try:
-        data = json.loads(file.read_text())
-        version = data["format_version"]
-        if version != FORMAT_VERSION:
-            raise PcmError(
-                f"{file} has format version {version}, this package reads {FORMAT_VERSION}: "
-                "use the matching version of pcm_policy"
-            )
+        data = read_json(file)
+    except PcmError as error:
+        raise PcmError(f"{file} is not a policy config: {error}") from error
+    if not isinstance(data, dict) or not {"format_version", "policy"} <= set(data):
+        raise PcmError(f"{file} is not a policy config: it lacks format_version or policy")
+    version = data["format_version"]
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise PcmError(
+            f"{file} has format version {version}, this package reads {FORMAT_VERSION}: "
+            "use the matching version of pcm_policy"
+        )
+    try:
+        if not isinstance(data["policy"], dict):
+            raise PcmError("policy is not a dictionary of settings")
         return PolicyConfig.from_dict(data["policy"])
     except PcmError as error:
-        raise PcmError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise PcmError(f"{file} is not a policy config ({error!r}): restore it") from error
+        raise PcmError(f"{file}: {error}") from error
 
 
 def _check_tensors(file: Path, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
@@ -244,11 +310,23 @@ def held_out_observations(path: str | Path) -> Tensor:
     Raises:
         PcmError: the folder has none.
     """
-    file = resolve(path) / "observations.safetensors"
+    return _held_out(resolve(path) / "observations.safetensors", None)[0]
+
+
+def _held_out(file: Path, config: PolicyConfig | None) -> tuple[Tensor, dict[str, Tensor]]:
+    """Read observations and the images of some of them, and check that they are the policy's."""
     tensors = load_tensors(file)
-    if "observations" not in tensors or tensors["observations"].ndim != 3:
+    found = tensors.get("observations")
+    if found is None or found.ndim != 3 or not found.is_floating_point():
         raise PcmError(f"{file} holds no (n, To, Do) array 'observations': train again")
-    return tensors["observations"]
+    if config is not None and found.shape[1:] != (config.obs_steps, config.obs_dim):
+        raise PcmError(
+            f"{file}: observations have shape {tuple(found.shape)}, this policy takes "
+            f"(n, {config.obs_steps}, {config.obs_dim}): restore it or train again"
+        )
+    if not bool(found.isfinite().all()):
+        raise PcmError(f"{file}: observations hold NaN or infinity: restore it or train again")
+    return found, {k.removeprefix(_SIGHT): v for k, v in tensors.items() if k.startswith(_SIGHT)}
 
 
 def held_out_sights(path: str | Path) -> list[dict[str, Any]]:
@@ -256,11 +334,7 @@ def held_out_sights(path: str | Path) -> list[dict[str, Any]]:
 
     There are none where the policy has no cameras, or was imported.
     """
-    file = resolve(path) / "observations.safetensors"
-    found = {
-        k.removeprefix(_SIGHT): v.numpy()
-        for k, v in load_tensors(file).items()
-        if k.startswith(_SIGHT)
-    }
+    _, sights = _held_out(resolve(path) / "observations.safetensors", None)
+    found = {name: values.numpy() for name, values in sights.items()}
     count = min(map(len, found.values()), default=0)
     return [{k: v[i] for k, v in found.items() if v[i].size} for i in range(count)]

@@ -65,7 +65,10 @@ class DiffusionPolicy(nn.Module):
         self.config = config
         self.limits: ActionLimits | None = None
         self.runtime: Runtime | None = None
-        self.held_out: Tensor | None = None  # raw observations that came with the policy
+        # what came with the policy in its folder, and is saved with it
+        self.card: str | None = None
+        self.held_out: Tensor | None = None  # raw observations
+        self.sights: dict[str, Tensor] = {}  # some of them before they were encoded
         self.network = build_network(
             config.network,
             config.chunk_shape[1],
@@ -90,6 +93,7 @@ class DiffusionPolicy(nn.Module):
         self._generator = torch.Generator().manual_seed(seed)
         self._samplers: dict[SamplerConfig, AffineSampler] = {}
         self._jacobians: dict[SamplerConfig, Jacobian] = {}
+        self.register_load_state_dict_post_hook(_check_loaded)
         self.eval()
 
     @classmethod
@@ -112,10 +116,43 @@ class DiffusionPolicy(nn.Module):
         return load_policy(path, seed=seed).to(device)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write the policy folder atomically; see :mod:`pcm_policy.policy.folder`."""
+        """Write the policy folder atomically, with card and observations if it came with some.
+
+        See :mod:`pcm_policy.policy.folder`.
+        """
         from pcm_policy.policy.folder import save_policy
 
-        save_policy(self, path)
+        save_policy(self, path, card=self.card, observations=self.held_out, sights=self.sights)
+
+    def check(self) -> None:
+        """Refuse statistics that would switch the gates off, and weights that are not finite.
+
+        Runs by itself after ``load_state_dict``, by whoever calls it.
+
+        Raises:
+            PcmError: naming the entry and its dimension.
+        """
+        self.obs_normalizer.check("obs_normalizer")
+        self.action_normalizer.check("action_normalizer")
+        for name, value in self.state_dict().items():
+            ranges = name.endswith(("normalizer.low", "normalizer.high"))  # may be unknown
+            if value.is_floating_point() and not ranges and not bool(value.isfinite().all()):
+                raise PcmError(f"{name} holds NaN or infinity: restore it or train again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what another process or a copy cannot have: generator, programs, locks."""
+        state = dict(self.__dict__)
+        state["_generator"] = self._generator.get_state()
+        state["runtime"] = None if self.runtime is None else self.runtime.config
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the generator and the runtime again."""
+        generator, runtime = torch.Generator(), state["runtime"]
+        generator.set_state(state["_generator"])
+        super().__setstate__(state | {"_generator": generator, "runtime": None})  # type: ignore[no-untyped-call]
+        if runtime is not None:
+            self.use(runtime)
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, token: str | None = None, card: str | None = None
@@ -402,3 +439,9 @@ class DiffusionPolicy(nn.Module):
                 f"the PCM head was trained for sampler {key}={want[key]!r}, not {have[key]!r}: "
                 f"leave solver.{'sampler' if key == 'name' else key} out or distil another head"
             )
+
+
+def _check_loaded(policy: DiffusionPolicy, _: object) -> None:
+    """Check what was loaded; shapes alone, on the meta device, have no values."""
+    if policy.device.type != "meta":
+        policy.check()

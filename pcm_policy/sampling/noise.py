@@ -77,7 +77,7 @@ def generator_noise(
     """Draw noise for ``batch`` chunks from a generator, on the generator's device."""
 
     def draw(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator, device=generator.device)
+        return torch.randn(size, generator=generator, device=generator.device, dtype=torch.float32)
 
     initial = draw(batch, *shape)
     return Noise(initial, draw(steps, batch, *shape) if steps else None)

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pcm_policy.checks import LARGEST, flag, number, whole
 from pcm_policy.errors import PcmError
 from pcm_policy.sampling.affine import AffineSampler, unroll, unroll_multistep
 from pcm_policy.sampling.multistep import dpm_coefficients, solver_timesteps
@@ -72,6 +73,7 @@ class SamplerConfig:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        self._check_types()
         for field, allowed in (
             ("name", get_args(SamplerName)),
             ("spacing", get_args(Spacing)),
@@ -82,10 +84,6 @@ class SamplerConfig:
                 raise PcmError(
                     f"sampler {field}={getattr(self, field)!r}: use one of {', '.join(allowed)}"
                 )
-        if not 0 <= self.eta <= 1:
-            raise PcmError(f"sampler eta={self.eta}: use a value from 0 to 1")
-        if not 0 <= self.temperature <= 1:
-            raise PcmError(f"sampler temperature={self.temperature}: use a value from 0 to 1")
         if not 0 < self.shift < float("inf"):
             raise PcmError(f"sampler shift={self.shift}: use a value above 0; 1 shifts nothing")
         if self.timesteps is not None:
@@ -99,6 +97,21 @@ class SamplerConfig:
         noisy = f" eta {self.eta:g}" if self.eta and self.name == "ddim" else ""
         cool = f" at {self.temperature:g}" if self.temperature != 1 else ""
         return f"{self.name}-{self.steps}{noisy}{cool}"
+
+    def _check_types(self) -> None:
+        """Refuse a value of another type or out of range, as a file may hold one."""
+        whole("sampler steps", self.steps, -LARGEST)  # how few and how many, the schedule says
+        whole("sampler offset", self.offset, -LARGEST)
+        number("sampler eta", self.eta, 0, 1)
+        number("sampler temperature", self.temperature, 0, 1)
+        number("sampler shift", self.shift, finite=False)
+        for name in ("final_alpha_one", "rederive_epsilon"):
+            flag(f"sampler {name}", getattr(self, name))
+        if self.timesteps is not None:
+            if not isinstance(self.timesteps, tuple | list):
+                raise PcmError(f"sampler timesteps={self.timesteps!r}: use a list of timesteps")
+            for value in self.timesteps:
+                whole("sampler timesteps", value, -LARGEST)
 
     def _check_timesteps(self, given: tuple[int, ...]) -> None:
         falling = all(a > b for a, b in pairwise(given))

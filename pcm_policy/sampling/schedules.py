@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pcm_policy.checks import LARGEST, number, whole
 from pcm_policy.errors import PcmError
 
 BetaSchedule = Literal["squaredcos_cap_v2", "linear"]
@@ -47,6 +48,9 @@ class NoiseSchedule:
             raise PcmError(
                 f"unknown noise schedule {self.name!r}: use one of {get_args(ScheduleName)}"
             )
+        whole("schedule train_steps", self.train_steps, -LARGEST)
+        for name in ("beta_start", "beta_end"):
+            number(f"schedule {name}", getattr(self, name))
         if self.train_steps < 1:
             raise PcmError(f"train_steps={self.train_steps}: a schedule needs at least one step")
         if not 0 < self.beta_start <= self.beta_end < 1:

@@ -105,7 +105,7 @@ def test_without_average_the_last_weights_are_taken(tmp_path: Path) -> None:
         ({"oa_step_convention": False}, "newest frame"),
         ({"horizon": "${horizon}"}, "reference never resolved|cannot be read"),
         ({"horizon": 2.5}, "horizon=2.5"),
-        ({"horizon": 10**9}, "is no chunk"),
+        ({"horizon": 10**9}, "horizon=1000000000: use a whole number"),
         ({"obs_dim": 6}, "has shape"),
         ({"some_option": 1}, "policy.some_option, which is unknown"),
         ({"scheduler": {"num_train_timesteps": 10**12}}, "is no schedule"),

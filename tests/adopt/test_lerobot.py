@@ -281,7 +281,7 @@ def test_bad_weights(tmp_path: Path, change: Any, message: str) -> None:
         ({"noise_scheduler_type": "PNDM"}, "noise scheduler 'PNDM'"),
         ({"num_inference_steps": 21}, "trained with 20 denoising steps"),
         ({"n_action_steps": 8}, "horizon=8 is too short"),
-        ({"horizon": "8"}, "bad entry"),
+        ({"horizon": "8"}, "horizon='8'"),
         ({"output_features": {}}, "no action"),
         (
             {"input_features": {"observation.image": {"type": "VISUAL", "shape": [3, 96, 96]}}},
