@@ -285,7 +285,8 @@ class Controller:
             return self._last
         pairs = zip(given, self._last, strict=True)
         held = np.array([last if value is None else value for value, last in pairs], np.float32)
-        return self._gate.check(held, self._last)[0]
+        allowed = self._gate.check(held, self._last)[0]
+        return self._last if allowed is None else allowed
 
     def _prefix(self, due: int) -> tuple[Actions, int]:
         none = np.zeros((0, self.spec.action_dim), np.float32)

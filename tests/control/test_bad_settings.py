@@ -40,6 +40,10 @@ bad_setting = st.one_of(
     st.tuples(st.sampled_from(WORDS), not_a_word),
     st.tuples(st.sampled_from(FLAGS), not_a_flag),
     st.tuples(st.sampled_from(LIMITS), without_none(not_a_vector(2)).filter(lambda v: v != [1.0])),
+    st.tuples(
+        st.just("hold"),
+        not_a_vector(2).filter(lambda v: v != [None] * 2) | st.sampled_from([1.0, [INF, 1.0]]),
+    ),
     st.tuples(st.sampled_from(("replan_steps", "stale_steps")), without_none(not_natural())),
     st.tuples(st.just("delay_steps"), without_none(not_whole) | st.integers(max_value=-1)),
     st.tuples(st.just("blend_steps"), not_whole | st.integers(max_value=-1)),
@@ -193,6 +197,18 @@ def test_frames_that_are_no_numbers_are_faults(frame: Any) -> None:
     controller.reset(0, np.zeros(2))
     controller.observe(frame)
     assert controller.act().how != "plan"
+
+
+def test_what_a_robot_holds_passes_the_gate() -> None:
+    """A hold outside the limits is clipped, or the last command stays."""
+    for on_limit, expected in (("clip", [5.0, 2.0]), ("hold", [1.0, 2.0])):
+        limited = ControlSettings(hold=(9.0, None), high=5.0, on_limit=on_limit)
+        controller = Controller(SPEC, limited)
+        controller.reset(0, np.array([1.0, 2.0]))
+        controller.observe(np.full(2, NAN))
+        command = controller.act()
+        assert command.action is not None
+        assert command.action.tolist() == expected
 
 
 def test_plans_that_are_no_numbers_are_faults() -> None:
