@@ -93,7 +93,7 @@ class DiffusionPolicy(nn.Module):
         self._generator = torch.Generator().manual_seed(seed)
         self._samplers: dict[SamplerConfig, AffineSampler] = {}
         self._jacobians: dict[SamplerConfig, Jacobian] = {}
-        self.register_load_state_dict_post_hook(_check_loaded)
+        self.register_load_state_dict_post_hook(_check_loaded)  # type: ignore[no-untyped-call]
         self.eval()
 
     @classmethod
