@@ -1,1 +1,5 @@
-"""Measurements that README and docs cite; run them as ``python -m benchmarks.ROOM.NAME``."""
+"""Benchmarks of the package, run as modules from its checkout; speed is measured here alone."""
+
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"

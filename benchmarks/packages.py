@@ -2,10 +2,10 @@
 
     python -m benchmarks.packages [--policy released/pusht_mlp] [--output DIR] [--docs]
 
-The rows are those of ``pcm_study.py`` whose score is the base's (the paired 95 % interval of the
-difference lies within 0.03), its base, and sequential DDPM-100, with the scores measured there.
-Each is exported (``pcm-export``), compared with its eager chunk, and then all take turns at batch
-1 on held-out observations; eager execution is timed in the same way. A ratio is the time of
+The rows are those of ``benchmarks.study.pcm`` whose score is the base's (the paired 95 % interval
+of the difference lies within 0.03), its base, and sequential DDPM-100, with the scores measured
+there. Each is exported (``pcm-export``), compared with its eager chunk, and then all take turns at
+batch 1 on held-out observations; eager execution is timed in the same way. A ratio is the time of
 DDPM-100, executed in the same way, over that of the row. The steps of a sequential sampler are a
 loop inside its package.
 """
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks import RESULTS
 from benchmarks.pasted import paste
 from pcm_policy.export import example
 from pcm_policy.files import to_json, write_text
@@ -32,7 +33,6 @@ from pcm_policy.runtime.onnx import Solve, compiled_solve
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.before.solve import SolverConfig
 
-RESULTS = Path(__file__).parent / "results"
 WITHIN = 0.03
 HEAD = [
     "solve",
@@ -97,7 +97,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--policy", default="released/pusht_mlp")
-    parser.add_argument("--study", type=Path, help="study.json of pcm_study.py for that policy")
+    parser.add_argument("--study", type=Path, help="study.json of benchmarks.study.pcm")
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "packages")

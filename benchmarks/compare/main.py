@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import RESULTS
 from benchmarks.compare.floor import ceilings
 from benchmarks.compare.measure import measure
 from benchmarks.compare.picture import print_table, write_picture
@@ -102,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     take.add_argument("--threads", type=int, default=torch.get_num_threads())
     take.add_argument("--device", default="cpu")
     take.add_argument("--small", action="store_true", help="rough ceilings, for tests")
-    take.add_argument("--output", default="benchmarks/results/compare/compare.json")
+    take.add_argument("--output", type=Path, default=RESULTS / "compare/compare.json")
     draw = commands.add_parser("picture", help="draw a picture from a JSON file")
     draw.add_argument("file", type=Path)
     draw.add_argument("picture", type=Path, nargs="?")

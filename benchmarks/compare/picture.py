@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcm_policy.files import write_file
+from pcm_policy.measure.pictures import new_figure, save_figure
 from pcm_policy.measure.tables import table
 
 HEAD = [
@@ -50,10 +50,6 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_picture(file: Path, target: Path) -> None:
     """Draw every row's time (p50, to p99) with its floor, one panel a policy and batch."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib import ticker
 
     report = json.loads(file.read_text())
@@ -61,9 +57,8 @@ def write_picture(file: Path, target: Path) -> None:
     for row in report["rows"]:
         panels.setdefault((row["policy"], row["batch"]), []).append(row)
     longest = max(len(rows) for rows in panels.values())
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(6.5 * len(panels), 0.24 * longest + 2), squeeze=False
-    )
+    figure = new_figure(6.5 * len(panels), 0.24 * longest + 2)
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, ((policy, batch), rows) in zip(axes[0], panels.items(), strict=True):
         p50 = [row["p50_ms"] for row in rows]
         spread = [[0.0] * len(rows), [row["p99_ms"] - row["p50_ms"] for row in rows]]
@@ -84,9 +79,7 @@ def write_picture(file: Path, target: Path) -> None:
         f"torch {machine['torch']}, commit {report['commit']}; e: largest error to the reference",
         fontsize=9,
     )
-    figure.tight_layout()
-    write_file(target, lambda scratch: figure.savefig(scratch, dpi=100))
-    plt.close(figure)
+    save_figure(figure, target, dpi=100)
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -28,10 +28,12 @@ import gymnasium as gym
 import torch
 from tqdm import tqdm
 
+from benchmarks import RESULTS
 from pcm_policy.control.delay import FixedLatency, LatencyModel, MeasuredLatency
 from pcm_policy.control.settings import ControlSettings
-from pcm_policy.files import to_json, write_file, write_text
+from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.pictures import new_figure, save_figure
 from pcm_policy.measure.statistics import paired_difference_interval, percentiles
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -157,12 +159,8 @@ def measured(policy: DiffusionPolicy, options: argparse.Namespace) -> list[dict[
 
 def picture(report: dict[str, Any], path: Path) -> None:
     """Draw scores and seam jumps against latency."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.5))
+    figure = new_figure(13, 4.5)
+    left, right = figure.subplots(1, 2)
     for mode in dict.fromkeys(p["mode"] for p in report["fixed"]):
         row = [p for p in report["fixed"] if p["mode"] == mode]
         steps = [p["latency_steps"] for p in row]
@@ -179,9 +177,7 @@ def picture(report: dict[str, Any], path: Path) -> None:
     title = f"Push-T, {report['episodes']} paired episodes, {report['replan']} steps a plan"
     title += "" if report["repeat"] == 1 else f", world {report['repeat']}x as fast"
     figure.suptitle(title)
-    figure.tight_layout()
-    write_file(path, lambda scratch: figure.savefig(scratch, dpi=110))
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def main() -> None:
@@ -198,7 +194,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--measured-hz", type=float, default=0.0, help="0: leave part two out")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latency"))
+    parser.add_argument("--output", type=Path, default=RESULTS / "latency")
     options = parser.parse_args()
     options.steps = sorted({0, *options.steps}) if options.steps else []  # the reference is at 0
     if "naive" not in options.modes:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks import RESULTS
 from pcm_policy.control import PlanRequest
 from pcm_policy.control.client import Link
 from pcm_policy.control.times import Times
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--hz", type=float, default=10.0)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/serve"))
+    parser.add_argument("--output", type=Path, default=RESULTS / "serve")
     options = parser.parse_args()
     size = round(options.clients * options.seconds * options.hz)
     out: dict[str, Any] = {k: Times(size) for k in ("round_trip", "server", "queue", "solve")}

@@ -25,11 +25,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks import RESULTS
 from pcm_policy.control.delay import FixedLatency
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
-from pcm_policy.files import to_json, write_file, write_text
+from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.pictures import new_figure, save_figure
 from pcm_policy.measure.statistics import paired_difference_interval
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -128,12 +130,8 @@ def _ridge(obs: NDArray[Any], noise: NDArray[Any], folds: NDArray[Any]) -> float
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw RMSE against rounds for every start."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), sharey=True)
+    figure = new_figure(12, 4.5)
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, method in zip(axes, ("picard", "pcm"), strict=True):
         for start in ("cold", *STARTS[1:]):
             for noise, style in (("fresh", "-"), ("coupled", "--")):
@@ -148,9 +146,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel("rounds")
     axes[0].set_ylabel("RMSE to the exact chunk")
     axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    write_file(path, lambda scratch: figure.savefig(scratch, dpi=110))
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def main() -> None:
@@ -164,7 +160,7 @@ def main() -> None:
     parser.add_argument("--replan", type=int, default=8, help="executed steps a plan")
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/warm"))
+    parser.add_argument("--output", type=Path, default=RESULTS / "warm")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     policy = DiffusionPolicy.from_pretrained(options.policy)

@@ -14,8 +14,10 @@ take turns call by call. The file is written after every figure, and one that fa
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from benchmarks import RESULTS
 from benchmarks.gpu.figures import Figures
 from benchmarks.gpu.sides import PRECISIONS
 
@@ -34,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--only", nargs="+", help="names of solvers")
     parser.add_argument("--threads", type=int, help="of the CPU")
     parser.add_argument("--commit", help="where the machine has no git")
-    parser.add_argument("--output", default="benchmarks/results/compare/gpu.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "compare/gpu.json")
     args = parser.parse_args(words)
     usual = (3, 1, 2) if args.small else (10_000, 300, 100)
     for name, value in zip(("solves", "eager_solves", "throughput_solves"), usual, strict=True):

@@ -11,6 +11,7 @@ This package and its plugin for LeRobot are linked into it, so that ``FOLDER/bin
 environment. Needs 2 GB and about two minutes.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def make(folder: Path) -> Path:
 
 
 def _fit_torchvision(python: Path) -> None:
-    """Let LeRobot's commands import torchvision beside a CPU torch; see lerobot_vision.py."""
+    """Let LeRobot's commands import torchvision beside a CPU torch; see ``vision.py``."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
     site = Path(done.stdout.strip())
@@ -54,8 +55,11 @@ def _fit_torchvision(python: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="gets the environment")
+    folder = parser.parse_args().folder
     if sys.version_info[:2] != (3, 11):
         sys.exit("the pins are for Python 3.11: run this with python3.11")
-    print(f"export PCM_LEROBOT_PYTHON={make(Path(sys.argv[1]).resolve())}")
+    print(f"export PCM_LEROBOT_PYTHON={make(folder.resolve())}")

@@ -1,7 +1,8 @@
 """Lets ``import torchvision`` succeed in LeRobot's environment where torch is a CPU build.
 
-``lerobot_env.py`` copies this file there, where a ``.pth`` file imports it when Python starts: it
-costs nothing until something asks for torchvision. LeRobot's commands then run as they are.
+``benchmarks.lerobot.env`` copies this file there, where a ``.pth`` file imports it when Python
+starts: it costs nothing until something asks for torchvision. LeRobot's commands then run as they
+are.
 """
 
 import importlib

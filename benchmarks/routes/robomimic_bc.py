@@ -1,6 +1,6 @@
 """Train robomimic's own behaviour cloning on a file, by its own loop; defaults but a rate of 1e-3.
 
-python -m benchmarks.routes.robomimic_bc DEMOS.hdf5 OUTPUT --keys proprio,object,goal --epochs 60
+python -m benchmarks.routes.robomimic_bc DEMOS.hdf5 OUTPUT --keys object,goal --epochs 60
 pcm-eval policy=robomimic:OUTPUT/model.pth task=metaworld/pick-place output_dir=DIR
 """
 

@@ -1,4 +1,6 @@
-"""Where the time of one prediction goes: ``python -m benchmarks.solvers.profile``.
+"""Where the time of one prediction goes.
+
+    python -m benchmarks.solvers.profile [POLICY ...] [--docs]
 
 Every part of a prediction is timed where it is called, its callees that are parts themselves taken
 off, and what is left is the loop; solvers take turns call by call. For the share of matrix products
@@ -18,6 +20,7 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import RESULTS
 from benchmarks.compare.policies import identity, load
 from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
@@ -43,7 +46,6 @@ PARTS = {
     "loop": "loop",
 }
 HEAD = ["policy", "solver", "p50 ms", *PARTS.values(), "products"]
-RESULTS = Path(__file__).parents[1] / "results/profile_solve.json"
 PRODUCTS = {"aten::addmm", "aten::mm", "aten::bmm", "aten::mkldnn_convolution"}
 PRODUCTS |= {"aten::slow_conv_transpose2d", "aten::_slow_conv2d_forward"}
 WARMUP = 10
@@ -175,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("policies", nargs="*", default=["released/pusht_mlp", "released/pusht"])
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "profile_solve.json")
     parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks import RESULTS
 from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions, said
@@ -144,7 +145,7 @@ def main() -> None:
     )
     parser.add_argument("--policy", default="released/pusht")
     parser.add_argument("--observations", type=int, default=256)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/rounds.json"))
+    parser.add_argument("--output", type=Path, default=RESULTS / "rounds.json")
     parser.add_argument("--docs", action="store_true", help="update docs/solvers.md")
     options = parser.parse_args()
     policy = DiffusionPolicy.from_pretrained(options.policy)

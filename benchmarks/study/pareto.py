@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.show import COLOURS
-from pcm_policy.files import write_file
+from pcm_policy.measure.pictures import new_figure, save_figure
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -35,14 +35,11 @@ def fronts(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def picture(report: Mapping[str, Any], file: Path) -> None:
     """Draw both fronts."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib import ticker
 
     rows, best = report["rows"], fronts(report["rows"])
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5))
+    figure = new_figure(13, 5)
+    axes = figure.subplots(1, 2)
     for axis, (title, names) in zip(axes, best.items(), strict=True):
         score = title.endswith("score")
 
@@ -75,6 +72,4 @@ def picture(report: Mapping[str, Any], file: Path) -> None:
     axes[1].set_ylabel(f"score, {report['episodes']} episodes")
     machine = report["hardware"]
     figure.suptitle(f"{machine['device']}, {machine['threads']} threads, batch 1", fontsize=9)
-    figure.tight_layout()
-    write_file(file, lambda scratch: figure.savefig(scratch, dpi=110))
-    plt.close(figure)
+    save_figure(figure, file)

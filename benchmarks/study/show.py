@@ -7,8 +7,7 @@ from typing import Any
 from benchmarks.study.ratios import HEAD as RATIO_HEAD
 from benchmarks.study.ratios import Needed, lines
 from benchmarks.study.rows import PARALLEL, SETTLING
-from pcm_policy.files import write_file
-from pcm_policy.measure.pictures import SOLVER_COLOURS
+from pcm_policy.measure.pictures import SOLVER_COLOURS, new_figure, save_figure
 
 HEAD = [
     "solver",
@@ -89,15 +88,11 @@ def tables(report: Mapping[str, Any]) -> list[tuple[list[str], list[list[str]]]]
 
 def pictures(report: Mapping[str, Any], folder: Path) -> None:
     """Draw error against rounds and score against rounds, one file each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     families: dict[str, list[Mapping[str, Any]]] = {}
     for row in report["rows"]:
         families.setdefault(row["family"], []).append(row)
-    error, axes = plt.subplots(figsize=(7, 4.5))
+    error, score = new_figure(7, 4.5), new_figure(7, 4.5)
+    axes, below = error.subplots(), score.subplots()
     for family, trace in report["rmse_by_round"].items():
         kept = [max(value, 1e-7) for value in trace]
         axes.semilogy(range(1, len(kept) + 1), kept, color=COLOURS[family], label=family)
@@ -108,7 +103,6 @@ def pictures(report: Mapping[str, Any], folder: Path) -> None:
     axes.set_xlim(0.5, max(report["rounds"]) + 0.5)
     axes.set_ylim(1e-5, None)
     axes.set_ylabel(f"mean RMSE to the {report['base']} chunk, actions in [-1, 1]")
-    score, below = plt.subplots(figsize=(7, 4.5))
     base = families["base"][0]["score"]
     below.axhspan(*base["ci95"], color="0.9", label=f"base, {report['base']}")
     below.axhline(base["mean"], color="0.7", lw=0.8)
@@ -128,10 +122,4 @@ def pictures(report: Mapping[str, Any], folder: Path) -> None:
         plot.set_xlabel("network rounds")
         plot.set_xticks(report["rounds"])
         plot.legend(fontsize=8)
-        figure.tight_layout()
-
-        def save(scratch: Path, figure: Any = figure) -> None:
-            figure.savefig(scratch, dpi=110)
-
-        write_file(folder / f"{name}.png", save)
-        plt.close(figure)
+        save_figure(figure, folder / f"{name}.png")

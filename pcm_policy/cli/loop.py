@@ -21,8 +21,9 @@ from pcm_policy.control.plan import PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import join_fields
-from pcm_policy.files import to_json, write_file, write_text
+from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.pictures import new_figure, save_figure
 from pcm_policy.measure.rows import described
 from pcm_policy.measure.tables import table
 from pcm_policy.measure.timing import take_turns
@@ -176,12 +177,8 @@ def _summary(label: str, result: LoopResult) -> str:
 
 def picture(result: LoopResult, label: str, path: Path) -> None:
     """Draw histograms of solve time and jitter, and the last seconds as a timeline."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplot_mosaic([["solve", "jitter"], ["time", "time"]], figsize=(12, 6))
+    figure = new_figure(12, 6)
+    axes = figure.subplot_mosaic([["solve", "jitter"], ["time", "time"]])
     for name, title in (
         ("solve", "request to plan [ms]"),
         ("jitter", "start of a tick, late [ms]"),
@@ -208,6 +205,4 @@ def picture(result: LoopResult, label: str, path: Path) -> None:
     axes["time"].set_xlabel("time [s]; green: from the plan, other colours: a fallback")
     misses = result.late_plans + result.overruns
     figure.suptitle(f"{label} at {result.control_hz:g} Hz: {misses} misses in {result.ticks} ticks")
-    figure.tight_layout()
-    write_file(path, lambda scratch: figure.savefig(scratch, dpi=100))
-    plt.close(figure)
+    save_figure(figure, path, dpi=100)

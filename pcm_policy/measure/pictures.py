@@ -21,19 +21,26 @@ OTHER = "0.3"
 LINES = ("-", "--", ":", "-.")
 
 
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure of so many inches; it needs no display and leaves no state behind."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height))
+
+
+def save_figure(figure: Any, path: Path, dpi: int = 110) -> None:
+    """Lay a figure out and write it; the file is complete or not there."""
+    figure.tight_layout()
+    write_file(path, lambda scratch: figure.savefig(scratch, dpi=dpi))
+
+
 def bench_picture(bench: Bench, path: Path) -> None:
     """Draw latency (p50 to p99) of all solvers, and error against rounds of the iterations."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 0.28 * len(bench.rows) + 2))
+    figure = new_figure(14, 0.28 * len(bench.rows) + 2)
+    left, right = figure.subplots(1, 2)
     _latencies(bench, left)
     _errors(bench, right)
-    figure.tight_layout()
-    write_file(path, lambda scratch: figure.savefig(scratch, dpi=110))
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 def _latencies(bench: Bench, axes: Any) -> None:
