@@ -4,8 +4,6 @@ Frames of a robomimic file that are stored in one piece are mapped where they ar
 compressed HDF5) are decoded once into a file of bytes beside the run, and that file is mapped.
 """
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pcm_policy.datasets.formats.robomimic import array_names, masked, native_name, open_file
 from pcm_policy.datasets.formats.store import (
@@ -23,9 +20,8 @@ from pcm_policy.datasets.formats.store import (
     open_group,
     row_blocks,
 )
+from pcm_policy.datasets.frame_cache import Image, cached_frames
 from pcm_policy.datasets.open import is_hdf5
-
-Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,24 +131,8 @@ def _decoded(
 ) -> Image:
     """Return a map of the file with the frames, which is made unless it is there already."""
     shape = (count, *handles[0][1].shape[1:])
-    stamp = [str(path.resolve()), key, filter_key, list(shape), path.stat().st_mtime_ns]
-    file, note = cache / f"{path.name}.{key}.frames", cache / f"{path.name}.{key}.json"
-    if not (file.exists() and note.exists() and json.loads(note.read_text()) == stamp):
-        cache.mkdir(parents=True, exist_ok=True)
-        scratch = file.with_name(f".{file.name}.{os.getpid()}")
-        out = np.memmap(scratch, np.uint8, "w+", shape=shape)
-        at = 0
-        with tqdm(total=count, desc=f"decoding {key}", unit="frame", disable=None) as bar:
-            for where, block in _blocks(handles, count):
-                out[at : at + len(block)] = _bytes(path, where, block)
-                at += len(block)
-                bar.update(len(block))
-        out.flush()
-        del out
-        os.replace(scratch, file)
-        note.write_text(json.dumps(stamp))
-    mapped: Image = np.memmap(file, np.uint8, "r", shape=shape)
-    return mapped
+    blocks = (_bytes(path, where, block) for where, block in _blocks(handles, count))
+    return cached_frames(path, key, filter_key, shape, blocks, cache)
 
 
 def _blocks(handles: Sequence[tuple[str, Any]], count: int) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -19,6 +19,7 @@ from pcm_policy.datasets.formats.store import (
     read_array,
     read_ends,
 )
+from pcm_policy.errors import PcmError
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,14 @@ class ReplayBuffer:
         return {key: values[rows] for key, values in self.arrays.items()}
 
     def first(self, count: int) -> "ReplayBuffer":
-        """Return the first ``count`` episodes, or all if there are fewer."""
-        ends = self.episode_ends[: max(1, count)]
+        """Return the first ``count`` episodes, or all if there are fewer.
+
+        Raises:
+            PcmError: a count below 1.
+        """
+        if count < 1:
+            raise PcmError(f"episodes={count}: take at least 1")
+        ends = self.episode_ends[:count]
         arrays = {key: values[: ends[-1]] for key, values in self.arrays.items()}
         return ReplayBuffer(arrays, ends, self.path, self.attrs)
 

@@ -1,12 +1,14 @@
 """``pcm-train`` and ``pcm-distill``: from demonstrations to the folder of a policy."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-import torch
 from accelerate import Accelerator
 from omegaconf import DictConfig
+from torch import Tensor
 
 from pcm_policy.cli.compose import pick_device, plain, typed, writable
 from pcm_policy.cli.tasks import reading_of
@@ -16,6 +18,7 @@ from pcm_policy.measure.exactness import exactness_report
 from pcm_policy.policy.folder import fingerprint, resolve_data, round_to_half, save_policy
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.training.cloning import Cloning
+from pcm_policy.training.config import TrainConfig
 from pcm_policy.training.consistency import Consistency
 from pcm_policy.training.demonstrations import (
     DatasetConfig,
@@ -23,66 +26,108 @@ from pcm_policy.training.demonstrations import (
     load_demonstrations,
 )
 from pcm_policy.training.distillation import Distillation, with_head
-from pcm_policy.training.loop import TrainConfig, fit
+from pcm_policy.training.launch import launched
+from pcm_policy.training.loop import fit
 from pcm_policy.training.make import (
+    AUTO,
     completed_task,
     continued_policy,
     new_policy,
     policy_config,
 )
+from pcm_policy.training.output import occupied
 
 
 def train_main(config: DictConfig) -> Path:
     """Train a base policy; returns its folder."""
-    output, half = writable(config.output_dir), _half(config)
     training = typed(TrainConfig, config.train, "train")
-    task = plain(config.task)
-    dataset = _dataset(config).filled(task)
-    task = completed_task(task, dataset)
-    settings = policy_config(task, plain(config.network), plain(config.policy), dataset.reading)
-    data = load_demonstrations(dataset, settings)
-    if config.init is None:
-        policy = new_policy(settings, data, training.seed, config.policy.normalizer)
-    else:
-        policy = continued_policy(settings, DiffusionPolicy.from_pretrained(config.init))
-    windows, held_out = data.windows(policy)
-    objective = Cloning(policy, windows, held_out, training.batch, training.seed)
-    accelerator = _accelerator(config)
-    policy = objective.adopt(
-        fit(objective, training, output, accelerator, resume=config.resume)
-    ).eval()
-    if half:
-        round_to_half(policy.network)
-    text = card(policy, data.describe(dataset), "pcm-train", asdict(training))
-    return _save(policy, data, text, output, accelerator, data.sights(policy))
+    output, half, accelerator = _begin(config)
+    with occupied(output, resume=config.resume):
+        dataset, data, policy, start = _new_base(config, training, accelerator)
+        windows, held_out = data.windows(policy)
+        objective = Cloning(policy, windows, held_out, training.batch, training.seed)
+        made_from = {
+            "policy": _settings(policy) | {"normalizer": config.policy.normalizer},
+            "init": start,
+            **_learnt_from(dataset, data, accelerator),
+        }
+        average = fit(
+            objective, training, output, accelerator, resume=config.resume, made_from=made_from
+        )
+        policy = objective.adopt(average).eval()
+        if half:
+            round_to_half(policy.network)
+        text = card(policy, data.describe(dataset), "pcm-train", asdict(training))
+        return _save(policy, data, text, output, accelerator, data.sights(policy))
 
 
 def distill_main(config: DictConfig) -> Path:
     """Distil a PCM head, or a consistency model; returns the policy's folder."""
-    output, half = writable(config.output_dir), _half(config)
     training = typed(TrainConfig, config.train, "train")
-    base = DiffusionPolicy.from_pretrained(config.policy)
-    dataset = _dataset(config)
-    if dataset.names is None or dataset.symmetry == "auto":
-        dataset = dataset.filled(reading_of(base.config, plain(config.task)))
-    data = load_demonstrations(dataset, base.config)
-    seen, data = data, data.encoded(base.to(pick_device(config.device)))
-    objective = _distillation(config, base, data, training)
-    accelerator = _accelerator(config)
-    start = time.monotonic()
-    policy = objective.adopt(fit(objective, training, output, accelerator, resume=config.resume))
-    if half:
-        round_to_half(policy.head or policy.network)
-    minutes = f"{(time.monotonic() - start) / 60:.1f} min on {accelerator.device}"
-    made = {
-        "distilled in": minutes + (", the part since it was resumed" if config.resume else ""),
-        "base": f"weights `{fingerprint(base.network)}`",
-    }
-    measured = ""
-    if accelerator.is_main_process:
-        measured = exactness_report(policy.eval(), data.observations(policy), base)
-    text = card(policy, data.describe(dataset), "pcm-distill", asdict(training), made, measured)
-    return _save(policy, data, text, output, accelerator, seen.sights(policy))
+    output, half, accelerator = _begin(config)
+    with occupied(output, resume=config.resume):
+        base = DiffusionPolicy.from_pretrained(config.policy)
+        dataset = _dataset(config)
+        if dataset.names is None or dataset.symmetry == AUTO:
+            dataset = dataset.filled(reading_of(base.config, plain(config.task)))
+        with accelerator.main_process_first():  # it decodes frames
+            data = load_demonstrations(dataset, base.config)
+        seen, data = data, data.encoded(base.to(accelerator.device))
+        objective = _distillation(config, base, data, training)
+        made_from = {
+            "base": _weights(base),
+            "policy": _settings(objective.policy),
+            **{key: plain(config[key]) for key in ("head", "sampler", "distill")},
+            **_learnt_from(dataset, seen, accelerator),
+        }
+        start = time.monotonic()
+        average = fit(
+            objective, training, output, accelerator, resume=config.resume, made_from=made_from
+        )
+        policy = objective.adopt(average)
+        if half:
+            round_to_half(policy.head or policy.network)
+        minutes = f"{(time.monotonic() - start) / 60:.1f} min on {accelerator.device}"
+        made = {
+            "distilled in": minutes + (", the part since it was resumed" if config.resume else ""),
+            "base": f"weights `{fingerprint(base.network)}`",
+        }
+        measured = ""
+        if accelerator.is_main_process:
+            measured = exactness_report(policy.eval(), data.observations(policy), base)
+        text = card(policy, data.describe(dataset), "pcm-distill", asdict(training), made, measured)
+        return _save(policy, data, text, output, accelerator, seen.sights(policy))
+
+
+def _begin(config: DictConfig) -> tuple[Path, bool, Accelerator]:
+    """Check what can be checked before any work is done."""
+    if config.weights not in ("float32", "float16"):
+        raise PcmError(f"weights={config.weights}: use float32 or float16")
+    accelerator = launched(pick_device(config.device), config.precision)
+    return writable(config.output_dir), config.weights == "float16", accelerator
+
+
+def _new_base(
+    config: DictConfig, training: TrainConfig, accelerator: Accelerator
+) -> tuple[DatasetConfig, Demonstrations, DiffusionPolicy, str | None]:
+    """Return the data, the policy that is trained, and what weights it starts from."""
+    task = plain(config.task)
+    dataset = _dataset(config).filled(task)
+    section, start = plain(config.policy), None
+    task = completed_task(task, dataset)
+    if config.init is not None:
+        start = DiffusionPolicy.from_pretrained(config.init)
+        if section["clip"] == AUTO:
+            section["clip"] = start.config.clip
+    settings = policy_config(task, plain(config.network), section, dataset.reading)
+    with accelerator.main_process_first():  # it decodes frames
+        data = load_demonstrations(dataset, settings)
+    if start is not None:
+        return dataset, data, continued_policy(settings, start), _weights(start)
+    policy = new_policy(
+        settings, data, training.seed, section["normalizer"], fit_clip=section["clip"] == AUTO
+    )
+    return dataset, data, policy, None
 
 
 def _distillation(
@@ -102,15 +147,27 @@ def _distillation(
     return Distillation(policy, windows, held_out, training.batch, seed, **options)
 
 
-def _accelerator(config: DictConfig) -> Accelerator:
-    device = pick_device(config.device)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=str(config.precision))
+def _learnt_from(
+    dataset: DatasetConfig, data: Demonstrations, accelerator: Accelerator
+) -> Mapping[str, Any]:
+    """Return what a resumed run must share: how data are read, what they hold, and the precision.
+
+    A data set may have moved; its name and what it holds stay.
+    """
+    read = {k: v for k, v in asdict(dataset).items() if k != "cache"}
+    read |= {"path": Path(dataset.path).name, "more": [Path(path).name for path in dataset.more]}
+    return {"dataset": read, "data": data.digests(), "precision": accelerator.mixed_precision}
 
 
-def _half(config: DictConfig) -> bool:
-    if config.weights not in ("float32", "float16"):
-        raise PcmError(f"weights={config.weights}: use float32 or float16")
-    return bool(config.weights == "float16")
+def _settings(policy: DiffusionPolicy) -> dict[str, Any]:
+    """Return a policy's config without what the dataset's settings say already."""
+    return {k: v for k, v in policy.config.to_dict().items() if k != "demonstrations"}
+
+
+def _weights(policy: DiffusionPolicy) -> str:
+    """Return a digest of a policy's weights and normalisers, whatever head it has."""
+    parts = (policy.network, policy.obs_normalizer, policy.action_normalizer, policy.vision)
+    return " ".join(fingerprint(part) for part in parts if part is not None)
 
 
 def _dataset(config: DictConfig) -> DatasetConfig:
@@ -126,7 +183,7 @@ def _save(
     text: str,
     output: Path,
     accelerator: Accelerator,
-    sights: dict[str, torch.Tensor],
+    sights: dict[str, Tensor],
 ) -> Path:
     folder = output / "policy"
     if accelerator.is_main_process:

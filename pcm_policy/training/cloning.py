@@ -68,6 +68,13 @@ class Cloning:
         self.module.load_state_dict(average.state_dict())
         return self.policy
 
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: all is a function of the step and of the module."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back nothing."""
+
     @torch.no_grad()
     def validate(self, module: nn.Module) -> Mapping[str, float]:
         """Return ``val_loss`` on some held-out windows, always with the same noise."""

@@ -211,6 +211,13 @@ class Consistency:
         seen = clean_at(self.student.target, landed, after, *given)
         return torch.where((j + 1 == sampler.steps).view(-1, 1, 1), landed, seen)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: all is a function of the step and of the module."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back nothing."""
+
     @torch.no_grad()
     def validate(self, module: nn.Module) -> Mapping[str, float]:
         """Return the held-out RMSE of 1, 2, 3 steps to the teacher's chunk, with fixed noise."""

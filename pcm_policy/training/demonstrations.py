@@ -1,6 +1,7 @@
 """From a demonstration set to what training takes: raw rows, windows, a fitted policy."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pcm_policy.checks import LARGEST_SEED, number, whole
 from pcm_policy.datasets.frames import Frames, joined_frames, open_frames
 from pcm_policy.datasets.open import open_demonstrations
 from pcm_policy.datasets.recording import META, parse_meta
+from pcm_policy.datasets.replay import ReplayBuffer
 from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
@@ -20,8 +23,12 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.vision import STATE
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.cameras import encode_rows
+from pcm_policy.training.noticing import coarse_columns, short_episodes, shortest_episode
+from pcm_policy.training.saying import say
 from pcm_policy.training.symmetry import reflect
 
+_HASHED = 2**30
+"""Bytes of a camera's frames that are hashed: all of them, or evenly spread ones."""
 SEEN = 64
 """Held-out observations with images that a policy carries, encoded."""
 
@@ -46,6 +53,9 @@ class DatasetConfig:
         symmetry: ``module:function`` that maps all rows ``(obs, action)`` to an equally valid
             copy of them; the training episodes are seen both ways. ``auto``: that of the task, or
             of the policy that is distilled; no copy where neither has one. None for no copy.
+
+    Raises:
+        PcmError: a value of another type or out of range; the message names it.
     """
 
     path: str
@@ -58,6 +68,12 @@ class DatasetConfig:
     names: dict[str, str] | None = None
     cache: str = "frames"
     symmetry: str | None = "auto"
+
+    def __post_init__(self) -> None:
+        number("dataset.val_fraction", self.val_fraction, 0, below=1)
+        whole("dataset.val_seed", self.val_seed, 0, LARGEST_SEED)
+        if self.episodes is not None:
+            whole("dataset.episodes", self.episodes, 1)
 
     def filled(self, reading: Mapping[str, Any]) -> "DatasetConfig":
         """Return it with ``names`` and ``symmetry`` from a task or a policy where left open."""
@@ -83,6 +99,7 @@ class Demonstrations:
         held_out: ``(m, T)`` rows of the other episodes' windows.
         train_steps: ``(k,)`` rows of the training episodes.
         frames: of every camera; ``obs`` holds the state alone then, ``(steps, state_dim)``.
+        notes: what a user should know of them, for the card.
     """
 
     obs: Tensor
@@ -91,6 +108,7 @@ class Demonstrations:
     held_out: NDArray[np.int64]
     train_steps: NDArray[np.int64]
     frames: Mapping[str, Frames] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def windows(self, policy: DiffusionPolicy) -> tuple[Windows, Windows]:
         """Return normalised training and held-out windows."""
@@ -108,8 +126,20 @@ class Demonstrations:
         return (
             f"{names}: {len(self.train)} training windows{copies} and {len(self.held_out)} "
             f"held-out windows (episodes split with val_fraction={dataset.val_fraction}, "
-            f"val_seed={dataset.val_seed})"
+            f"val_seed={dataset.val_seed})" + "".join(f"; {note}" for note in self.notes)
         )
+
+    def digests(self) -> dict[str, Any]:
+        """Return digests of all that is learnt from: a run resumes with the same alone."""
+        arrays = {"observations": self.obs.numpy(), "actions": self.action.numpy()}
+        arrays |= {"training windows": self.train, "held-out windows": self.held_out}
+        found = {name: _digest([values]) for name, values in arrays.items()}
+        for name, frames in self.frames.items():
+            size = max(1, int(np.prod(frames.parts[0].shape[1:])))
+            rows = np.linspace(0, len(frames) - 1, min(len(frames), _HASHED // size + 1))
+            blocks = np.array_split(rows.astype(np.int64), len(rows) // 256 + 1)
+            found[f"frames of {name}"] = _digest([frames.take(block) for block in blocks])
+        return found
 
     def observations(self, policy: DiffusionPolicy, count: int = 256) -> Tensor:
         """Return up to ``count`` raw held-out observations ``(n, To, Do)``, evenly spread.
@@ -176,7 +206,7 @@ def load_demonstrations(dataset: DatasetConfig, config: PolicyConfig) -> Demonst
         copied, count = reflect(dataset.symmetry, obs, action, config), len(obs)
         obs, action = torch.cat([obs, copied[0]]), torch.cat([action, copied[1]])
         train, steps = (np.concatenate([rows, rows + count]) for rows in (train, steps))
-    return Demonstrations(obs, action, train, data.held_out, steps, data.frames)
+    return replace(data, obs=obs, action=action, train=train, train_steps=steps)
 
 
 def field_widths(
@@ -205,13 +235,43 @@ def _read(
     val_fraction: float,
     filter_key: str | None = None,
 ) -> Demonstrations:
-    path = dataset.path
-    names = dataset.names or {}
+    path, names = dataset.path, dataset.names or {}
     obs_fields = [names.get(text, text) for text in config.obs_fields]
     action_field = names.get(config.action_field, config.action_field)
     buffer = open_demonstrations(path, field_keys([*obs_fields, action_field]), filter_key)
     if dataset.episodes is not None:
         buffer = buffer.first(dataset.episodes)
+    obs, action = _columns(buffer, config, obs_fields, action_field)
+    frames = {}
+    for name, size in ({} if config.vision is None else config.vision.cameras).items():
+        key, cache = names.get(name, name), Path(dataset.cache)
+        frames[name] = open_frames(path, key, size, cache, filter_key, buffer.n_steps)
+    kept, held = split_episodes(buffer.n_episodes, val_fraction, dataset.val_seed)
+    padding = config.obs_steps - 1, config.action_steps - 1
+    train, held_out = (
+        window_indices(buffer.episode_ends, config.horizon, *padding, episodes)
+        for episodes in (kept, held)
+    )
+    if len(train) == 0:
+        raise PcmError(
+            f"{path}: no training episode is long enough for horizon {config.horizon}: the longest "
+            f"has {buffer.lengths[kept].max()} steps, {shortest_episode(config)} are needed"
+        )
+    notes = [
+        *filter(None, [short_episodes(buffer.lengths, config)]),
+        *(["no held-out episode gives a window"] if len(held) and not len(held_out) else []),
+        *coarse_columns(buffer, [*obs_fields, action_field]),
+    ]
+    for note in notes:
+        say(f"{path}: {note}")
+    steps = np.concatenate([np.arange(buffer.starts[e], buffer.episode_ends[e]) for e in kept])
+    return Demonstrations(obs, action, train, held_out, steps, frames, tuple(notes))
+
+
+def _columns(
+    buffer: ReplayBuffer, config: PolicyConfig, obs_fields: Sequence[str], action_field: str
+) -> tuple[Tensor, Tensor]:
+    """Return observations and actions as wide as the policy takes them, or raise PcmError."""
     action = torch.from_numpy(gather_fields(buffer, [action_field]))
     state_dim = config.obs_dim if config.vision is None else config.vision.state_dim
     obs = torch.zeros(len(action), 0)
@@ -223,29 +283,10 @@ def _read(
     ):
         if rows.shape[1] != want:
             raise PcmError(
-                f"{path}: {name} is {rows.shape[1]} wide, the policy takes {want}: "
+                f"{buffer.path}: {name} is {rows.shape[1]} wide, the policy takes {want}: "
                 "check task.obs_fields and task.action_field, or choose another task"
             )
-    frames = {}
-    for name, size in ({} if config.vision is None else config.vision.cameras).items():
-        key, cache = names.get(name, name), Path(dataset.cache)
-        frames[name] = open_frames(path, key, size, cache, filter_key, buffer.n_steps)
-    kept, held = split_episodes(buffer.n_episodes, val_fraction, dataset.val_seed)
-    train, held_out = (
-        window_indices(
-            buffer.episode_ends,
-            config.horizon,
-            config.obs_steps - 1,
-            config.action_steps - 1,
-            episodes,
-        )
-        for episodes in (kept, held)
-    )
-    if len(train) == 0:
-        raise PcmError(f"{path}: no episode is long enough for horizon {config.horizon}")
-    starts, ends = buffer.starts, buffer.episode_ends
-    steps = np.concatenate([np.arange(starts[e], ends[e]) for e in kept])
-    return Demonstrations(obs, action, train, held_out, steps, frames)
+    return obs, action
 
 
 def _joined(first: Demonstrations, more: Demonstrations) -> Demonstrations:
@@ -258,4 +299,13 @@ def _joined(first: Demonstrations, more: Demonstrations) -> Demonstrations:
         first.held_out,
         np.concatenate([first.train_steps, more.train_steps + count]),
         joined_frames(first.frames, more.frames),
+        (*first.notes, *more.notes),
     )
+
+
+def _digest(blocks: Iterable[NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(f"{block.dtype} {block.shape}".encode())
+        digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()[:16]

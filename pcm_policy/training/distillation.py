@@ -7,7 +7,8 @@ Some rows start warm, as from the last chunk of a rollout, and some know first a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +36,7 @@ AT_ONCE = 500
 """Observations that the head's own iterates are computed of at once."""
 FLOOR = 0.003
 """Distance below which less of it counts less, in normalised action units."""
+_POOL = "pool.number"
 
 
 def with_head(
@@ -147,7 +149,7 @@ class Distillation:
         policy.head.calibrate(denoiser_of(policy, cond, None), noise)
         kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix}
         recorded = 0 if own == 1 and weight != "variance" else self.rounds
-        self.targets = Targets(policy, train, seed, rounds=recorded, **kinds)
+        self.targets = Targets(policy, train, seed, rounds=recorded, finish=self._finish, **kinds)
         self.guessing = None
         if policy.head.starts:
             few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
@@ -156,8 +158,7 @@ class Distillation:
                 targets = Targets(policy, train, seed + 1, rounds=0, near=few, **kinds)
                 steps = max(1, pool * guess_reuse // guess_batch)
             self.guessing = Guessing(policy, targets, seed, batch=guess_batch, steps=steps)
-        self._pool: tuple[int, Solved] | None = None
-        self._variances: tuple[int, Tensor] | None = None
+        self._began: dict[str, Tensor] = {}
         policy.network.requires_grad_(False)
 
     def to(self, device: torch.device) -> None:
@@ -177,7 +178,7 @@ class Distillation:
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
         index, turn = divmod(step, self._steps)
-        pool = self._followed(index)
+        pool = self.targets(index)
         rows = share(Batches(len(pool.cond), self.batch, self.seed + index)(turn))
         some = pool.pick(rows.to(pool.cond.device))
         stacked, base = (t.transpose(0, 1).flatten(1, 2) for t in (some.states, some.bases))
@@ -187,14 +188,14 @@ class Distillation:
         everything, target = denoiser_of(self.policy, solved.cond, solved.prefix), solved.exact
         s = System(everything, Noise(solved.forced[0]), solved.forced)
         jumped = s.sweep(module(s, Iterate.trained(stacked, k), 1.0, base))
-        losses = self._losses(index, jumped, stacked, target, k)
+        losses = self._losses(pool.variance, jumped, stacked, target, k)
         loss = losses.mean()
         if self.guessing is not None:
             loss = loss + self.guessing.loss(module, step, share)
         return loss
 
     def _losses(
-        self, index: int, found: Tensor, before: Tensor, exact: Tensor, k: Tensor
+        self, variance: Tensor | None, found: Tensor, before: Tensor, exact: Tensor, k: Tensor
     ) -> Tensor:
         """Return the distance of every row's next iterate to the fixed point, as it is weighted."""
         error = (found - exact).square().mean(dim=(2, 3))
@@ -204,8 +205,8 @@ class Distillation:
         if self.weight == "row":
             distance = (before - exact)[:-1].square().mean(dim=(0, 2, 3)).sqrt()
             weight = 1.0 / (distance + 0.02)
-        elif self.weight == "variance":
-            weight = self._variance(index).rsqrt()[k]
+        elif variance is not None:
+            weight = variance.rsqrt()[k]
         else:
             weight = torch.ones_like(total)
         return total * weight
@@ -234,21 +235,46 @@ class Distillation:
             result[f"val_rmse_{x.k}"] = float(rmse)
         return result
 
-    @torch.no_grad()
-    def _followed(self, index: int) -> Solved:
+    def state(self) -> dict[str, Tensor]:
+        """Return the head as it was when the last pool began, and the number of that pool.
+
+        So a run that is resumed inside a pool follows the iterates that it followed before.
+        """
+        return self._began
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`state` returned."""
+        self._began = dict(state)
+
+    def _finish(self, index: int, solved: Solved) -> Solved:
         """Return the pool ``index`` with the iterates that are trained on."""
-        if self._pool is None or self._pool[0] != index:
-            solved = self.targets(index)
-            generator = step_generator(self.seed, 2**35 + index)
-            own = torch.rand(len(solved.cond), generator=generator) < self.own
-            own = own.to(solved.cond.device)
+        variance = None
+        if self.weight == "variance":
+            far = (solved.states - solved.exact)[:, :-1].square().flatten(1).mean(dim=1)
+            variance = far.clamp(min=1e-8)
+        generator = step_generator(self.seed, 2**35 + index)
+        own = torch.rand(len(solved.cond), generator=generator) < self.own
+        own = own.to(solved.cond.device)
+        with self._head_as_pool_began(index):
             parts = [
                 self._iterates(solved.pick(rows), own[rows])
                 for rows in torch.split(torch.arange(len(own), device=own.device), AT_ONCE)
             ]
-            states, bases = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
-            self._pool = index, replace(solved, states=states, bases=bases)
-        return self._pool[1]
+        states, bases = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
+        return replace(solved, states=states, bases=bases, variance=variance)
+
+    @contextmanager
+    def _head_as_pool_began(self, index: int) -> Iterator[None]:
+        """Give the head the weights that it had when a pool began: now, unless a run resumed."""
+        now = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+        if int(self._began.get(_POOL, torch.tensor(-1))) != index:
+            self._began = now | {_POOL: torch.tensor(index)}
+        began = {k: v for k, v in self._began.items() if k != _POOL}
+        self.module.load_state_dict(began)
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(now)
 
     def _iterates(self, solved: Solved, follow: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``K`` iterates ``(K, N + 1, b, T, Da)`` and base predictions at the head's nodes.
@@ -267,14 +293,6 @@ class Distillation:
             return states, bases
         recorded = solved.states.index_copy(2, rows, states)
         return recorded, solved.bases.index_copy(2, rows, bases)
-
-    def _variance(self, index: int) -> Tensor:
-        """Return ``(K,)``, ``Var(k)`` over the pool ``index``."""
-        if self._variances is None or self._variances[0] != index:
-            solved = self.targets(index)
-            far = (solved.states - solved.exact)[:, :-1].square().flatten(1).mean(dim=1)
-            self._variances = index, far.clamp(min=1e-8)
-        return self._variances[1]
 
     def _sample(self, train: Windows, count: int) -> tuple[Tensor, Noise]:
         """Return conditions ``(n, C)`` and noise for some training observations."""

@@ -6,7 +6,6 @@ takes its share of the rows. So a resumed run repeats an uninterrupted one, and 
 train on the same samples as one.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,49 +19,11 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from pcm_policy.errors import PcmError
-from pcm_policy.training.state import load_state, save_state
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train, whatever the objective.
-
-    Attributes:
-        steps: optimiser steps.
-        batch: rows per step over all processes.
-        lr: peak learning rate of AdamW.
-        warmup: steps of linear warm-up before the cosine decay to zero.
-        beta1: AdamW's.
-        beta2: AdamW's.
-        weight_decay: AdamW's.
-        clip_norm: largest gradient norm.
-        ema: weight of the past in the average of the weights; reached by ``(1 + i) / (10 + i)``.
-        seed: all randomness derives from it.
-        log_every: steps between lines of ``metrics.jsonl``.
-        save_every: steps between checkpoints.
-        keep: checkpoints kept.
-    """
-
-    steps: int
-    batch: int = 256
-    lr: float = 1e-3
-    warmup: int = 500
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 1e-6
-    clip_norm: float = 1.0
-    ema: float = 0.999
-    seed: int = 0
-    log_every: int = 100
-    save_every: int = 2000
-    keep: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise PcmError(f"train.{name}={getattr(self, name)}: must be at least 1")
-        if not self.lr > 0 or not 0 <= self.ema < 1:
-            raise PcmError(f"train.lr={self.lr} must be positive, train.ema={self.ema} in [0, 1)")
+from pcm_policy.training.config import FREE, TrainConfig, learning_rate
+from pcm_policy.training.metrics import Metrics
+from pcm_policy.training.output import CHECKPOINTS, METRICS
+from pcm_policy.training.saying import say
+from pcm_policy.training.state import Tensors, flat, newest_state, save_state
 
 
 @dataclass(frozen=True)
@@ -92,6 +53,12 @@ class Objective(Protocol):
     def validate(self, module: nn.Module) -> Mapping[str, float]:
         """Return figures on held-out data, for the log."""
 
+    def state(self) -> Tensors:
+        """Return what is kept from one step to the next beside the module, for a checkpoint."""
+
+    def restore(self, state: Tensors) -> None:
+        """Take back what :meth:`state` returned."""
+
 
 class _Loss(nn.Module):
     """An objective's loss as one module's forward, which is what several processes wrap.
@@ -108,14 +75,6 @@ class _Loss(nn.Module):
         return self._loss(self.module, step, self._share)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Return the rate of 0-based ``step``: linear warm-up, then cosine to zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def fit(
     objective: Objective,
     config: TrainConfig,
@@ -123,74 +82,148 @@ def fit(
     accelerator: Accelerator,
     *,
     resume: bool = False,
+    made_from: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Train ``objective.module`` and return the average of its weights, in eval mode.
 
     Writes ``metrics.jsonl`` and ``checkpoints/`` below ``output``; the accelerator knows device,
     precision and processes.
 
+    Args:
+        objective: what is trained, and on what.
+        config: how.
+        output: the run's folder; the caller holds it, see
+            :func:`~pcm_policy.training.output.occupied`.
+        accelerator: device, precision and processes.
+        resume: go on from the newest checkpoint that is whole.
+        made_from: settings and digests, nested, that a resumed run must share beside ``config``.
+
     Raises:
-        PcmError: the batch does not divide over the processes, the output folder is not empty
-            without ``resume``, a checkpoint is damaged, or the loss is not finite.
+        PcmError: the batch does not divide over the processes; all checkpoints are damaged, or
+            were written by a run that was made from something else; a loss or weights that are
+            not finite.
     """
-    share = Share(accelerator.process_index, accelerator.num_processes)
-    if config.batch % share.world:
-        raise PcmError(f"train.batch={config.batch} does not divide over {share.world} processes")
-    root = output / "checkpoints"
-    if not resume and root.exists():
-        raise PcmError(f"{root} exists: continue it with resume=true or choose another output_dir")
-    objective.to(accelerator.device)
-    raw = objective.module.to(accelerator.device).train()
-    optimizer = torch.optim.AdamW(
-        raw.parameters(),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    ema = AveragedModel(raw, multi_avg_fn=_average(config.ema), use_buffers=False)
-    settings = json.loads(json.dumps(asdict(config)))
-    done = load_state(root, raw, ema, optimizer, settings) if resume else 0
-    module, optimizer = accelerator.prepare(_Loss(objective, share), optimizer)
-    log = _Log(output / "metrics.jsonl", done) if accelerator.is_main_process else None
-    bar = tqdm(
-        total=config.steps,
-        initial=done,
-        unit="step",
-        disable=None if accelerator.is_main_process else True,
-    )
-    for step in range(done, config.steps):
-        rate = learning_rate(config, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with accelerator.autocast():
-            loss = module(step)
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(module.parameters(), config.clip_norm)
-        optimizer.step()
-        ema.update_parameters(raw)
-        bar.update()
-        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-            value = float(accelerator.reduce(loss.detach(), "mean"))
-            if not math.isfinite(value):
-                raise PcmError(
-                    f"the loss is {value} at step {step + 1}: lower train.lr, then resume=true "
-                    f"continues from the last checkpoint in {root}"
-                )
-            bar.set_postfix(loss=f"{value:.4f}", lr=f"{rate:.1e}")
-            if log is not None:
-                log.write(step=step + 1, loss=value, lr=rate, grad_norm=float(norm))
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            if log is not None:
-                held_out = objective.validate(ema.module.eval())
-                if held_out:
-                    log.write(step=step + 1, **held_out)
-                save_state(root, step + 1, raw, ema, optimizer, settings, config.keep)
-            accelerator.wait_for_everyone()
-    bar.close()
-    result: nn.Module = ema.module.eval()
+    run = _Run(objective, config, output, accelerator, made_from or {})
+    done = run.begin(resume)
+    quiet = None if accelerator.is_main_process else True
+    with tqdm(total=config.steps, initial=done, unit="step", disable=quiet) as bar:
+        for step in range(done, config.steps):
+            loss, norm = run.step(step)
+            bar.update()
+            ended = step + 1 == config.steps
+            if ended or (step + 1) % config.log_every == 0:
+                bar.set_postfix(run.report(step + 1, loss, norm))
+            if ended or (step + 1) % config.save_every == 0:
+                run.save(step + 1)
+    result: nn.Module = run.ema.module.eval()
     return result
+
+
+class _Run:
+    """Weights, averages, optimiser and files of one run."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        config: TrainConfig,
+        output: Path,
+        accelerator: Accelerator,
+        made_from: Mapping[str, Any],
+    ) -> None:
+        world = accelerator.num_processes
+        if config.batch % world:
+            raise PcmError(f"train.batch={config.batch} does not divide over {world} processes")
+        self.objective, self.config, self.accelerator = objective, config, accelerator
+        self.root, self.output, self.last = output / CHECKPOINTS, output, 0
+        settings = {k: v for k, v in asdict(config).items() if k not in FREE}
+        self.made_from = flat({"train": settings, **made_from})
+        objective.to(accelerator.device)
+        self.raw = objective.module.to(accelerator.device).train()
+        optimizer = torch.optim.AdamW(
+            self.raw.parameters(),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.ema = AveragedModel(self.raw, multi_avg_fn=_average(config.ema), use_buffers=False)
+        loss = _Loss(objective, Share(accelerator.process_index, world))
+        self.plain_optimizer = optimizer
+        self.loss, self.optimizer = accelerator.prepare(loss, optimizer)
+        self.metrics: Metrics | None = None
+
+    def begin(self, resume: bool) -> int:
+        """Restore the newest checkpoint, if there is one; returns the steps that are done."""
+        if resume:
+            self.last = self._restore()
+        if self.accelerator.is_main_process:
+            self.metrics = Metrics(self.output / METRICS, self.last)
+        world, device = self.accelerator.num_processes, self.accelerator.device
+        many = "1 process" if world == 1 else f"{world} processes"
+        precision = self.accelerator.mixed_precision
+        say(f"training in {many} on {device}, mixed precision {precision}")
+        return self.last
+
+    def _restore(self) -> int:
+        with self.accelerator.main_process_first():  # it sets damaged ones aside
+            checkpoint = newest_state(self.root, self.made_from)
+        if checkpoint is None:
+            say(f"nothing to resume in {self.output}: from step 0")
+            return 0
+        checkpoint.restore(self.raw, self.ema, self.plain_optimizer)
+        self.objective.restore(checkpoint.parts["objective"])
+        say(f"resuming {self.output} from step {checkpoint.step}")
+        return int(checkpoint.step)
+
+    def step(self, step: int) -> tuple[Tensor, Tensor]:
+        """Take one optimiser step; returns this process's loss and the gradient's norm."""
+        rate = learning_rate(self.config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self.accelerator.autocast():
+            loss = self.loss(step)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        parameters, largest = self.loss.parameters(), self.config.largest_norm
+        norm = self.accelerator.clip_grad_norm_(parameters, largest)
+        self.optimizer.step()
+        self.ema.update_parameters(self.raw)
+        return loss.detach(), norm
+
+    def report(self, done: int, loss: Tensor, norm: Tensor) -> dict[str, str]:
+        """Log a step; returns what the progress bar shows."""
+        value = float(self.accelerator.reduce(loss, "mean"))
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value} at step {done}")
+        rate = learning_rate(self.config, done - 1)
+        if self.metrics is not None:
+            self.metrics.write(done, {"loss": value, "lr": rate, "grad_norm": float(norm)})
+        return {"loss": f"{value:.4f}", "lr": f"{rate:.1e}"}
+
+    @torch.no_grad()
+    def save(self, done: int) -> None:
+        """Validate and write a checkpoint, unless a weight is not finite."""
+        if not _finite(self.raw) or not _finite(self.ema):
+            raise self._diverged(f"weights are not finite after step {done}")
+        if self.metrics is not None:
+            held_out = self.objective.validate(self.ema.module.eval())
+            if held_out:
+                self.metrics.write(done, held_out)
+            parts = self.raw, self.ema, self.plain_optimizer, self.objective.state()
+            save_state(self.root, done, *parts, self.made_from, self.config.keep)
+        self.accelerator.wait_for_everyone()
+        self.last = done
+
+    def _diverged(self, what: str) -> PcmError:
+        return PcmError(
+            f"{what}: lower train.lr (it is {self.config.lr:g}); with resume=true training goes on "
+            f"from step {self.last}"
+        )
+
+
+def _finite(module: nn.Module) -> bool:
+    found = [value.isfinite().all() for value in module.parameters()]
+    return not found or bool(torch.stack(found).all())
 
 
 def _average(decay: float) -> Any:
@@ -203,25 +236,3 @@ def _average(decay: float) -> Any:
         torch._foreach_lerp_(averaged, current, 1 - weight)
 
     return update
-
-
-class _Log:
-    """``metrics.jsonl``; a resumed run drops the lines after its checkpoint."""
-
-    def __init__(self, path: Path, done: int) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # the line that a kill cut short
-                if entry["step"] <= done:
-                    kept.append(line + "\n")
-        path.write_text("".join(kept))
-        self.path = path
-
-    def write(self, **entry: float) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")

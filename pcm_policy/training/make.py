@@ -1,6 +1,8 @@
 """A policy from the settings of a command line, or from another policy."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +18,13 @@ from pcm_policy.sampling.schedules import NoiseSchedule
 from pcm_policy.training.demonstrations import DatasetConfig, Demonstrations, field_widths
 from pcm_policy.training.saying import say
 
+_ROUNDING = 1e-5
+"""Of actions that are normalised in float32."""
 RATE = 10.0
 """Hz, of a policy whose task and demonstrations do not say a rate."""
+
+
+AUTO = "auto"
 
 
 def completed_task(task: Mapping[str, Any], dataset: DatasetConfig) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def policy_config(
             network_options=dict(network["options"]),
             schedule=NoiseSchedule(**settings["schedule"]),
             prediction=settings["prediction"],
-            clip=settings["clip"],
+            clip=1.0 if settings["clip"] == AUTO else settings["clip"],
             max_excess=settings["max_excess"],
             sampler=SamplerConfig(**settings["sampler"]),
             task=task["name"] or "",
@@ -97,15 +104,48 @@ def policy_config(
 
 
 def new_policy(
-    config: PolicyConfig, data: Demonstrations, seed: int, mode: NormalizerMode = "minmax"
+    config: PolicyConfig,
+    data: Demonstrations,
+    seed: int,
+    mode: NormalizerMode = "minmax",
+    *,
+    fit_clip: bool = False,
 ) -> DiffusionPolicy:
-    """Build a policy with weights drawn from ``seed`` and normalisers fitted to training rows."""
+    """Build a policy with weights drawn from ``seed`` and normalisers fitted to training rows.
+
+    Args:
+        config: of the policy.
+        data: whose training rows are fitted.
+        seed: of the weights.
+        mode: of the normalisers.
+        fit_clip: take the largest normalised action of the training rows as ``config.clip``.
+
+    Raises:
+        PcmError: ``config.clip`` is below that, so that some actions could not be predicted; or
+            images are encoded with batch norm, whose statistics are those of a policy it was
+            loaded with.
+    """
+    if config.vision is not None and config.vision.norm == "batch":
+        raise PcmError(
+            "policy.vision.norm=batch keeps the statistics it is loaded with, and here are none: "
+            "use policy.vision.norm=group, or init=POLICY of an imported one"
+        )
+    rows = torch.from_numpy(data.train_steps)
+    action = Normalizer.fit(data.action[rows], mode)
+    reach = max(1.0, float(action.normalize(data.action[rows]).abs().max()))
+    reach = math.ceil((reach - _ROUNDING) * 100) / 100
+    if fit_clip:
+        config = replace(config, clip=reach)
+    if config.clip is not None and config.clip < reach - 0.01:
+        raise PcmError(
+            f"policy.clip={config.clip:g} cuts off actions of the demonstrations, which reach "
+            f"{reach:g} with normalizer={mode}: policy.clip=auto is that"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = DiffusionPolicy(config)
-    rows = torch.from_numpy(data.train_steps)
     policy.obs_normalizer = _beside_features(policy, Normalizer.fit(data.obs[rows], mode))
-    policy.action_normalizer = Normalizer.fit(data.action[rows], mode)
+    policy.action_normalizer = action
     return policy
 
 

@@ -1,6 +1,7 @@
 """What a PCM head is trained towards: observations solved by the base, pool by pool."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Solved:
         cold: ``(n,)`` bool, rows that do.
         states: ``(K, N + 1, n, T, Da)``, the base's own iterates, the first one first.
         bases: ``(K, m, n, T, Da)``, its predictions at the head's ``m`` nodes of each.
+        variance: ``(K,)``, ``Var(k)``: mean squared distance of iterate ``k`` to the fixed point
+            over the whole pool; None where it is not asked for.
     """
 
     cond: Tensor
@@ -41,14 +44,21 @@ class Solved:
     cold: Tensor
     states: Tensor
     bases: Tensor
+    variance: Tensor | None = None
 
     def pick(self, rows: Tensor) -> "Solved":
         """Return some of the rows."""
-        prefix = self.prefix and self.prefix.pick(rows)
-        forced, exact = self.forced[:, rows], self.exact[:, rows]
-        start = self.guess[rows], self.cold[rows]
-        states, bases = self.states[:, :, rows], self.bases[:, :, rows]
-        return Solved(self.cond[rows], prefix, forced, exact, *start, states, bases)
+        return replace(
+            self,
+            cond=self.cond[rows],
+            prefix=self.prefix and self.prefix.pick(rows),
+            forced=self.forced[:, rows],
+            exact=self.exact[:, rows],
+            guess=self.guess[rows],
+            cold=self.cold[rows],
+            states=self.states[:, :, rows],
+            bases=self.bases[:, :, rows],
+        )
 
 
 def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) -> Denoiser:
@@ -125,6 +135,7 @@ class Targets:
         rounds: ``K``, iterates that are recorded; 0 for none.
         near: solve this sampler instead, from the same noise: chunks that are near the head's, for
             less. ``exact`` has its states, and none are recorded.
+        finish: what is made of a pool, given its number, before it is kept.
     """
 
     def __init__(
@@ -138,20 +149,25 @@ class Targets:
         prefix: float,
         rounds: int,
         near: SamplerConfig | None = None,
+        finish: Callable[[int, Solved], Solved] | None = None,
     ) -> None:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
         self.warm, self.prefix, self.rounds = warm, prefix, rounds
         self.near, self.rows = near, Batches(len(train.seen), pool, seed)
-        self._solved: tuple[int, Solved] | None = None
+        self._finish = finish
+        self._kept: tuple[int, Solved] | None = None
 
     @torch.no_grad()
     def __call__(self, index: int) -> Solved:
-        """Solve the pool ``index``, or return it if it is the last one that was."""
-        if self._solved is None or self._solved[0] != index:
-            self._solved = index, self._solve(index)
-        return self._solved[1]
+        """Solve and finish the pool ``index``, or return it if it is the last one that was."""
+        if self._kept is None or self._kept[0] != index:
+            solved = self.solve(index)
+            self._kept = index, solved if self._finish is None else self._finish(index, solved)
+        return self._kept[1]
 
-    def _solve(self, index: int) -> Solved:
+    @torch.no_grad()
+    def solve(self, index: int) -> Solved:
+        """Solve the pool ``index`` and record the base's iterates."""
         generator = step_generator(self.seed, 2**33 + index)
         rows = self.rows(index)
         rows = rows.to(self.train.seen.device)

@@ -41,7 +41,7 @@ def test_they_are_what_the_solver_goes_through(guess_width: int) -> None:
     made = policy(guess_width)
     objective = distillation(made, own=1.0)
     assert made.config.head is not None
-    pool = objective.targets(0)
+    pool = objective.targets.solve(0)
     assert len(pool.states) == 0  # the base's own iterates are not computed for nothing
     follow = torch.ones(POOL, dtype=torch.bool)
     states, bases = objective._iterates(pool, follow)
@@ -73,15 +73,15 @@ def test_they_are_those_of_the_head_when_its_pool_began() -> None:
     """So a run that is resumed where a pool begins goes on as if it had not stopped."""
     made, again = policy(10), policy(10)
     objective = distillation(made, own=1.0)
-    began = objective._followed(0)
+    began = objective.targets(0)
     for one in (made, again):
         assert isinstance(one.head, WindowHead)
         for p in one.head.parameters():
             p.mul_(1.1)
-    assert objective._followed(0) is began
-    states, fresh = objective._followed(1).states, distillation(again, own=1.0)._followed(1).states
+    assert objective.targets(0) is began
+    states, fresh = objective.targets(1).states, distillation(again, own=1.0).targets(1).states
     assert torch.equal(states, fresh)
-    assert not torch.equal(distillation(again, own=1.0)._followed(0).states, began.states)
+    assert not torch.equal(distillation(again, own=1.0).targets(0).states, began.states)
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def test_a_pool_in_parts_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for rows in (POOL, 3):
         monkeypatch.setattr("pcm_policy.training.distillation.AT_ONCE", rows)
-        pool = distillation(policy(10), own=0.5)._followed(0)
+        pool = distillation(policy(10), own=0.5).targets(0)
         found.append((pool.states, pool.bases))
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(whole, parts, rtol=0, atol=1e-5)

@@ -1,7 +1,6 @@
 """The training loop: schedules, objectives, resuming, kills, several processes."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -21,7 +20,8 @@ from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.before.solve import SolverConfig
 from pcm_policy.training.batches import Batches, step_generator
-from pcm_policy.training.loop import Share, TrainConfig, _average, learning_rate
+from pcm_policy.training.config import TrainConfig, learning_rate
+from pcm_policy.training.loop import Share, _average
 
 SMALL = [
     "task=pusht",
@@ -175,33 +175,6 @@ def test_kill_at_random_moments_ten_times(demos: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert_same(output / "policy", reference)
-
-
-@pytest.mark.slow
-def test_two_processes_train_on_the_same_samples_as_one(
-    demos: Path, base: Path, tmp_path: Path
-) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command = [*launch, "-m", "pcm_policy.cli", "train"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    two = subprocess.run(
-        [*command, *training(demos, tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert two.returncode == 0, two.stderr[-2000:]
-    # Adam divides by small second moments, which magnifies the rounding of the gradient's sum
-    assert_same(tmp_path / "two/policy", base, tolerance=2e-4)
-    one, both = (
-        [json.loads(x).get("loss") for x in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (base.parent, tmp_path / "two")
-    )
-    assert len(one) == len(both)
-    np.testing.assert_allclose(
-        [x for x in both if x is not None], [x for x in one if x is not None], rtol=1e-4
-    )
 
 
 @pytest.mark.parametrize("head", ["window", "lora", "copy"])

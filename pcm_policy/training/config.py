@@ -1,0 +1,73 @@
+"""How to train, whatever the objective: settings that are checked, and the learning rate."""
+
+import math
+from dataclasses import dataclass
+
+from pcm_policy.checks import LARGEST_SEED, number, whole
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train, whatever the objective.
+
+    Attributes:
+        steps: optimiser steps.
+        batch: rows per step over all processes.
+        lr: peak learning rate of AdamW.
+        warmup: steps of linear warm-up before the cosine decay to zero.
+        beta1: AdamW's.
+        beta2: AdamW's.
+        weight_decay: AdamW's.
+        clip_norm: largest gradient norm; None or 0: gradients are not clipped.
+        ema: weight of the past in the average of the weights; reached by ``(1 + i) / (10 + i)``.
+        seed: all randomness derives from it.
+        log_every: steps between lines of ``metrics.jsonl``.
+        save_every: steps between checkpoints.
+        keep: checkpoints kept.
+
+    Raises:
+        PcmError: a value of another type or out of range; the message names it.
+    """
+
+    steps: int
+    batch: int = 256
+    lr: float = 1e-3
+    warmup: int = 500
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 1e-6
+    clip_norm: float | None = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    log_every: int = 100
+    save_every: int = 2000
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every", "save_every", "keep"):
+            whole(f"train.{name}", getattr(self, name), 1)
+        whole("train.warmup", self.warmup)
+        whole("train.seed", self.seed, 0, LARGEST_SEED)
+        number("train.lr", self.lr, above=0)
+        number("train.weight_decay", self.weight_decay, 0)
+        for name in ("beta1", "beta2", "ema"):
+            number(f"train.{name}", getattr(self, name), 0, below=1)
+        if self.clip_norm is not None:
+            number("train.clip_norm", self.clip_norm, 0)
+
+    @property
+    def largest_norm(self) -> float:
+        """What gradients are clipped to; infinity where they are not."""
+        return self.clip_norm or math.inf
+
+
+FREE = ("log_every", "save_every", "keep")
+"""Settings that change no weight: a resumed run may have others."""
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Return the rate of 0-based ``step``: linear warm-up, then cosine to zero."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
