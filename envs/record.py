@@ -20,7 +20,7 @@ class Trajectory:
 
     Attributes:
         seed: of the environment.
-        success: whether the environment reported success.
+        success: whether the environment reported success; None if it never says.
         observations: (steps + 1, Do), or a dict of such arrays.
         states: raw simulator states, `info["state"]`, (steps + 1, Ds).
         actions: (steps, Da).
@@ -32,7 +32,7 @@ class Trajectory:
     """
 
     seed: int
-    success: bool
+    success: bool | None
     observations: Observations
     states: NDArray[np.float64]
     actions: NDArray[np.float32]
@@ -60,7 +60,8 @@ def record(
     model = getattr(env.unwrapped, "model_xml", None)
     attributes = {} if model is None else {"model_file": str(model)}
     seen, states = [observation], [info["state"]]
-    actions, rewards, success, over = [], [], False, False
+    actions, rewards, over = [], [], False
+    success: bool | None = None
     recorded: list[Arrays] = []
     while not over:
         actions.append(np.asarray(act(observation), np.float32))
@@ -69,7 +70,7 @@ def record(
         states.append(info["state"])
         rewards.append(float(reward))
         recorded.append(info.get("recorded", {}))
-        success |= bool(info.get("is_success", terminated))
+        success = either(success, reported_success(info))
         over = terminated or truncated
     return Trajectory(
         seed,
@@ -81,6 +82,20 @@ def record(
         {name: np.stack([row[name] for row in recorded]) for name in recorded[0]},
         attributes,
     )
+
+
+def reported_success(info: Mapping[str, Any]) -> bool | None:
+    """Return what a step's info says of success: ``is_success``, else ``success``, else None.
+
+    The end of an episode is no success: a fall ends one as well.
+    """
+    found = info.get("is_success", info.get("success"))
+    return None if found is None else bool(found)
+
+
+def either(so_far: bool | None, now: bool | None) -> bool | None:
+    """Return whether either is a success; None while nobody has said."""
+    return now if so_far is None else so_far or bool(now)
 
 
 def stack(observations: list[Any]) -> Observations:

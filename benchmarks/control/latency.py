@@ -153,7 +153,7 @@ def measured(policy: DiffusionPolicy, options: argparse.Namespace) -> list[dict[
         mode += ", warm" if "warm_start" in values else ""
         points.append({"solver": solvers[name].label, "control_hz": options.measured_hz})
         points[-1] |= point(found, mode)
-        points[-1]["latency_ms"] = percentiles(found.latencies_ms)
+        points[-1]["latency_ms"] = percentiles(found.control.latencies_ms)
     return points
 
 

@@ -138,8 +138,8 @@ def play(
         )
         policy.limits = None
         outcome = {
-            "scores": [e.score for e in result.episodes],
-            "successes": [float(e.success) for e in result.episodes],
+            "scores": result.scores,
+            "successes": [float(bool(e.success)) for e in result.episodes],
             "rounds": runner.mean_rounds,
         }
         write_text(file, to_json(what | outcome))

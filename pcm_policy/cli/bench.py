@@ -84,7 +84,7 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
             n_obs_steps=policy.config.obs_steps,
             **env_kwargs(plain(config.task)),
         )
-        return [episode.score for episode in result.episodes]
+        return result.scores
 
     reference = scores(candidates[0].solver) if target.score_within is not None else []
 

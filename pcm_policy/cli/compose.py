@@ -45,8 +45,10 @@ def run_command(
             command(config)
         except (PcmError, OmegaConfBaseException) as error:
             _fail(title, str(error).splitlines()[0])
-        except KeyboardInterrupt:
-            _fail(title, "interrupted; a training run continues with resume=true", code=130)
+        except KeyboardInterrupt as error:
+            resumes = name in ("train", "distill")
+            own = "interrupted" + ("; resume=true continues it" if resumes else "")
+            _fail(title, str(error) or own, code=130)
 
     if any(a.startswith("-") for a in arguments):
         sys.argv[1:] = arguments

@@ -1,115 +1,148 @@
-"""``pcm-eval``: roll a policy out, and what came of it as a table and a file."""
+"""``pcm-eval``: roll a policy out, and what came of it as a table, a file and films."""
 
-from pathlib import Path
+import sys
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
 from omegaconf import DictConfig
 
+from pcm_policy.checks import number, whole
 from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
-from pcm_policy.cli.control import simulate_main, simulates
+from pcm_policy.control.config import latency_model, rest_command, robot_settings
+from pcm_policy.control.delay import FixedLatency
+from pcm_policy.control.settings import ControlSettings
 from pcm_policy.envs.workers import side_by_side
 from pcm_policy.errors import PcmError
-from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.bench import time_encoding, time_predictions
-from pcm_policy.measure.conditions import conditions, hardware, made_by
-from pcm_policy.measure.evaluations import evaluation, evaluations
-from pcm_policy.measure.rows import described
+from pcm_policy.measure.evaluations import evaluations
 from pcm_policy.measure.tables import table
-from pcm_policy.measure.timing import time_call
-from pcm_policy.rollout.episode_policy import EpisodePolicy
-from pcm_policy.rollout.evaluate import EvaluationCut, evaluate
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.rollout.controlled import ControlAgent
+from pcm_policy.rollout.entrants import (
+    BaselineEntrant,
+    ControlledEntrant,
+    Entrant,
+    PolicyEntrant,
+    needs_controller,
+)
+from pcm_policy.rollout.episodes import Interrupted, Run
+from pcm_policy.rollout.repeats import Films
 from pcm_policy.rollout.robomimic_policy import SCHEME, RobomimicPolicy
+from pcm_policy.rollout.sheet import Sheet, refuse_existing
+from pcm_policy.rollout.trials import Trials
+from pcm_policy.serving.planner import Planner
+
+TIMEOUT_S = 300.0
+"""How long an environment in a process of its own may take for a reset or a chunk."""
 
 
 def eval_main(config: DictConfig) -> dict[str, Any]:
     """Roll a policy out; returns what ``eval.json`` holds."""
-    output = writable(config.output_dir)
-    if str(config.policy).startswith(SCHEME):
-        return _eval_baseline(config, output)
-    policy = load_policy(config)
-    solver = policy.solver(plain(config.solver))
-    if simulates(config):
-        return simulate_main(config, policy, solver, output)
-    runner = EpisodePolicy(policy, solver)
-    result, cut = _roll_out(config, output, runner, policy.config.obs_steps)
-    frames = runner.observations()
-    timed = time_predictions(policy, [solver], frames, config.latency_calls)[0]
-    if policy.vision is not None:
-        timed["encode"] = time_encoding(policy, frames, config.latency_calls)["p50"]
-    made = {
-        "solver": described(solver),
-        "rounds": runner.mean_rounds,
-        "nfe": runner.mean_nfe,
-        "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
-        **conditions(policy),
-    }
-    return _report(config, output, result, cut, made)
-
-
-def _eval_baseline(config: DictConfig, output: Path) -> dict[str, Any]:
-    """Roll out a policy that robomimic trained; it acts as the demonstrations of its file do."""
-    runner = RobomimicPolicy(str(config.policy).removeprefix(SCHEME))
-    result, cut = _roll_out(config, output, runner, 1, demonstrate=True)
-    frames, row = runner.observations(), np.zeros(1, np.int64)
-    batched = [{key: values[None] for key, values in frame.items()} for frame in frames]
-    timed = time_call(
-        lambda call: runner(batched[call % len(batched)], row, row), config.latency_calls
-    )
-    made = {
-        "solver": {"label": runner.label},
-        "rounds": 1.0,
-        "nfe": 1.0,
-        "latency_ms": timed | {"batch": 1, "calls": config.latency_calls},
-        **made_by(),
-        "hardware": hardware(torch.device("cpu")),
-    }
-    return _report(config, output, result, cut, made)
-
-
-def _roll_out(
-    config: DictConfig, output: Path, runner: Any, obs_steps: int, demonstrate: bool = False
-) -> tuple[Any, PcmError | None]:
-    """Evaluate; where an environment failed, what had finished and the error."""
-    task = plain(config.task)
-    try:
-        result = evaluate(
-            runner,
-            task["env_id"],
-            episodes=config.episodes,
-            seed=config.seed,
-            n_obs_steps=obs_steps,
-            num_envs=side_by_side(config.num_envs, config.mode),
-            mode=config.mode,
-            solve_batch=config.solve_batch,
-            max_steps=config.max_steps,
-            video_episodes=list(config.video_episodes),
-            video_dir=output / "videos",
-            **env_kwargs(task, demonstrate),
-        )
-    except EvaluationCut as error:
-        if not error.result.episodes:
-            raise
-        return error.result, error
-    return result, None
-
-
-def _report(
-    config: DictConfig, output: Path, result: Any, cut: PcmError | None, made: dict[str, Any]
-) -> dict[str, Any]:
-    """Write ``eval.json`` and print its line of the table."""
-    report = evaluation(
+    output, task = writable(config.output_dir), plain(config.task)
+    calls = whole("latency_calls", config.latency_calls, 0)
+    refuse_existing(output / "eval.json", config.overwrite)
+    entrant = _entrant(config, task)
+    trials = _trials(config, task, isinstance(entrant, BaselineEntrant))
+    films = Films(trials, list(config.video_episodes), output / "videos", task["control_hz"])
+    films.check()
+    sheet = Sheet(
+        output / "eval.json",
         str(config.policy),
-        plain(config.task)["name"],
-        made.pop("solver"),
-        result.to_json(),
-        made,
-        None if cut is None else str(cut),
+        task["name"],
+        entrant,
+        trials.episodes,
+        config.overwrite,
     )
-    write_text(output / "eval.json", to_json(report))
+    try:
+        runs = trials.run(entrant.agent, finished=sheet.finished)
+    except Interrupted as error:
+        raise _cut(sheet, error) from error
+    sheet.write(runs, None, "times and films were not made yet")
+    timed = entrant.timed(calls) if calls and entrant.observations() else None
+    timed = timed and timed | {"batch": 1, "calls": calls}
+    report = sheet.write(runs, timed, "films were not made yet" if films.numbers else None)
     print(table(*evaluations([report])))
-    if cut is not None:
-        raise PcmError(f"{cut} and are in {output / 'eval.json'}") from cut
-    print(output / "eval.json")
+    _say(runs, report)
+    if films.numbers:
+        films.make(runs)
+        report = sheet.write(runs, timed)
+    print(sheet.path)
     return report
+
+
+def _entrant(config: DictConfig, task: dict[str, Any]) -> Entrant:
+    """Return who is evaluated: a robomimic baseline, a policy, or a policy with a controller."""
+    settings = ControlSettings.from_dict(plain(config.control))
+    latency = plain(config.latency)
+    controlled = needs_controller(settings, latency["kind"])
+    if str(config.policy).startswith(SCHEME):
+        if controlled:
+            raise PcmError("latency= and control= take a policy of this package, not robomimic's")
+        path = str(config.policy).removeprefix(SCHEME)
+        return BaselineEntrant(RobomimicPolicy(path), config.solve_batch)
+    policy = _policy(config)
+    solver = policy.solver(plain(config.solver))
+    if not controlled:
+        return PolicyEntrant(policy, solver, config.solve_batch)
+    planner = Planner(policy, solver)
+    settings = robot_settings(plain(config.control), task)
+    model = latency_model(latency, settings.period_ms(planner.spec)) or FixedLatency(0.0)
+    agent = ControlAgent(
+        planner,
+        model,
+        settings,
+        solve_batch=config.solve_batch,
+        rest=rest_command(task, planner.spec.obs_fields),
+    )
+    return ControlledEntrant(agent, latency)
+
+
+def _policy(config: DictConfig) -> DiffusionPolicy:
+    policy = load_policy(config)
+    if config.max_excess is not None:
+        excess = number("max_excess", config.max_excess, 0)
+        policy.config = replace(policy.config, max_excess=excess)
+    return policy
+
+
+def _trials(config: DictConfig, task: dict[str, Any], demonstrate: bool) -> Trials:
+    timeout = config.timeout_s
+    if timeout is None and config.mode == "async":
+        timeout = TIMEOUT_S
+    return Trials(
+        task["env_id"],
+        config.episodes,
+        config.seed,
+        side_by_side(config.num_envs, config.mode),
+        config.mode,
+        config.max_steps,
+        timeout,
+        env_kwargs(task, demonstrate),
+    )
+
+
+def _cut(sheet: Sheet, error: Interrupted) -> BaseException:
+    """Write what had finished; returns what ends the command."""
+    text = str(error)
+    if error.runs:
+        report = sheet.write(error.runs, None, text)
+        print(table(*evaluations([report])))
+        text = f"{text} and are in {sheet.path}"
+    return KeyboardInterrupt(text) if error.by_user else PcmError(text)
+
+
+def _say(runs: list[Run], report: dict[str, Any]) -> None:
+    """Say which episodes were ended early, and that nothing is known of success.
+
+    Raises:
+        PcmError: all of them were.
+    """
+    ended = [run for run in runs if run.fault is not None]
+    if report["success"] is None:
+        print("success: the environment reports none (neither is_success nor success)")
+    if not ended:
+        return
+    where = f"seed {ended[0].seed}, {ended[0].fault}"
+    text = f"{len(ended)} of {len(runs)} episodes were ended early, the first at {where}"
+    if len(ended) == len(runs):
+        raise PcmError(text)
+    print(text, file=sys.stderr)

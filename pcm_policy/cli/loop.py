@@ -29,7 +29,8 @@ from pcm_policy.measure.tables import table
 from pcm_policy.measure.timing import take_turns
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.rollout.loop import LoopResult, run_loop
+from pcm_policy.rollout.loop import LoopResult, run_loop, why_ended
+from pcm_policy.rollout.sheet import refuse_existing
 from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld, World
 from pcm_policy.serving.planner import Planner
 
@@ -48,6 +49,7 @@ while os.getppid() == parent:
 def run(config: DictConfig) -> dict[str, Any]:
     """Run the loop that a config describes; returns what ``loop.json`` holds."""
     output = writable(config.output_dir)
+    refuse_existing(output / "loop.json", config.overwrite)
     if not config.duration_s > 0 or config.hog < 0 or not 0 < config.wait_share <= 1:
         raise PcmError("duration_s is positive, hog at least 0, wait_share in (0, 1]")
     policy = load_policy(config)
@@ -90,8 +92,12 @@ def run(config: DictConfig) -> dict[str, Any]:
         **conditions(policy),
     }
     write_text(output / "loop.json", to_json(report))
-    picture(result, planner.solver.label, output / "loop.png")
     print(_summary(planner.solver.label, result))
+    if result.ended is not None:
+        text = f"{why_ended(result.ended)}; {result.ticks} ticks are in {output / 'loop.json'}"
+        by_user = isinstance(result.ended, KeyboardInterrupt)
+        raise (KeyboardInterrupt if by_user else PcmError)(text) from result.ended
+    picture(result, planner.solver.label, output / "loop.png")
     print(output / "loop.json", output / "loop.png")
     return report
 

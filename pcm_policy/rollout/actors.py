@@ -58,6 +58,11 @@ class Actor(Protocol):
 
 def keep(journal: Journal, trajectory: Trajectory, env: Env) -> None:
     """Put an episode into the journal, its arrays only if it succeeded or failures are kept."""
+    if trajectory.success is None and not journal.failures:
+        raise PcmError(
+            f"{env.spec.id if env.spec else env} reports no success (neither is_success nor "
+            "success): give failures=true to keep every episode"
+        )
     wanted = trajectory.success or journal.failures
     arrays = demonstration(trajectory, env) if wanted else None
     journal.add(trajectory.seed, arrays, trajectory.attributes)
@@ -193,6 +198,9 @@ class PolicyActor:
                     progress=False,
                     **self.world.env_kwargs,
                 )
+                for episode in result.faults:
+                    journal.add(episode.seed, None, {})
+                    yield episode.seed
                 for trajectory in result.trajectories:
                     keep(journal, trajectory, env)
                     yield trajectory.seed

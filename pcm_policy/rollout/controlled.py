@@ -1,193 +1,242 @@
-"""Many controllers at once: who moves, who waits for a solve, and when solves are done."""
+"""Latency-aware evaluation: a controller for every episode, in a world that keeps moving.
+
+A plan that is requested at tick ``t`` and takes ``L`` milliseconds is there at tick
+``t + ceil(L / period)`` (asynchronous) or, as a synchronous robot may wait within the tick as well,
+one tick earlier. An environment step is one control step, whatever ``control_hz`` says: a higher
+rate is a faster world.
+
+Latencies are a function of seed and tick, and episode i has row ``i % solve_batch`` of solves of
+exactly ``solve_batch`` rows. As nothing flows from the world to the solver while a solve runs,
+solves are put off until a plan is due and then done for many episodes at once.
+"""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pcm_policy.control.config import Rest
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, LatencyModel, to_steps
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
-from pcm_policy.rollout.episodes import _calls
+from pcm_policy.errors import PcmError
+from pcm_policy.rollout.episodes import Actions, Run, Seated, in_rows
+from pcm_policy.rollout.seams import SeamMetrics, seam_metrics
 from pcm_policy.serving.planner import Planner
 
 Watch = Callable[[PlanRequest, Plan], None]
 """Sees every request with its plan."""
 WARMUP = 5
+KEPT_LATENCIES = 100_000
+KEPT_OBSERVATIONS = 256
 
 
 @dataclass
-class Episode:
-    """One episode as far as it has gone: what it awaits until when, and what it did."""
+class Pilot:
+    """The controller of one episode: what it awaits until when, and what it did."""
 
-    index: int
     controller: Controller
-    score: float = -np.inf
-    success: bool = False
     request: PlanRequest | None = None
     plan: Plan | None = None
     latency: float = 0.0
     arrival: int = 0
     observed: bool = False
-    commands: list[NDArray[np.float32]] = field(default_factory=list)
     seams: list[bool] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
 
 
-class Runner:
-    """Runs episodes; see :func:`pcm_policy.rollout.simulate.simulate` for the arguments."""
+@dataclass(frozen=True)
+class ControlOutcome:
+    """What the controllers of some episodes did.
+
+    Attributes:
+        counts: of all together: ticks, requests, plans, misses, fallbacks.
+        seams: how smooth the commands were.
+        latencies_ms: of all plans, episode by episode; at most the first 100 000.
+        rounds: mean rounds of a solve; None if there was none.
+    """
+
+    counts: dict[str, int]
+    seams: SeamMetrics
+    latencies_ms: tuple[float, ...]
+    rounds: float | None
+
+    @property
+    def miss_rate(self) -> float:
+        """Share of the ticks in which a plan was due and not there."""
+        return self.counts.get("misses", 0) / max(self.counts.get("ticks", 0), 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return {
+            "rounds": self.rounds,
+            "counts": self.counts,
+            "miss_rate": self.miss_rate,
+            "seams": self.seams.to_json(),
+        }
+
+
+class ControlAgent:
+    """Acts through a controller in every episode.
+
+    Args:
+        planner: policy and solver.
+        latency: how long solves take.
+        settings: how every controller works.
+        solve_batch: rows of every solve; measured latencies are always of one row.
+        rest: what the robot does until its first plan; None lets the world stand still until then.
+        initial_delay_steps: the controllers' first delay estimate; None asks the latency model.
+        watch: sees every request and its plan.
+
+    Raises:
+        PcmError: a number below 1, or settings that do not fit the policy.
+    """
+
+    obs_steps: int | None = None  # a controller has a history of its own
 
     def __init__(
         self,
         planner: Planner,
         latency: LatencyModel,
-        settings: ControlSettings,
-        seed: int,
-        solve_batch: int,
-        rest: Rest | None,
-        initial: int | None,
+        settings: ControlSettings | None = None,
+        *,
+        solve_batch: int = 32,
+        rest: Rest | None = None,
+        initial_delay_steps: int | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        self.planner, self.latency, self.settings = planner, latency, settings
-        self.seed, self.batch, self.rest, self.initial = seed, solve_batch, rest, initial
-        self.watch: Watch | None = None
+        self.settings = settings = settings or ControlSettings()
+        settings.check(planner.spec)
+        if solve_batch < 1:
+            raise PcmError(f"solve_batch is at least 1, not {solve_batch}")
+        self.planner, self.latency, self.rest, self.watch = planner, latency, rest, watch
+        self.batch, self.initial = solve_batch, initial_delay_steps
         self.period_ms = settings.period_ms(planner.spec)
-        if latency.measured:  # what a first call costs is not what a robot in motion would see
-            probe = Controller(planner.spec, settings)
-            probe.observe(np.add(planner.spec.obs_low, planner.spec.obs_high) / 2)
-            request = probe.request()
-            assert request is not None
-            for _ in range(WARMUP):
-                _, spent = self._timed(request)
-            self.measured_ms = spent
-        else:
-            self.measured_ms = 0.0
+        self.measured_ms = self._warm_up() if latency.measured else 0.0
+        self._pilots: dict[int, Pilot] = {}
+        self._seen: list[NDArray[np.float32]] = []
 
-    def run(self, envs: VectorEnv[Any, Any, Any], episodes: int, bar: "tqdm[Any]") -> list[Episode]:
-        """Run all episodes; environment s takes every ``num_envs``-th."""
-        count = envs.num_envs
-        slots = [self._episode(i) for i in range(count)]
-        over = np.ones(count, np.bool_)
-        done: list[Episode] = []
-        first = True
-        while True:
-            if over.any():
-                if not first:
-                    slots = [
-                        self._episode(e.index + count) if over[s] else e
-                        for s, e in enumerate(slots)
-                    ]
-                seeds: Any = [self.seed + e.index for e in slots]
-                observation, _ = envs.reset(seed=seeds, options={"reset_mask": over})
-                for s in np.flatnonzero(over).tolist():
-                    self._begin(slots[s], _row(observation, s))
-                first, over = False, np.zeros(count, np.bool_)
-            live = [s for s in range(count) if slots[s].index < episodes]
-            if not live:
-                return sorted(done, key=lambda e: e.index)
-            actions = np.full((count, 1, self.planner.spec.action_dim), np.nan, np.float32)
-            moving = [
-                s for s in live if self._advance(slots[s], _row(observation, s), actions[s, 0])
-            ]
-            if not moving:
-                self._solve([slots[s] for s in live])
-                continue
-            observation, rewards, terminated, truncated, info = envs.step(actions)
-            for s in moving:
-                episode = slots[s]
-                episode.observed = False
-                if int(info["steps"][s]) == 0:  # nothing was sent: the world did not move
-                    continue
-                episode.score = max(episode.score, float(rewards[s]))
-                episode.success |= bool(info["is_success"][s])
-                over[s] = terminated[s] or truncated[s]
-                if over[s]:
-                    done.append(episode)
-                    bar.update()
-            if over.any():
-                bar.set_postfix(score=f"{np.mean([e.score for e in done]):.3f}")
+    def _warm_up(self) -> float:
+        """Solve a few times: what a first call costs is not what a robot in motion would see."""
+        spec, spent = self.planner.spec, 0.0
+        probe = Controller(spec, self.settings)
+        probe.observe(np.add(spec.obs_low, spec.obs_high) / 2)
+        request = probe.request()
+        assert request is not None
+        for _ in range(WARMUP):
+            _, spent = self._timed(request)
+        return spent
 
-    def _episode(self, index: int) -> Episode:
-        seed, settings = self.seed + index, self.settings
+    def begin(self, run: Run, observation: Any) -> None:
+        """Give an episode its controller."""
         initial = self.initial
         if initial is None:
-            drawn = self.latency.latency_ms(seed, 0, self.measured_ms)
+            drawn = self.latency.latency_ms(run.seed, 0, self.measured_ms)
             initial = to_steps(drawn, self.period_ms)
         delay = DelayEstimator(self.period_ms, initial_steps=initial, warmup=0)
-        return Episode(index, Controller(self.planner.spec, settings, seed, delay))
+        controller = Controller(self.planner.spec, self.settings, run.seed, delay)
+        controller.reset(run.seed, None if self.rest is None else self.rest(observation))
+        self._pilots[run.index] = Pilot(controller)
 
-    def _begin(self, episode: Episode, frame: Any) -> None:
-        rest = None if self.rest is None else self.rest(frame)
-        episode.controller.reset(self.seed + episode.index, rest)
+    def act(self, seated: Seated) -> Sequence[Actions | None]:
+        """Take as many episodes as possible through one tick; solve when all wait."""
+        pilots = [self._pilots[run.index] for run, _ in seated]
+        while True:
+            moves = [
+                self._advance(pilot, frame)
+                for pilot, (_, frame) in zip(pilots, seated, strict=True)
+            ]
+            if any(moved for moved, _ in moves):
+                return [action for _, action in moves]
+            self._solve([run.index for run, _ in seated], pilots)
 
-    def _advance(self, episode: Episode, frame: Any, out: NDArray[np.float32]) -> bool:
-        """Take an episode through one tick; False if it has to wait for a solve."""
-        controller = episode.controller
-        if not episode.observed:
+    def outcome(self, runs: Sequence[Run]) -> ControlOutcome:
+        """Summarise what the controllers did in some episodes."""
+        pilots = [self._pilots[run.index] for run in runs]
+        counts, rounds = Counter[str](), [r for p in pilots for r in p.rounds]
+        parts = []
+        for run, pilot in zip(runs, pilots, strict=True):
+            counts.update(pilot.controller.record.counts)
+            commands = run.actions
+            seams = np.array(pilot.seams[: len(commands)], np.bool_)
+            if len(commands):
+                parts.append((commands, seams, [gap for _, gap in pilot.controller.gaps]))
+        return ControlOutcome(
+            counts=dict(counts),
+            seams=seam_metrics(parts, self.settings.control_hz or self.planner.spec.control_hz),
+            latencies_ms=tuple(x for p in pilots for x in p.latencies)[:KEPT_LATENCIES],
+            rounds=float(np.mean(rounds)) if rounds else None,
+        )
+
+    def observations(self) -> list[NDArray[np.float32]]:
+        """Return some of the observations that were planned from, each ``(To, Do)``."""
+        return list(self._seen)
+
+    def _advance(self, pilot: Pilot, frame: Any) -> tuple[bool, Actions | None]:
+        """Take an episode through one tick: whether it moved, or has to wait; and its command."""
+        controller = pilot.controller
+        if not pilot.observed:
             controller.observe(frame)
-            episode.observed = True
+            pilot.observed = True
             request = controller.request()
             if request is not None:
-                self._start(episode, request)
-        if episode.request is not None and episode.arrival <= controller.tick:
-            if episode.plan is None:
-                return False
-            controller.accept(episode.plan, episode.latency)
-            episode.latencies.append(episode.latency)
-            episode.request = episode.plan = None
+                self._start(pilot, request)
+        if pilot.request is not None and pilot.arrival <= controller.tick:
+            if pilot.plan is None:
+                return False, None
+            controller.accept(pilot.plan, pilot.latency)
+            pilot.latencies.append(pilot.latency)
+            pilot.request = pilot.plan = None
         command = controller.act()
-        if command.action is not None:
-            out[:] = command.action
-            episode.commands.append(command.action)
-            episode.seams.append(command.seam)
-        return True
+        pilot.observed = False
+        if command.action is None:
+            return True, None
+        pilot.seams.append(command.seam)
+        return True, command.action[None]
 
-    def _start(self, episode: Episode, request: PlanRequest) -> None:
-        episode.request, episode.plan, spent = request, None, 0.0
+    def _start(self, pilot: Pilot, request: PlanRequest) -> None:
+        pilot.request, pilot.plan, spent = request, None, 0.0
+        if len(self._seen) < KEPT_OBSERVATIONS:
+            self._seen.append(request.obs)
         if self.latency.measured:
             plan, spent = self._timed(request)
-            self._deliver(episode, plan)
+            self._deliver(pilot, plan)
         latency = self.latency.latency_ms(request.seed, request.tick, spent)
         steps = to_steps(latency, self.period_ms)
         if self.settings.mode == "sync" and not _whole(latency, self.period_ms):
             steps -= 1  # the rest of the tick is waited for
-        episode.latency, episode.arrival = latency, request.tick + steps
+        pilot.latency, pilot.arrival = latency, request.tick + steps
 
     def _timed(self, request: PlanRequest) -> tuple[Plan, float]:
         begin = time.perf_counter()
         plan = self.planner.plan(request)
         return plan, (time.perf_counter() - begin) * 1e3
 
-    def _deliver(self, episode: Episode, plan: Plan) -> None:
-        episode.plan = plan
-        episode.rounds.append(plan.rounds)
-        if self.watch is not None and episode.request is not None:
-            self.watch(episode.request, plan)
+    def _deliver(self, pilot: Pilot, plan: Plan) -> None:
+        pilot.plan = plan
+        pilot.rounds.append(plan.rounds)
+        if self.watch is not None and pilot.request is not None:
+            self.watch(pilot.request, plan)
 
-    def _solve(self, live: Sequence[Episode]) -> None:
+    def _solve(self, indices: Sequence[int], pilots: Sequence[Pilot]) -> None:
         """Solve for everybody who waits, and for those who will, in their own rows."""
-        waiting = [e for e in live if e.request is not None and e.plan is None]
-        indices = np.array([e.index for e in waiting], np.int64)
-        for seats in _calls(np.arange(len(waiting)), indices, self.batch):
-            chosen = [waiting[i] for i in seats.values()]
-            requests = [e.request for e in chosen if e.request is not None]
+        waiting = [
+            (index, pilot)
+            for index, pilot in zip(indices, pilots, strict=True)
+            if pilot.request is not None and pilot.plan is None
+        ]
+        for seats in in_rows([index for index, _ in waiting], self.batch):
+            chosen = [waiting[place][1] for place in seats.values()]
+            requests = [pilot.request for pilot in chosen if pilot.request is not None]
             plans = self.planner.plan_batch(requests, list(seats), self.batch)
-            for episode, plan in zip(chosen, plans, strict=True):
-                self._deliver(episode, plan)
-
-
-def _row(observation: Any, slot: int) -> Any:
-    """Return the observation of one environment: an array, or a dictionary of arrays."""
-    if isinstance(observation, Mapping):
-        return {name: values[slot] for name, values in observation.items()}
-    return observation[slot]
+            for pilot, plan in zip(chosen, plans, strict=True):
+                self._deliver(pilot, plan)
 
 
 def _whole(latency_ms: float, period_ms: float) -> bool:

@@ -1,13 +1,17 @@
 """A policy as the evaluator calls it: noise named by episode and tick, rounds counted."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.errors import PcmError
 from pcm_policy.policy.observe import select
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.sampling.noise import episode_noise
+from pcm_policy.rollout.chunks import RowFaults
+from pcm_policy.rollout.episodes import row
+from pcm_policy.sampling.noise import Noise, episode_noise
 from pcm_policy.solvers.before.solve import SolverConfig
 
 KEPT_OBSERVATIONS = 256
@@ -41,32 +45,50 @@ class EpisodePolicy:
             obs: observations, oldest first; or their entries by name, each with these axes.
             seeds: ``(B,)`` seed of each row's episode.
             ticks: ``(B,)`` control steps executed so far.
+
+        Raises:
+            RowFaults: some rows cannot be predicted: an observation that is not finite or far
+                outside training, or a solve that diverged.
+            PcmError: no row can be.
         """
         shape = self.policy.config.chunk_shape
         noise = episode_noise(seeds.tolist(), ticks.tolist(), shape, self._noise_steps)
         seen = select(self.policy.config, obs)
-        found = self.policy.predict(seen, solver=self.solver, noise=noise)
+        try:
+            found = self.policy.predict(seen, solver=self.solver, noise=noise)
+        except PcmError as error:
+            raise self._row_faults(seen, noise) or error from error
         rounds = found.solve.row_rounds
         self._rounds.append(found.solve.rounds if rounds is None else float(rounds.float().mean()))
         self._nfe.append(found.solve.nfe)
         if len(self._seen) < KEPT_OBSERVATIONS:
-            row = len(self._seen) % len(seeds)
-            self._seen.append(
-                {name: values[row].copy() for name, values in seen.items()}
-                if isinstance(seen, dict)
-                else seen[row].copy()
-            )
+            self._seen.append(deepcopy(row(seen, len(self._seen) % len(seeds))))
         return found.action
 
-    @property
-    def mean_rounds(self) -> float:
-        """Mean number of rounds of a solve."""
-        return float(np.mean(self._rounds))
+    def _row_faults(self, seen: Any, noise: Noise) -> RowFaults | None:
+        """Predict every row alone, and say what is wrong with those that cannot be."""
+        faults = {}
+        for index in range(len(noise.initial)):
+            part = row(seen, index)
+            one = {n: v[None] for n, v in part.items()} if isinstance(part, dict) else part[None]
+            try:
+                self.policy.predict(one, solver=self.solver, noise=noise.row(index))
+            except PcmError as error:
+                text = str(error).replace("at batch 0, ", "at ")
+                out = "out of range" in text
+                more = f", more than max_excess={self.policy.config.max_excess:g} ranges outside"
+                faults[index] = text + (more if out else "")
+        return RowFaults(faults) if faults else None
 
     @property
-    def mean_nfe(self) -> float:
-        """Mean number of network evaluations per chunk."""
-        return float(np.mean(self._nfe))
+    def mean_rounds(self) -> float | None:
+        """Mean number of rounds of a solve; None before the first."""
+        return float(np.mean(self._rounds)) if self._rounds else None
+
+    @property
+    def mean_nfe(self) -> float | None:
+        """Mean number of network evaluations per chunk; None before the first."""
+        return float(np.mean(self._nfe)) if self._nfe else None
 
     def observations(self) -> list[Any]:
         """Return some of the observations seen, each as ``predict`` takes one."""

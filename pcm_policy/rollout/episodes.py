@@ -1,222 +1,237 @@
-"""The closed loop: plan for many episodes at once, execute, plan again; and exact repeats."""
+"""The closed loop of every evaluation: episodes in seats, an agent that acts in all of them.
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
-from tqdm import tqdm
-
-from pcm_policy.envs.vector import Env
-from pcm_policy.errors import PcmError
-
-Actions = NDArray[np.float32]
-Observation = NDArray[Any] | dict[str, NDArray[Any]]
-Predict = Callable[[Any, NDArray[np.int64], NDArray[np.int64]], NDArray[Any]]
-"""`predict(observations, seeds, ticks) -> actions`.
-
-Observations (B, To, Do), or a dict of such arrays, oldest frame first; the environment seeds (B,)
-and the control steps already executed (B,), which together name the noise of a row; actions
-(B, Ta, Da), all of which are executed. B never changes; rows that no episode needs repeat another.
+Episode i has seed ``seed + i`` and runs in environment ``i % num_envs``. Who acts is an
+:class:`Agent`: one that executes a policy's chunks while the simulator waits
+(:mod:`.chunks`), or a controller for every episode in a world that keeps moving
+(:mod:`.controlled`). An episode is a function of its index and seed alone, whoever runs beside it.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-class Interrupted(PcmError):
-    """An environment failed; the episodes that had finished are in ``runs``."""
+import numpy as np
+from numpy.typing import NDArray
 
-    def __init__(self, message: str, runs: "Sequence[Run]") -> None:
-        super().__init__(message)
-        self.runs = tuple(runs)
+from pcm_policy.envs.record import either
+from pcm_policy.errors import PcmError
+from pcm_policy.rollout.seats import SeatFailure, Seats, Stepped
+
+Actions = NDArray[np.float32]
 
 
 @dataclass
 class Run:
-    """One episode as far as it has gone; `score` is the best reward."""
+    """One episode as far as it has gone.
 
+    Attributes:
+        index: number of the episode, from 0; the row of its solves follows from it.
+        seed: of the environment; names the noise as well.
+        score: best reward; minus infinity before the first.
+        success: whether the environment reported success; None if it never says.
+        steps: executed actions.
+        chunks: executed actions, ``(n, Da)`` each.
+        fault: why the episode was ended before its time, or None.
+    """
+
+    index: int
     seed: int
     score: float = -np.inf
-    success: bool = False
+    success: bool | None = None
     steps: int = 0
     chunks: list[Actions] = field(default_factory=list)
+    fault: str | None = None
 
     @property
     def actions(self) -> Actions:
-        """Executed actions, (steps, Da)."""
-        return np.concatenate(self.chunks)
+        """Executed actions, ``(steps, Da)``."""
+        return np.concatenate(self.chunks) if self.chunks else np.zeros((0, 0), np.float32)
+
+    def end(self, why: str) -> None:
+        """End the episode before its time: it is counted as it stands, with the reason."""
+        self.fault = f"step {self.steps}: {why}"
+
+    def take(self, chunk: Actions, step: Stepped, slot: int) -> None:
+        """Take in what executing a chunk gave."""
+        count = int(step.steps[slot])
+        if count == 0:
+            return
+        self.chunks.append(chunk[:count].copy())
+        self.score = max(self.score, float(step.rewards[slot]))
+        self.success = either(self.success, step.success_of(slot))
+        self.steps += count
+        if not step.finite[slot]:
+            self.end("the environment gave a reward that is not a finite number")
+
+
+Seated = Sequence[tuple[Run, Any]]
+"""Episodes that go on, each with the observation of its environment."""
+
+
+class Agent(Protocol):
+    """Acts in many episodes at once.
+
+    Attributes:
+        obs_steps: frames of an observation, oldest first; None for the newest alone, unstacked.
+    """
+
+    obs_steps: int | None
+
+    def begin(self, run: Run, observation: Any) -> None:
+        """Begin an episode with its first observation."""
+
+    def act(self, seated: Seated) -> Sequence[Actions | None]:
+        """Return what every episode executes next, ``(n, Da)``, or None to stand still.
+
+        It is called again with the same observation where nothing was executed. An episode that
+        cannot go on is ended by :meth:`Run.end`.
+        """
+        ...
+
+
+class Interrupted(PcmError):
+    """The episodes did not all run; those that had finished are in ``runs``.
+
+    Args:
+        message: why, in one line.
+        runs: finished episodes, in the order of their seeds.
+        by_user: whether by Ctrl-C.
+    """
+
+    def __init__(self, message: str, runs: Sequence[Run], by_user: bool = False) -> None:
+        super().__init__(message)
+        self.runs, self.by_user = tuple(runs), by_user
 
 
 def run_episodes(
-    predict: Predict,
-    envs: VectorEnv[Any, Any, Any],
+    agent: Agent,
+    seats: Seats,
     episodes: int,
     seed: int,
-    solve_batch: int,
-    bar: "tqdm[Any]",
+    finished: Callable[[Run], None] = lambda _: None,
 ) -> list[Run]:
-    """Run episodes of seeds `seed`, `seed + 1`, ...; environment s takes every `num_envs`-th.
+    """Run episodes of seeds ``seed``, ``seed + 1``, ...
 
     Args:
-        predict: The policy; episode i is in row `i % solve_batch` of its calls.
-        envs: Environments of `ActionChunks`; as many as episodes or fewer.
-        episodes: Number of episodes.
-        seed: Of the first one.
-        solve_batch: Rows of every call.
-        bar: Counts the finished episodes.
+        agent: who acts.
+        seats: where; as many as episodes or fewer.
+        episodes: their number.
+        seed: of the first one.
+        finished: is told of every episode when it is over.
 
     Returns:
         The episodes in the order of their seeds.
 
     Raises:
-        Interrupted: an environment raised, or its process died.
-        PcmError: `predict` returned a wrong shape or a value that is not finite.
+        Interrupted: an environment or the agent failed, or Ctrl-C; it has what had finished.
     """
-    runs = [Run(seed + i) for i in range(episodes)]
-    finished: list[int] = []
-    scores: list[float] = []
-    current = np.arange(envs.num_envs) - envs.num_envs  # episode of each environment
-    over = np.ones(envs.num_envs, np.bool_)
-    while True:
-        if over.any():
-            current[over] += envs.num_envs  # idle once past the last episode
-            seeds: Any = (seed + current).tolist()
-            with _watched(envs, runs, finished, current):
-                observation, _ = envs.reset(seed=seeds, options={"reset_mask": over})
-        live = np.flatnonzero(current < episodes)
-        if not live.size:
-            return runs
-        chunks = _plan(predict, observation, runs, current, live, solve_batch, envs)
-        with _watched(envs, runs, finished, current):
-            observation, rewards, terminated, truncated, info = envs.step(chunks)
-        for slot in live:
-            run, steps = runs[current[slot]], int(info["steps"][slot])
-            run.chunks.append(chunks[slot, :steps])
-            run.score = max(run.score, float(rewards[slot]))
-            run.success |= bool(info["is_success"][slot])
-            run.steps += steps
-        over = terminated | truncated
-        if over.any():
-            finished.extend(current[over].tolist())
-            scores.extend(runs[i].score for i in current[over])
-            bar.update(int(over.sum()))
-            bar.set_postfix(score=f"{np.mean(scores):.3f}")
-
-
-@contextmanager
-def _watched(
-    envs: VectorEnv[Any, Any, Any],
-    runs: list[Run],
-    finished: list[int],
-    current: NDArray[np.int64],
-) -> Iterator[None]:
-    """Turn what an environment raises, and the death of its process, into `Interrupted`."""
+    loop = _Loop(agent, seats, [Run(i, seed + i) for i in range(episodes)], finished)
     try:
-        yield
-    except PcmError:
-        raise
+        while slots := loop.live():
+            loop.step(slots)
+    except SeatFailure as error:
+        raise loop.cut(f"{loop.place(error.slot)} {error.what}") from error
+    except KeyboardInterrupt as error:
+        raise loop.cut("interrupted", by_user=True) from error
+    except PcmError as error:
+        raise loop.cut(str(error)) from error
     except Exception as error:
-        slot, what = _culprit(envs, error)
-        where = "an environment"
-        if slot is not None:
-            where = f"environment {slot}"
-            if current[slot] < len(runs):
-                where += f", episode of seed {runs[current[slot]].seed},"
-        close = {"terminate": True} if hasattr(envs, "processes") else {}
-        envs.close(**close)  # its other processes would wait for ever
-        done = [runs[i] for i in sorted(finished)]
-        raise Interrupted(
-            f"{where} {what}; {len(done)} of {len(runs)} episodes had finished", done
-        ) from error
+        text = " ".join(str(error).split())
+        raise loop.cut(f"the policy raised {type(error).__name__}: {text}") from error
+    return loop.runs
 
 
-def _culprit(envs: VectorEnv[Any, Any, Any], error: Exception) -> tuple[int | None, str]:
-    """Say which environment failed, if that can be known, and how."""
-    for slot, process in enumerate(getattr(envs, "processes", ())):
-        process.join(0.2 if isinstance(error, EOFError | OSError) else 0)
-        if process.exitcode:
-            code = process.exitcode
-            return slot, f"died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
-    pipes = getattr(envs, "parent_pipes", ())
-    slots = [slot for slot, pipe in enumerate(pipes) if pipe is None]
-    text = " ".join(str(error).split())
-    return (slots[0] if slots else None), f"raised {type(error).__name__}: {text}"
+class _Loop:
+    """Which episode sits where, and what each environment showed last."""
+
+    def __init__(
+        self, agent: Agent, seats: Seats, runs: list[Run], finished: Callable[[Run], None]
+    ) -> None:
+        self.agent, self.seats, self.runs, self.finished = agent, seats, runs, finished
+        self.done: list[Run] = []
+        self._current = np.arange(seats.count) - seats.count  # episode of each environment
+        self._over = np.ones(seats.count, np.bool_)
+        self._observation: Any = None
+
+    def live(self) -> list[int]:
+        """Seat the next episodes; returns the environments that have one."""
+        if self._over.any():
+            self._current[self._over] += self.seats.count  # idle once past the last episode
+            seeds = (self.runs[0].seed + self._current).tolist()
+            self._observation = self.seats.reset(seeds, self._over)
+            for slot in np.flatnonzero(self._over & (self._current < len(self.runs))).tolist():
+                self.agent.begin(self._run(slot), row(self._observation, slot))
+            self._over = np.zeros(self.seats.count, np.bool_)
+        return np.flatnonzero(self._current < len(self.runs)).tolist()
+
+    def step(self, slots: Sequence[int]) -> None:
+        """Let the agent act once in the episodes of some environments."""
+        actions = self.agent.act([(self._run(s), row(self._observation, s)) for s in slots])
+        chunks = self._side_by_side(dict(zip(slots, actions, strict=True)))
+        step = self.seats.step(chunks)
+        self._observation = step.observation
+        for slot in slots:
+            run = self._run(slot)
+            if run.fault is None:
+                run.take(chunks[slot], step, slot)
+            self._over[slot] = step.over[slot] or run.fault is not None
+            if self._over[slot]:
+                self.done.append(run)
+                self.finished(run)
+
+    def place(self, slot: int | None) -> str:
+        """Name an environment and its episode."""
+        if slot is None:
+            return "an environment"
+        if self._current[slot] >= len(self.runs):
+            return f"environment {slot}"
+        return f"environment {slot}, episode of seed {self._run(slot).seed},"
+
+    def cut(self, why: str, by_user: bool = False) -> Interrupted:
+        """Say why not all episodes ran, and how many did."""
+        done = sorted(self.done, key=lambda run: run.index)
+        text = f"{why}; {len(done)} of {len(self.runs)} episodes had finished"
+        return Interrupted(text, done, by_user)
+
+    def _run(self, slot: int) -> Run:
+        return self.runs[int(self._current[slot])]
+
+    def _side_by_side(self, actions: dict[int, Actions | None]) -> Actions:
+        """Return ``(num_envs, longest, Da)``, filled up with NaN, which is no action."""
+        given = [chunk for chunk in actions.values() if chunk is not None]
+        longest = max((len(chunk) for chunk in given), default=1)
+        shape = (self.seats.count, longest, *self.seats.action_shape)
+        chunks: Actions = np.full(shape, np.nan, np.float32)
+        for slot, chunk in actions.items():
+            if chunk is None:
+                continue
+            if chunk.shape[1:] != self.seats.action_shape:
+                raise PcmError(
+                    f"predict must return actions of shape {self.seats.action_shape}, which the "
+                    f"environment takes, not {chunk.shape[1:]}"
+                )
+            chunks[slot, : len(chunk)] = chunk
+        return chunks
 
 
-def _plan(
-    predict: Predict,
-    observation: Any,
-    runs: list[Run],
-    current: NDArray[np.int64],
-    live: NDArray[np.int64],
-    solve_batch: int,
-    envs: VectorEnv[Any, Any, Any],
-) -> Actions:
-    """Predict the chunks of all live environments, (num_envs, Ta, Da), NaN for the idle ones."""
-    plans: dict[int, Actions] = {}
-    for seats in _calls(live, current, solve_batch):
-        first = next(iter(seats.values()))
-        slots = np.array([seats.get(row, first) for row in range(solve_batch)])
-        seeds = np.array([runs[i].seed for i in current[slots]], np.int64)
-        ticks = np.array([runs[i].steps for i in current[slots]], np.int64)
-        actions = predict(_take(observation, slots), seeds, ticks)
-        actions = _checked(actions, solve_batch, envs.single_action_space.shape)
-        plans.update((slot, actions[row]) for row, slot in seats.items())
-    idle = np.full_like(plans[int(live[0])], np.nan)
-    return np.stack([plans.get(slot, idle) for slot in range(envs.num_envs)])
-
-
-def _calls(
-    live: NDArray[np.int64], current: NDArray[np.int64], solve_batch: int
-) -> list[dict[int, int]]:
-    """Seat each live environment in its episode's row: {row: environment} of each call."""
-    calls: list[dict[int, int]] = []
-    for slot in live.tolist():
-        row = int(current[slot]) % solve_batch
-        seats = next((seats for seats in calls if row not in seats), None)
-        if seats is None:
-            calls.append(seats := {})
-        seats[row] = slot
-    return calls
-
-
-def _take(observation: Any, rows: NDArray[np.int64]) -> Any:
+def row(observation: Any, index: int) -> Any:
+    """Return one row of an observation: of an array, or of every entry of a dictionary."""
     if isinstance(observation, dict):
-        return {key: value[rows] for key, value in observation.items()}
-    return observation[rows]
+        return {name: values[index] for name, values in observation.items()}
+    return observation[index]
 
 
-def _checked(values: Any, batch: int, shape: tuple[int, ...] | None) -> Actions:
-    actions: Actions = np.asarray(values, np.float32)
-    if actions.ndim < 2 or actions.shape[2:] != shape or len(actions) != batch or not actions.size:
-        raise PcmError(f"predict must return ({batch}, Ta, *{shape}), not {actions.shape}")
-    if not np.isfinite(actions).all():
-        raise PcmError("predict returned an action that is not finite; it was not executed")
-    return actions
+def in_rows(indices: Sequence[int], batch: int) -> list[dict[int, int]]:
+    """Give every episode its own row of a solve, ``index % batch``.
 
-
-def repeat(run: Run, env: Env) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Repeat an episode, yielding observation and info before each action and after the last.
-
-    Raises:
-        PcmError: The environment did not give the same score again.
+    Returns:
+        For every solve that it takes, ``{row: place in indices}``.
     """
-    observation, info = env.reset(seed=run.seed)
-    yield observation, info
-    score = -np.inf
-    for action in run.actions:
-        observation, reward, _, _, info = env.step(action)
-        score = max(score, float(reward))
-        yield observation, info
-    check_repeat(run, score, len(run.actions))
-
-
-def check_repeat(run: Run, score: float, steps: int) -> None:
-    """Compare an episode with what its repeat gave.
-
-    Raises:
-        PcmError: The environment did not give the same again.
-    """
-    if (score, steps) != (run.score, run.steps):
-        raise PcmError(f"the environment does not repeat: {score}, not {run.score}, at {run.seed}")
+    calls: list[dict[int, int]] = []
+    for place, index in enumerate(indices):
+        seat = index % batch
+        call = next((call for call in calls if seat not in call), None)
+        if call is None:
+            calls.append(call := {})
+        call[seat] = place
+    return calls

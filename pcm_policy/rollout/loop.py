@@ -49,6 +49,7 @@ class LoopResult:
         memory_mib: resident memory, once a second.
         scores: of the episodes that ended.
         bound: largest finite error bound of a plan, normalised units; None if there was none.
+        ended: why it ended before its time, or None.
     """
 
     control_hz: float
@@ -65,10 +66,13 @@ class LoopResult:
     memory_mib: tuple[float, ...]
     scores: tuple[float, ...]
     bound: float | None
+    ended: BaseException | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
+        why = None if self.ended is None else why_ended(self.ended)
         return {
+            **({} if why is None else {"incomplete": why}),
             "control_hz": self.control_hz,
             "effective_hz": self.effective_hz,
             "duration_s": self.duration_s,
@@ -107,6 +111,9 @@ def run_loop(
         duration_s: how long.
         wait_share: share of a tick that a synchronous controller waits for its plan.
         progress: shows how far it has come.
+
+    Returns:
+        What was timed, also where the world raised or Ctrl-C ended the loop, which it says.
     """
     period = controller.settings.period_ms(controller.spec) / 1e3
     total = max(round(duration_s / period), 1)
@@ -123,6 +130,10 @@ def run_loop(
         for n in progress(range(total), total):
             if n >= loop.next_tick:
                 loop.tick(thread, n)
+    except (Exception, KeyboardInterrupt) as error:
+        if not loop.ticks:
+            raise
+        loop.ended = error
     finally:
         sys.setswitchinterval(interval)
         gc.unfreeze()
@@ -145,6 +156,7 @@ class _Loop:
         self.start = self.bound = self.first_sent = self.last_sent = 0.0
         self.next_tick = self.overruns = self.skipped = self.ticks = 0
         self._weighed = 0.0
+        self.ended: BaseException | None = None
 
     def tick(self, thread: PlanThread, n: int) -> None:
         """Run tick ``n``; sets the next one."""
@@ -214,7 +226,16 @@ class _Loop:
             memory_mib=(*self.memory, resident_mib()),
             scores=tuple(self.world.scores()),
             bound=self.bound or None,
+            ended=self.ended,
         )
+
+
+def why_ended(error: BaseException) -> str:
+    """Say in one line what ended a loop."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    text = " ".join(str(error).split())
+    return f"ended by {type(error).__name__}: {text}"
 
 
 def _sleep_until(target: float) -> None:

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from pcm_policy.envs.vector import ActionChunks, make_vector
+from pcm_policy.envs.vector import UNKNOWN, ActionChunks, make_vector
 from pcm_policy.errors import PcmError
 
 ENV = "pcm_policy/PushTKeypoints-v0"
@@ -35,10 +35,10 @@ def test_chunk_runs_until_the_episode_ends() -> None:
     env.reset()
     observation, reward, terminated, _, info = env.step(np.zeros((3, 1)))
     assert (observation[0], reward, terminated) == (3, 1, False)
-    assert info == {"steps": 3, "is_success": False}
+    assert info == {"steps": 3, "success": UNKNOWN, "finite": True}
     observation, reward, terminated, _, info = env.step(np.zeros((3, 1)))
     assert (observation[0], reward, terminated) == (4, 0, True)
-    assert info == {"steps": 1, "is_success": True}
+    assert info == {"steps": 1, "success": UNKNOWN, "finite": True}  # an end is no success
 
 
 def test_nan_rows_are_no_action() -> None:

@@ -14,7 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pcm_policy.errors import PcmError
+from pcm_policy.rollout.chunks import ChunkAgent
 from pcm_policy.rollout.evaluate import EpisodeOutcome, EvalResult, EvaluationCut, evaluate
+from pcm_policy.rollout.repeats import Films
+from pcm_policy.rollout.trials import Trials
 
 ENV = "pcm_policy/PushTKeypoints-v0"
 TA = 8
@@ -120,8 +123,8 @@ class Line(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert np.isfinite(action).all()
         self.position += float(action[0])
-        observation = np.array([self.position], np.float32)
-        return observation, self.position / 10, self.position >= 10, False, {}
+        observation, there = np.array([self.position], np.float32), self.position >= 10
+        return observation, self.position / 10, there, False, {"is_success": there}
 
 
 class Drifting(Line):
@@ -194,7 +197,11 @@ def test_dict_observations_are_recorded() -> None:
 
 def test_films_the_chosen_episodes(tmp_path: Path) -> None:
     folder = tmp_path / "videos"
-    evaluate(scripted, ENV, episodes=3, video_episodes=[1], video_dir=folder, **QUICK)
+    trials = Trials(ENV, 3, seed=5, max_steps=60)
+    films = Films(trials, [1], folder)
+    films.check()
+    assert list(folder.iterdir()) == []
+    films.make(trials.run(ChunkAgent(scripted, 2, 32), progress=False))
     assert [path.name for path in folder.iterdir()] == ["episode_6.mp4"]
     film = imageio.get_reader(folder / "episode_6.mp4")
     assert film.get_meta_data()["fps"] == 10
@@ -210,8 +217,14 @@ def test_non_finite_actions_are_never_executed(value: float) -> None:
         actions[1, -1] = value if ticks[1] >= 3 else 1
         return actions
 
-    with pytest.raises(PcmError, match="not finite"):
-        evaluate(predict, "pcm_policy_test/Line-v0", episodes=2, seed=0, max_steps=9)
+    result = evaluate(predict, "pcm_policy_test/Line-v0", episodes=2, seed=0, max_steps=9)
+    whole, ended = result.episodes
+    assert (whole.steps, whole.fault) == (9, None)
+    assert (ended.steps, ended.score, ended.success) == (3, 0.4, False)
+    assert ended.fault == (
+        "step 3: predict returned an action that is not finite; it was not executed"
+    )
+    assert result.to_json()["ended_early"] == 1
 
 
 @pytest.mark.parametrize("shape", [(32, 8), (32, 8, 3), (31, 8, 1), (32, 0, 1)])
@@ -231,8 +244,6 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
         ({"seed": -1}, "seed"),
         ({"max_steps": 0}, "at least 1"),
         ({"max_steps": None}, "max_steps"),
-        ({"video_episodes": [0]}, "video_dir"),
-        ({"video_episodes": [2], "video_dir": Path("unused")}, "episode numbers"),
         ({"record": True}, "state"),
     ],
 )

@@ -54,7 +54,7 @@ def test_without_latency_it_is_the_plain_evaluator(
             **QUICK,
         )
         assert found.result.episodes == plain.episodes
-        assert found.counts.get("misses", 0) == 0
+        assert found.control.counts.get("misses", 0) == 0
 
 
 @pytest.mark.parametrize("num_envs", [1, 2, 4])
@@ -62,8 +62,7 @@ def test_number_of_environments_changes_nothing(planner: Planner, num_envs: int)
     reference = run(planner, 5)
     found = run(planner, num_envs)
     assert found.result == reference.result
-    assert found.counts == reference.counts
-    assert found.latencies_ms == reference.latencies_ms
+    assert found.control == reference.control
     for a, b in zip(found.commands, reference.commands, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -86,7 +85,7 @@ def test_latency_costs_ticks(planner: Planner) -> None:
             rest=rest,
             **QUICK,
         )
-        counts = found.counts
+        counts = found.control.counts
         assert counts["ticks"] == 80
         if mode == "sync":  # 3 + 8 ticks a plan: requests at 0, 11, 22, 33
             assert counts["requests"] == 8
@@ -110,8 +109,8 @@ def test_measured_latency(planner: Planner) -> None:
         rest=rest,
         **QUICK,
     )
-    assert len(found.latencies_ms) >= 4
-    assert min(found.latencies_ms) > 0.2
+    assert len(found.control.latencies_ms) >= 4
+    assert min(found.control.latencies_ms) > 0.2
 
 
 def test_broken_sensor(planner: Planner) -> None:
@@ -130,9 +129,9 @@ def test_broken_sensor(planner: Planner) -> None:
 
     settings = ControlSettings(mode="async", on_observation="hold")
     found = run(planner, 2, settings, wrap=wrap)
-    assert found.counts["bad_observation"] >= 5 * 7
+    assert found.control.counts["bad_observation"] >= 5 * 7
     assert all(np.isfinite(c).all() for c in found.commands)
-    assert found.counts["hold"] >= found.counts["bad_observation"]
+    assert found.control.counts["hold"] >= found.control.counts["bad_observation"]
 
 
 def test_arguments(planner: Planner) -> None:
