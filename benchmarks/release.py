@@ -18,10 +18,11 @@ from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.policy.folder import RELEASED
 
+GENERATE = "data generate"
 RUN = {
     "train": cli_train.train_main,
     "distill": cli_train.distill_main,
-    "data": cli_data.data_main,
+    GENERATE: cli_data.generate_main,
 }
 Stage = tuple[str, str, tuple[str, ...]]
 """Folder, command, overrides; ``{folder}`` is the output of an earlier stage."""
@@ -60,12 +61,12 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                 HALF,
             ),
         ),
-        ("rollouts.zarr", "data", (*ROLLED, "solver.temperature=0.6")),
+        ("rollouts.zarr", GENERATE, (*ROLLED, "solver.temperature=0.6")),
         ("pcm", "distill", (*HEAD, "train.steps=3000", *NARROW)),
     ),
     "pusht_mlp": (
         ("base", "train", (HALF,)),
-        ("rollouts.zarr", "data", ROLLED),
+        ("rollouts.zarr", GENERATE, ROLLED),
         ("pcm", "distill", HEAD),
     ),
 }
@@ -92,16 +93,16 @@ def main() -> None:
     made: dict[str, Path] = {}
     for folder, command, words in RECIPES[options.name]:
         output = options.output / folder
-        made[folder] = output if command == "data" else output / "policy"
+        made[folder] = output if command == GENERATE else output / "policy"
         given = [_filled(word, made) for word in words] + ["threads=1"]
-        if command == "data":
-            given = ["command=generate", f"path={output}", *given]
+        if command == GENERATE:
+            given = [f"path={output}", *given]
         else:
             given += [f"dataset.path={options.data}", f"output_dir={output}", *options.overrides]
         if options.list:
             print(f"pcm-{command} {shlex.join(given)}")
         elif not made[folder].exists():
-            if command != "data":
+            if command != GENERATE:
                 given.append(f"resume={str((output / 'checkpoints').exists()).lower()}")
             RUN[command](compose(command, given))
     print(made["pcm"])

@@ -5,7 +5,7 @@ depends on data stays outside: the number of rounds is fixed, observations are n
 actions not limited.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -106,7 +106,7 @@ def export(
     policy: DiffusionPolicy,
     solver: SolverConfig,
     folder: Path,
-    formats: list[str],
+    formats: Sequence[str],
     inputs: Mapping[str, Tensor],
     calls: int = 50,
 ) -> tuple[Tensor, dict[str, Exported]]:

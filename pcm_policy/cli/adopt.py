@@ -1,20 +1,18 @@
 """``pcm-import``: a checkpoint of another project becomes a policy folder."""
 
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from pcm_policy.adopt import Imported, read
 from pcm_policy.adopt.original import SelfCheck, self_check
-from pcm_policy.cli.compose import run_command, writable
+from pcm_policy.cli.compose import writable
+from pcm_policy.cli.settings.others import ImportSettings
 from pcm_policy.files import to_json, write_text
 from pcm_policy.policy.folder import save_policy
 from pcm_policy.training.demonstrations import DatasetConfig, load_demonstrations
 
 
-def import_main(config: DictConfig) -> Path:
+def import_main(config: ImportSettings) -> Path:
     """Read, check and write; returns the policy's folder."""
     output = writable(config.output_dir)
     imported = _named(read(config.source), config)
@@ -35,21 +33,13 @@ def import_main(config: DictConfig) -> Path:
     return folder
 
 
-def command() -> None:
-    """Entry point of ``pcm-import``: ``pcm-import SOURCE output_dir=DIR [key=value ...]``."""
-    words = sys.argv[1:]
-    if words and "=" not in words[0] and not words[0].startswith("-"):
-        value = words.pop(0).replace("\\", "\\\\").replace("'", "\\'")
-        words.insert(0, f"source='{value}'")
-    run_command("import", import_main, words)
-
-
-def _named(imported: Imported, config: DictConfig) -> Imported:
+def _named(imported: Imported, config: ImportSettings) -> Imported:
     """Put in what a user knows better than the checkpoint."""
     keys = {"control_hz": "control_hz", "action_field": "action_field", "name": "task"}
-    given = {ours: config[key] for key, ours in keys.items() if config[key] is not None}
+    said = {ours: getattr(config, key) for key, ours in keys.items()}
+    given = {ours: value for ours, value in said.items() if value is not None}
     if config.obs_fields is not None:
-        given["obs_fields"] = tuple(config.obs_fields)
+        given["obs_fields"] = config.obs_fields
     return replace(imported, config=replace(imported.config, **given))
 
 
@@ -88,7 +78,3 @@ def _card(imported: Imported, checked: SelfCheck | str) -> str:
     name = Path(imported.file).name
     head = f"# Imported from {imported.kind}\n\n`{name}`, read by `pcm-import`.\n\n"
     return front + head + "".join(f"- {line}\n" for line in _lines(imported, checked))
-
-
-if __name__ == "__main__":
-    command()

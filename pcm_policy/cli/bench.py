@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from tqdm import tqdm
 
 from pcm_policy.cli.compose import compose, env_kwargs, load_policy, plain, writable
+from pcm_policy.cli.settings.measure import BenchSettings, TuneSettings
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure import tune
 from pcm_policy.measure.bench import Bench, run_bench
@@ -26,7 +26,7 @@ from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.solvers.before.solve import SolverConfig
 
 
-def bench_main(config: DictConfig) -> Bench:
+def bench_main(config: BenchSettings) -> Bench:
     """Time all solvers; write ``bench.json``, then draw it, then print it."""
     output = writable(config.output_dir)
     policy = load_policy(config)
@@ -50,7 +50,7 @@ def bench_main(config: DictConfig) -> Bench:
     return bench
 
 
-def tune_main(config: DictConfig) -> dict[str, Any]:
+def tune_main(config: TuneSettings) -> dict[str, Any]:
     """Choose a solver and a runtime for a target; returns what ``tune.json`` holds."""
     output = writable(config.output_dir)
     policy = load_policy(config)
@@ -78,11 +78,11 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
     def scores(solver: SolverConfig) -> list[float]:
         result = evaluate(
             EpisodePolicy(policy, solver),
-            plain(config.task)["env_id"],
+            str(config.task.env_id),
             episodes=config.episodes,
             seed=config.seed,
             n_obs_steps=policy.config.obs_steps,
-            **env_kwargs(plain(config.task)),
+            **env_kwargs(config.task),
         )
         return result.scores
 
@@ -99,8 +99,7 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
     for group in ("solver", "runtime"):
         (output / group).mkdir(exist_ok=True)
         text = "".join(f"{k}: {json.dumps(v)}\n" for k, v in report[group].items())
-        defaults = "defaults: [_base, _self_]\n" if group == "solver" else ""
-        write_text(output / group / "tuned.yaml", f"# pcm-bench tune: {why}\n{defaults}{text}")
+        write_text(output / group / "tuned.yaml", f"# pcm-bench tune: {why}\n{text}")
     head = ["candidate", "rounds", "NFE", "RMSE", "p50 ms", "p95 ms"]
     print(
         table(
@@ -123,12 +122,12 @@ def tune_main(config: DictConfig) -> dict[str, Any]:
     return report
 
 
-def evaluation_line(config: DictConfig, output: Path) -> str:
+def evaluation_line(config: TuneSettings, output: Path) -> str:
     """Return the command that evaluates the tuned solver on the same policy and task."""
     task = plain(config.task)
     words = ["pcm-eval", "--config-dir", str(output), f"policy={config.policy}"]
     words += [f"task={task['name']}"]
-    usual = plain(compose("eval", words[-1:]).task)
+    usual = plain(compose("eval", [words[-1], "output_dir=x"]).task)
     words += [f"task.{key}={json.dumps(value)}" for key, value in _changed(task, usual)]
     words += ["solver=tuned", "runtime=tuned", f"output_dir={output / 'eval'}"]
     return shlex.join(words)

@@ -4,13 +4,10 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import DictConfig
-
-from pcm_policy.checks import number, whole
 from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
+from pcm_policy.cli.settings.evaluate import EvalSettings
 from pcm_policy.control.config import latency_model, rest_command, robot_settings
 from pcm_policy.control.delay import FixedLatency
-from pcm_policy.control.settings import ControlSettings
 from pcm_policy.envs.workers import side_by_side
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.evaluations import evaluations
@@ -35,10 +32,10 @@ TIMEOUT_S = 300.0
 """How long an environment in a process of its own may take for a reset or a chunk."""
 
 
-def eval_main(config: DictConfig) -> dict[str, Any]:
+def eval_main(config: EvalSettings) -> dict[str, Any]:
     """Roll a policy out; returns what ``eval.json`` holds."""
     output, task = writable(config.output_dir), plain(config.task)
-    calls = whole("latency_calls", config.latency_calls, 0)
+    calls = config.latency_calls
     refuse_existing(output / "eval.json", config.overwrite)
     entrant = _entrant(config, task)
     trials = _trials(config, task, isinstance(entrant, BaselineEntrant))
@@ -69,11 +66,10 @@ def eval_main(config: DictConfig) -> dict[str, Any]:
     return report
 
 
-def _entrant(config: DictConfig, task: dict[str, Any]) -> Entrant:
+def _entrant(config: EvalSettings, task: dict[str, Any]) -> Entrant:
     """Return who is evaluated: a robomimic baseline, a policy, or a policy with a controller."""
-    settings = ControlSettings.from_dict(plain(config.control))
     latency = plain(config.latency)
-    controlled = needs_controller(settings, latency["kind"])
+    controlled = needs_controller(config.control, latency["kind"])
     if str(config.policy).startswith(SCHEME):
         if controlled:
             raise PcmError("latency= and control= take a policy of this package, not robomimic's")
@@ -96,15 +92,14 @@ def _entrant(config: DictConfig, task: dict[str, Any]) -> Entrant:
     return ControlledEntrant(agent, latency)
 
 
-def _policy(config: DictConfig) -> DiffusionPolicy:
+def _policy(config: EvalSettings) -> DiffusionPolicy:
     policy = load_policy(config)
     if config.max_excess is not None:
-        excess = number("max_excess", config.max_excess, 0)
-        policy.config = replace(policy.config, max_excess=excess)
+        policy.config = replace(policy.config, max_excess=config.max_excess)
     return policy
 
 
-def _trials(config: DictConfig, task: dict[str, Any], demonstrate: bool) -> Trials:
+def _trials(config: EvalSettings, task: dict[str, Any], demonstrate: bool) -> Trials:
     timeout = config.timeout_s
     if timeout is None and config.mode == "async":
         timeout = TIMEOUT_S

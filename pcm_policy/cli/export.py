@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from safetensors.torch import save_file
 
-from pcm_policy.cli.compose import plain, run_command, writable
+from pcm_policy.cli.compose import plain, writable
+from pcm_policy.cli.settings.others import ExportSettings
 from pcm_policy.export import example, export
 from pcm_policy.files import to_json, write_file, write_text
 from pcm_policy.measure.conditions import conditions
@@ -17,7 +17,7 @@ from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 
 
-def export_main(config: DictConfig) -> dict[str, Any]:
+def export_main(config: ExportSettings) -> dict[str, Any]:
     """Write the packages, an example and a report; returns what ``export.json`` holds."""
     output = writable(config.output_dir)
     policy = DiffusionPolicy.from_pretrained(config.policy)
@@ -48,12 +48,3 @@ def export_main(config: DictConfig) -> dict[str, Any]:
     print(table(["package", "file", "difference", "p50 / p95 ms"], rows))
     print(Path(output, "export.json"))
     return report
-
-
-def command() -> None:
-    """Entry point of ``pcm-export``."""
-    run_command("export", export_main)
-
-
-if __name__ == "__main__":
-    command()

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 from tqdm import tqdm
 
 from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
+from pcm_policy.cli.settings.evaluate import LoopSettings
 from pcm_policy.control.config import rest_command, robot_settings
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
@@ -46,12 +46,10 @@ while os.getppid() == parent:
 """
 
 
-def run(config: DictConfig) -> dict[str, Any]:
+def loop_main(config: LoopSettings) -> dict[str, Any]:
     """Run the loop that a config describes; returns what ``loop.json`` holds."""
     output = writable(config.output_dir)
     refuse_existing(output / "loop.json", config.overwrite)
-    if not config.duration_s > 0 or config.hog < 0 or not 0 < config.wait_share <= 1:
-        raise PcmError("duration_s is positive, hog at least 0, wait_share in (0, 1]")
     policy = load_policy(config)
     planner = Planner(policy, policy.solver(plain(config.solver)))
     values = plain(config.control)
@@ -63,10 +61,8 @@ def run(config: DictConfig) -> dict[str, Any]:
     if config.source == "env":
         rest = rest_command(task, planner.spec.obs_fields)
         world = EnvWorld(task["env_id"], config.seed, rest, **env_kwargs(task))
-    elif config.source == "recorded":
-        world = RecordedWorld(held_out_observations(config.policy)[:, -1].numpy())
     else:
-        raise PcmError(f"source={config.source!r}: use env or recorded")
+        world = RecordedWorld(held_out_observations(config.policy)[:, -1].numpy())
     delay = warm_up(planner, settings, _observations(policy, world))
     controller = Controller(planner.spec, settings, config.seed, delay)
     with _hogs(config.hog):

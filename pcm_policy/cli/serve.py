@@ -4,20 +4,18 @@ import asyncio
 import contextlib
 import signal
 
-from omegaconf import DictConfig
-
-from pcm_policy.cli.compose import load_policy, plain, typed
+from pcm_policy.cli.compose import load_policy, plain
+from pcm_policy.cli.settings.evaluate import ServeSettings
 from pcm_policy.serving.planner import Planner
-from pcm_policy.serving.server import PolicyServer, ServeOptions
+from pcm_policy.serving.server import PolicyServer
 
 
-def run(config: DictConfig) -> None:
+def run(config: ServeSettings) -> None:
     """Serve the policy that a config names; SIGINT and SIGTERM end it in order."""
-    options = typed(ServeOptions, config.serve, "serve")
     policy = load_policy(config)
     planner = Planner(policy, policy.solver(plain(config.solver)))
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_run(PolicyServer(planner, str(config.policy), options)))
+        asyncio.run(_run(PolicyServer(planner, str(config.policy), config.serve)))
 
 
 async def _run(server: PolicyServer) -> None:

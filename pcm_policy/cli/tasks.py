@@ -7,8 +7,10 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from pcm_policy.cli.settings.common import TaskSettings
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.settings import plain, read
 
 CONFIGS = "pcm_policy.configs"
 
@@ -24,7 +26,8 @@ def named_task(name: str) -> dict[str, Any] | None:
     if OmegaConf.missing_keys(config):
         return None  # the beginning of a task, such as robosuite.yaml
     found: Any = OmegaConf.to_container(config.task, resolve=True)
-    return found  # type: ignore[no-any-return]
+    section: dict[str, Any] = plain(read(TaskSettings, found, "task"))
+    return section
 
 
 def same_fields(task: Mapping[str, Any], policy: PolicyConfig) -> bool:

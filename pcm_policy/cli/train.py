@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from omegaconf import DictConfig
 from torch import Tensor
 
-from pcm_policy.cli.compose import pick_device, plain, typed, writable
+from pcm_policy.cli.compose import pick_device, plain, writable
+from pcm_policy.cli.settings.train import DistillSettings, Training, TrainSettings
 from pcm_policy.cli.tasks import reading_of
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.card import card
@@ -38,9 +38,9 @@ from pcm_policy.training.make import (
 from pcm_policy.training.output import occupied
 
 
-def train_main(config: DictConfig) -> Path:
+def train_main(config: TrainSettings) -> Path:
     """Train a base policy; returns its folder."""
-    training = typed(TrainConfig, config.train, "train")
+    training = config.train
     output, half, accelerator = _begin(config)
     with occupied(output, resume=config.resume):
         dataset, data, policy, start = _new_base(config, training, accelerator)
@@ -61,9 +61,9 @@ def train_main(config: DictConfig) -> Path:
         return _save(policy, data, text, output, accelerator, data.sights(policy))
 
 
-def distill_main(config: DictConfig) -> Path:
+def distill_main(config: DistillSettings) -> Path:
     """Distil a PCM head, or a consistency model; returns the policy's folder."""
-    training = typed(TrainConfig, config.train, "train")
+    training = config.train
     output, half, accelerator = _begin(config)
     with occupied(output, resume=config.resume):
         base = DiffusionPolicy.from_pretrained(config.policy)
@@ -77,7 +77,7 @@ def distill_main(config: DictConfig) -> Path:
         made_from = {
             "base": _weights(base),
             "policy": _settings(objective.policy),
-            **{key: plain(config[key]) for key in ("head", "sampler", "distill")},
+            **{key: plain(getattr(config, key)) for key in ("head", "sampler", "distill")},
             **_learnt_from(dataset, seen, accelerator),
         }
         start = time.monotonic()
@@ -99,16 +99,14 @@ def distill_main(config: DictConfig) -> Path:
         return _save(policy, data, text, output, accelerator, seen.sights(policy))
 
 
-def _begin(config: DictConfig) -> tuple[Path, bool, Accelerator]:
+def _begin(config: Training) -> tuple[Path, bool, Accelerator]:
     """Check what can be checked before any work is done."""
-    if config.weights not in ("float32", "float16"):
-        raise PcmError(f"weights={config.weights}: use float32 or float16")
     accelerator = launched(pick_device(config.device), config.precision)
     return writable(config.output_dir), config.weights == "float16", accelerator
 
 
 def _new_base(
-    config: DictConfig, training: TrainConfig, accelerator: Accelerator
+    config: TrainSettings, training: TrainConfig, accelerator: Accelerator
 ) -> tuple[DatasetConfig, Demonstrations, DiffusionPolicy, str | None]:
     """Return the data, the policy that is trained, and what weights it starts from."""
     task = plain(config.task)
@@ -131,7 +129,7 @@ def _new_base(
 
 
 def _distillation(
-    config: DictConfig, base: DiffusionPolicy, data: Demonstrations, training: TrainConfig
+    config: DistillSettings, base: DiffusionPolicy, data: Demonstrations, training: TrainConfig
 ) -> Distillation | Consistency:
     head, sampler, seed = plain(config.head), plain(config.sampler), training.seed
     windows, held_out = data.windows(base)
@@ -170,8 +168,8 @@ def _weights(policy: DiffusionPolicy) -> str:
     return " ".join(fingerprint(part) for part in parts if part is not None)
 
 
-def _dataset(config: DictConfig) -> DatasetConfig:
-    dataset = typed(DatasetConfig, config.dataset, "dataset")
+def _dataset(config: Training) -> DatasetConfig:
+    dataset = config.dataset
     more = [resolve_data(path) for path in dataset.more]
     cache = str(Path(config.output_dir, "frames"))
     return replace(dataset, path=resolve_data(dataset.path), more=more, cache=cache)

@@ -9,6 +9,7 @@ import numpy as np
 from pcm_policy.checks import MOST_STEPS, check_range, flag, number, one_of, vector, whole
 from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
+from pcm_policy.settings import Level
 
 MODES = ("sync", "async")
 WARM_STARTS = ("off", "chunk", "trajectory", "auto")
@@ -161,9 +162,9 @@ class ControlSettings:
     on_solve: str = "continue"
     on_limit: str = "clip"
     slow_factor: float = 0.5
-    low: tuple[float, ...] | float | None = None
-    high: tuple[float, ...] | float | None = None
-    max_step: tuple[float, ...] | float | None = None
+    low: tuple[Level, ...] | Level | None = None
+    high: tuple[Level, ...] | Level | None = None
+    max_step: tuple[Level, ...] | Level | None = None
     stale_steps: int | None = None
     hold: tuple[float | None, ...] | None = None
 

@@ -48,8 +48,8 @@ class RuntimeConfig:
         tf32: let float32 matrix products and convolutions use TF32 (CUDA), for the whole process.
     """
 
-    mode: str = "eager"  # one of Mode; OmegaConf knows no Literal
-    precision: str = "float32"  # one of Precision
+    mode: Mode = "eager"
+    precision: Precision = "float32"
     tf32: bool = False
 
     def __post_init__(self) -> None:

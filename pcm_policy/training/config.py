@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from pcm_policy.checks import LARGEST_SEED, number, whole
+from pcm_policy.settings import Count, Natural, NonNegative, Positive, Range, Seed
+
+Decay = Annotated[float, Range(least=0, below=1)]
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,19 @@ class TrainConfig:
         PcmError: a value of another type or out of range; the message names it.
     """
 
-    steps: int
-    batch: int = 256
-    lr: float = 1e-3
-    warmup: int = 500
-    beta1: float = 0.9
-    beta2: float = 0.99
-    weight_decay: float = 1e-6
-    clip_norm: float | None = 1.0
-    ema: float = 0.999
-    seed: int = 0
-    log_every: int = 100
-    save_every: int = 2000
-    keep: int = 2
+    steps: Count = 40_000
+    batch: Count = 256
+    lr: Positive = 1e-3
+    warmup: Natural = 500
+    beta1: Decay = 0.9
+    beta2: Decay = 0.99
+    weight_decay: NonNegative = 1e-6
+    clip_norm: NonNegative | None = 1.0
+    ema: Decay = 0.9995
+    seed: Seed = 0
+    log_every: Count = 100
+    save_every: Count = 2000
+    keep: Count = 2
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "log_every", "save_every", "keep"):

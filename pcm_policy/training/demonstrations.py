@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.vision import STATE
+from pcm_policy.settings import Count, Range, Seed
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.cameras import encode_rows
 from pcm_policy.training.noticing import coarse_columns, short_episodes, shortest_episode
@@ -59,12 +60,12 @@ class DatasetConfig:
     """
 
     path: str
-    val_fraction: float = 0.1
-    val_seed: int = 42
+    val_fraction: Annotated[float, Range(least=0, below=1)] = 0.05
+    val_seed: Seed = 42
     filter_key: str | None = None
     val_filter_key: str | None = None
     more: list[str] = field(default_factory=list)
-    episodes: int | None = None
+    episodes: Count | None = None
     names: dict[str, str] | None = None
     cache: str = "frames"
     symmetry: str | None = "auto"

@@ -22,8 +22,8 @@ def test_every_command_is_one_that_exists(name: str, tmp_path: Path) -> None:
         if words[0] == route.BC:
             assert importlib.util.find_spec(route.BC) is not None
             continue
-        extra = ["command=generate"] if words[0] == "data" else []
-        compose(words[0], [*words[1 + len(extra) :], *extra])
+        name = " ".join(words[:2]) if words[0] == "data" else words[0]
+        compose(name, words[len(name.split()) :])
 
 
 def test_from_demonstrations_to_a_table(

@@ -27,7 +27,7 @@ def test_recorded_steps_train_a_policy_that_acts(task: str, name: str, tmp_path:
         arrays = demonstration(found, env)
     finally:
         env.close()
-    config = compose("train", [f"task={task}"])
+    config = compose("train", [f"task={task}", "dataset.path=x", "output_dir=x"])
     with h5py.File(path, "w") as file:
         demo = file.create_group("data/demo_0")
         demo["absolute_actions"] = arrays["absolute_action"]

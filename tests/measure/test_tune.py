@@ -119,7 +119,7 @@ def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:
         "observations=4",
         f"output_dir={out}",
     ]
-    report = tune_main(compose("tune", overrides))
+    report = tune_main(compose("bench tune", overrides))
     assert json.loads((out / "tune.json").read_text()) == report
     more = [f"hydra.searchpath=[file://{out}]", "solver=tuned", "runtime=tuned"]
     config = compose(

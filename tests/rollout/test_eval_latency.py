@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pcm_policy.cli import eval as cli_eval
-from pcm_policy.cli.compose import compose, run_command
+from pcm_policy.cli.compose import compose
+from pcm_policy.cli.main import run_command
 
 WORDS = [
     "policy=released/pusht_mlp",

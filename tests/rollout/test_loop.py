@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pcm_policy.cli.compose import compose, run_command
-from pcm_policy.cli.control import loop_main
+from pcm_policy.cli.compose import compose
+from pcm_policy.cli.loop import loop_main
+from pcm_policy.cli.main import run_command
 from pcm_policy.control import Controller, ControlSettings, Plan, PlanRequest, PolicySpec
 from pcm_policy.control.background import PlanThread
 from pcm_policy.control.times import Times, growth, resident_mib
@@ -96,7 +97,7 @@ def test_a_slow_solver_misses_and_says_so(spec: PolicySpec) -> None:
 def test_command(tmp_path: Path) -> None:
     words = [f"output_dir={tmp_path}", "duration_s=1.2", "control_hz=20", "hog=1", "device=cpu"]
     words.append("policy=released/pusht_mlp")
-    report = loop_main(compose("loop", [*words, "control=realtime", "solver.deadline_ms=30"]))
+    report = loop_main(compose("bench loop", [*words, "control=realtime", "solver.deadline_ms=30"]))
     assert json.loads((tmp_path / "loop.json").read_text()) == json.loads(json.dumps(report))
     assert {"deadline_misses", "effective_hz", "stages_ms", "memory_mib"} <= set(report)
     keys = {"p50", "p95", "p99", "p99.9", "max"}
@@ -110,12 +111,7 @@ def test_command(tmp_path: Path) -> None:
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("source=camera", "duration_s=0", "control.on_late=panic", "controll_hz=3"):
         with pytest.raises(SystemExit):
-            run_command(
-                "loop",
-                loop_main,
-                [f"output_dir={tmp_path}", "device=cpu", word],
-                title="bench loop",
-            )
+            run_command("bench loop", argv=[f"output_dir={tmp_path}", "device=cpu", word])
         lines = capsys.readouterr().err.splitlines()
         assert sum("pcm-bench loop: error:" in x for x in lines) == 1
     script = [str(Path(sys.executable).parent / "pcm-bench"), "loop", "duration_z=3"]

@@ -13,12 +13,12 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 
 pytest.importorskip("pymunk")
-BRIEF = ("command=generate", "policy=released/pusht_mlp", "seed=7", "max_steps=24", "threads=1")
+BRIEF = ("policy=released/pusht_mlp", "seed=7", "max_steps=24", "threads=1")
 BRIEF += ("solver=dpmpp", "solver.steps=2", "num_envs=4", "solve_batch=4")
 
 
 def generate(path: Path, *words: str) -> None:
-    cli_data.data_main(compose("data", [*BRIEF, f"path={path}", *words]))
+    cli_data.generate_main(compose("data generate", [*BRIEF, f"path={path}", *words]))
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from pcm_policy.cli.compose import compose, env_kwargs
-from pcm_policy.cli.control import loop_main
 from pcm_policy.cli.eval import eval_main
+from pcm_policy.cli.loop import loop_main
 from pcm_policy.control.client import RemoteController
 from pcm_policy.control.config import rest_command, robot_settings
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -52,7 +52,9 @@ def test_every_mode_runs_under_latency(made: Made, tmp_path: Path) -> None:
 
 
 def test_the_loop_runs(made: Made, tmp_path: Path) -> None:
-    report = loop_main(compose("loop", words(made, tmp_path, "duration_s=0.5", "control_hz=20")))
+    report = loop_main(
+        compose("bench loop", words(made, tmp_path, "duration_s=0.5", "control_hz=20"))
+    )
     assert report["counts"]["plans"] >= 1
     assert "bad_observation" not in report["counts"]
 

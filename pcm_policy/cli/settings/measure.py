@@ -1,0 +1,80 @@
+"""Settings of ``pcm-bench`` and ``pcm-bench tune``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from pcm_policy.cli.settings.common import OnDevice, TaskSettings
+from pcm_policy.measure.tune import Target
+from pcm_policy.runtime.execute import Mode, Precision, RuntimeConfig
+from pcm_policy.settings import Count, Positive, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(OnDevice):
+    """Settings of ``pcm-bench``.
+
+    Attributes:
+        policy: folder of a policy, or a released one
+        output_dir: gets bench.json and bench.png
+        observations: held-out observations over which errors and rounds are taken
+        calls: timed calls per solver, batch 1
+        error: error whose rounds are counted, and tolerance of the tolerance rows
+        methods: rows of these methods beside the sequential ones, as [picard, pcm]; null: all
+        lerobot: Python of an environment that has LeRobot: its own DDPM and DDIM as rows
+        seed: of the noise
+        runtime: how solves are executed
+    """
+
+    groups: ClassVar[Mapping[str, str | None]] = {"runtime": "default"}
+
+    policy: str = "released/pusht"
+    output_dir: str
+    observations: Count = 64
+    calls: Count = 100
+    error: Positive = 0.001
+    methods: tuple[str, ...] | None = None
+    lerobot: str | None = None
+    seed: Seed = 0
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings(OnDevice):
+    """Settings of ``pcm-bench tune``; give one of ``deadline_ms``, ``error``, ``score_within``.
+
+    Attributes:
+        policy: folder of a policy, or a released one
+        output_dir: gets tune.json, solver/tuned.yaml and runtime/tuned.yaml
+        deadline_ms: smallest error whose p95 is within this time ...
+        error: ... or fastest whose mean RMSE to the sequential chunk is at most this ...
+        score_within: ... or fastest whose score equals the sequential sampler's within this
+        episodes: closed-loop episodes of every candidate looked at, for score_within
+        seed: of the first one; published scores use seeds from 100000
+        observations: held-out observations over which errors are taken
+        search: few-step DDIM of so many steps at searched timesteps; []: at even ones only
+        calls: timed calls of every candidate, batch 1
+        modes: ways of execution to try: eager, compile, graph (CUDA), onnx (CPU)
+        precisions: of the base network, to try
+    """
+
+    groups: ClassVar[Mapping[str, str | None]] = {"task": "pusht"}
+
+    policy: str = "released/pusht"
+    output_dir: str
+    deadline_ms: Positive | None = None
+    error: Positive | None = None
+    score_within: Positive | None = None
+    episodes: Count = 200
+    seed: Seed = 200_000
+    observations: Count = 64
+    search: tuple[Count, ...] = (1, 2, 3, 4)
+    calls: Count = 50
+    modes: tuple[Mode, ...] = ("eager",)
+    precisions: tuple[Precision, ...] = ("float32",)
+    task: TaskSettings
+
+    def __post_init__(self) -> None:
+        if self.score_within is not None:
+            self.task.check_place()
+        Target(self.deadline_ms, self.error, self.score_within)

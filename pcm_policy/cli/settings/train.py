@@ -1,0 +1,190 @@
+"""Settings of ``pcm-train`` and ``pcm-distill``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from pcm_policy.cli.settings.common import (
+    HeadSettings,
+    NetworkSettings,
+    OnDevice,
+    Size,
+    TaskSettings,
+)
+from pcm_policy.policy.normalize import NormalizerMode
+from pcm_policy.sampling.denoise import PredictionType
+from pcm_policy.sampling.samplers import SamplerConfig, SamplerName
+from pcm_policy.sampling.schedules import NoiseSchedule, Spacing
+from pcm_policy.settings import Count, Natural, NonNegative, Positive, Share
+from pcm_policy.training.config import TrainConfig
+from pcm_policy.training.demonstrations import DatasetConfig
+
+Weights = Literal["float32", "float16"]
+Precision = Literal["no", "fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class VisionSettings:
+    """How images become features, in tasks with cameras.
+
+    Attributes:
+        crop: cut out at random places in training, in the middle later; null: never
+        resize: what images are brought to first; null: as they are
+        backbone: its weights are trained from scratch
+        norm: of the backbone; batch goes with init= of an imported policy alone
+        keypoints: of the spatial softmax; 0: means
+        features: of a layer after them; 0: none
+        shared: one encoder for all cameras
+    """
+
+    crop: Size | None = None
+    resize: Size | None = None
+    backbone: Literal["resnet18", "resnet34"] = "resnet18"
+    norm: Literal["group", "batch"] = "group"
+    keypoints: Natural = 32
+    features: Natural = 64
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class PolicySettings:
+    """What the network is trained to predict, and how it is used.
+
+    Attributes:
+        vision: of tasks with cameras
+        prediction: flow_velocity goes with schedule.name=flow and sampler.name=flow_euler
+        normalizer: how observations and actions are scaled
+        max_excess: observations further outside the training range, in its widths, are refused
+        clip: clip predicted chunks to [-clip, clip], normalised; auto: the largest action; null:
+            never
+        schedule: the noise that is trained with
+        sampler: used where no solver is named
+    """
+
+    vision: VisionSettings = field(default_factory=VisionSettings)
+    prediction: PredictionType = "epsilon"
+    normalizer: NormalizerMode = "minmax"
+    max_excess: NonNegative = 1.0
+    clip: Positive | Literal["auto"] | None = "auto"
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(OnDevice):
+    """What training and distillation share.
+
+    Attributes:
+        output_dir: gets policy/, metrics.jsonl, checkpoints/
+        resume: continue a run that was cut off
+        dataset: the demonstrations
+        weights: float16: round the trained weights to 16 bits; a file of half the size
+        precision: mixed precision, fp16 on a GPU; null: as the launcher says, else no
+    """
+
+    output_dir: str
+    resume: bool = False
+    dataset: DatasetConfig
+    weights: Weights = "float32"
+    precision: Precision | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Training):
+    """Settings of ``pcm-train``.
+
+    Attributes:
+        init: folder of a policy whose weights and normalisers to start from
+    """
+
+    groups: ClassVar[Mapping[str, str | None]] = {"task": "custom", "network": "mlp"}
+    links: ClassVar[Mapping[str, str]] = {
+        "policy.max_excess": "task.max_excess",
+        "policy.vision.crop": "task.crop",
+    }
+
+    init: str | None = None
+    task: TaskSettings
+    network: NetworkSettings
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class SamplerChoice:
+    """The sampler whose fixed point the head learns; null: the policy's own.
+
+    Attributes:
+        name: which sampler
+        steps: number of denoising steps
+        spacing: which training timesteps are visited
+        eta: DDIM's noise
+        temperature: all drawn noise is multiplied by this
+    """
+
+    name: SamplerName | None = None
+    steps: Count | None = None
+    spacing: Spacing | None = None
+    eta: Share | None = None
+    temperature: Share | None = None
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """How a head is trained.
+
+    Attributes:
+        rounds: iterates K that the head learns to jump from
+        own: share of rows that follow the head's own iterates
+        weight: of an iterate's squared distance: root (its root), row (over that before), variance
+            (the paper's), none
+        end_weight: weight of the last state beside the mean over the trajectory
+        pool: observations whose targets and iterates are computed at once
+        reuse: times each of them is trained on
+        warm: share of rows that start from an earlier chunk rather than cold
+        guess_batch: observations of a step for the head's first guess
+        guess_reuse: times each of them is trained on
+        guess_steps: of DPM-Solver++, which solves them; where noise is drawn in every step, the
+            pool above serves
+        prefix: share of rows whose first actions are known already
+    """
+
+    rounds: Count = 2
+    own: Share = 1.0
+    weight: Literal["root", "row", "variance", "none"] = "root"
+    end_weight: NonNegative = 1.0
+    pool: Count = 2000
+    reuse: Count = 16
+    warm: Share = 0.1
+    guess_batch: Count = 512
+    guess_reuse: Count = 8
+    guess_steps: Count = 4
+    prefix: Share = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(Training):
+    """Settings of ``pcm-distill``.
+
+    Attributes:
+        policy: folder of the base policy
+    """
+
+    groups: ClassVar[Mapping[str, str | None]] = {"task": "custom", "head": "window"}
+
+    policy: str
+    task: TaskSettings
+    head: HeadSettings
+    sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    distill: DistillOptions = field(default_factory=DistillOptions)
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=4000,
+            lr=0.005,
+            warmup=200,
+            weight_decay=0.0,
+            ema=0.999,
+            log_every=50,
+            save_every=500,
+        )
+    )
