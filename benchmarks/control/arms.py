@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import RESULTS
 from benchmarks.control.latency import MODES
 from pcm_policy.cli.compose import compose, env_kwargs, plain
 from pcm_policy.control.config import rest_command, robot_settings
@@ -44,7 +45,6 @@ from pcm_policy.rollout.trials import Trials
 from pcm_policy.serving.planner import Planner
 
 SEED = 100_000
-RESULTS = Path("benchmarks/results/arms")
 SHOWN = ("sync", "naive", "prefix", "prefix, warm, PCM")
 
 
@@ -100,7 +100,7 @@ def measure(
         solve_batch=options.solve_batch,
         rest=rest_command(task, planner.spec.obs_fields),
     )
-    begin = time.perf_counter()
+    begin = time.monotonic()
     runs: list[Run] = trials.run(agent, seats=seats)
     found = EvalResult(outcomes(runs))
     outcome = found.to_json()
@@ -114,7 +114,7 @@ def measure(
         "successes": [int(bool(e.success)) for e in found.episodes],
         "steps": [e.steps for e in found.episodes],
         **agent.outcome(runs).to_json(),
-        "seconds": round(time.perf_counter() - begin, 1),
+        "seconds": round(time.monotonic() - begin, 1),
         **conditions(planner.policy),
     }
 
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=10, help="episodes side by side")
     parser.add_argument("--solve-batch", type=int, default=10, help="rows of a solve")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "arms")
     options = parser.parse_args()
     if options.table:
         print(tables(options.output))

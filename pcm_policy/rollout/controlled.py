@@ -25,13 +25,14 @@ from pcm_policy.control.delay import DelayEstimator, LatencyModel, to_steps
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
+from pcm_policy.measure.timing import take_turns
 from pcm_policy.rollout.episodes import Actions, Run, Seated, in_rows
 from pcm_policy.rollout.seams import SeamMetrics, seam_metrics
 from pcm_policy.serving.planner import Planner
 
 Watch = Callable[[PlanRequest, Plan], None]
 """Sees every request with its plan."""
-WARMUP = 5
+WARMUP = 4
 KEPT_LATENCIES = 100_000
 KEPT_OBSERVATIONS = 256
 
@@ -124,14 +125,16 @@ class ControlAgent:
 
     def _warm_up(self) -> float:
         """Solve a few times: what a first call costs is not what a robot in motion would see."""
-        spec, spent = self.planner.spec, 0.0
+        spec = self.planner.spec
         probe = Controller(spec, self.settings)
         probe.observe(np.add(spec.obs_low, spec.obs_high) / 2)
         request = probe.request()
         assert request is not None
-        for _ in range(WARMUP):
-            _, spent = self._timed(request)
-        return spent
+
+        def solve(_: int) -> None:
+            self.planner.plan(request)
+
+        return take_turns([solve], 1, warmup=WARMUP)[0][0]
 
     def begin(self, run: Run, observation: Any) -> None:
         """Give an episode its controller."""

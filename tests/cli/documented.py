@@ -88,4 +88,8 @@ def _plain(word: str) -> str:
     word = word.replace(",...]", "]").replace("=[...]", "=[]")
     if word.startswith("[") and word.endswith("]") and "=" in word:
         word = word[1:-1]
-    return word.strip("[]") if word.startswith("[--") or word.endswith("]") and "[" not in word else word
+    return (
+        word.strip("[]")
+        if word.startswith("[--") or (word.endswith("]") and "[" not in word)
+        else word
+    )
