@@ -9,7 +9,7 @@ Timing of one prediction, with ``To`` observed, ``Ta`` executed and ``T`` predic
 The chunk starts with the first observed frame; the first executed action belongs to the newest one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,13 @@ class DiffusionPolicy(nn.Module):
         from pcm_policy.policy.folder import push_policy
 
         return push_policy(self, repo, private=private, token=token, card=card)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DiffusionPolicy":
+        """Move the measured Jacobians with the weights."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        moved = {k: v.to(self.device, self.dtype) for k, v in self._jacobians.items()}
+        self._jacobians = moved
+        return self
 
     @property
     def device(self) -> torch.device:

@@ -7,6 +7,7 @@ import torch
 from pcm_policy import ActionLimits, DiffusionPolicy, PcmError, PolicyConfig
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig
+from tests.builders import small_policy
 
 
 @pytest.fixture
@@ -97,3 +98,12 @@ def test_solver_defaults_come_from_the_policy(policy: DiffusionPolicy) -> None:
         policy.solver({"method": "pcm", "rounds": 2})
     with pytest.raises(PcmError, match="trained with 100"):
         policy.predict(np.zeros((2, 3)), solver=policy.solver({"steps": 101}))
+
+
+def test_a_measured_jacobian_follows_the_policy() -> None:
+    made = small_policy()
+    made.calibrate(torch.zeros(4, 2, 3), made.config.sampler)
+    solver = made.solver({"method": "newton", "rounds": 3})
+    made.double()
+    found = made.solve(torch.zeros(2, 2, 3, dtype=torch.float64), solver)
+    assert found.sample.dtype == torch.float64
