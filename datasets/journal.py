@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.formats.store import ReplayError
+from pcm_policy.datasets.errors import ReplayError
 from pcm_policy.datasets.recording import Episode
 
 _MADE = "made.json"

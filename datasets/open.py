@@ -3,20 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pcm_policy.datasets.errors import ReplayError
+from pcm_policy.datasets.formats.base import no_filter_key
+from pcm_policy.datasets.formats.registry import source_format
 from pcm_policy.datasets.formats.robomimic import open_robomimic
+from pcm_policy.datasets.hdf5 import is_hdf5 as is_hdf5
 from pcm_policy.datasets.replay import ReplayBuffer, open_replay
-from pcm_policy.errors import PcmError
-
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-
-
-def is_hdf5(path: str | Path) -> bool:
-    """Say whether a path is an HDF5 file, by its first bytes or, if it is damaged, its name."""
-    path = Path(path)
-    if not path.is_file():
-        return path.suffix in (".hdf5", ".h5")
-    with path.open("rb") as file:
-        return file.read(8) == _HDF5 or path.suffix in (".hdf5", ".h5")
 
 
 def open_demonstrations(
@@ -30,10 +22,15 @@ def open_demonstrations(
         filter_key: of a robomimic file: which demonstrations; None for all.
 
     Raises:
-        PcmError: as ``open_replay`` and ``open_robomimic``; or a filter key of a replay buffer.
+        PcmError: as ``open_replay`` and ``open_robomimic``; a filter key of a replay buffer; or
+            demonstrations of a format that is converted first.
     """
+    known = source_format(Path(path))
+    if not known.trainable:
+        found = f"is of the format {known.name}, which training does not read"
+        fix = f"pcm-data convert {path} X.zarr makes a replay buffer, which it reads"
+        raise ReplayError(Path(path), "store", found, fix)
     if is_hdf5(path):
         return open_robomimic(path, keys, filter_key)
-    if filter_key is not None:
-        raise PcmError(f"{path}: filter_key={filter_key}: only robomimic's HDF5 has filter keys")
+    no_filter_key(Path(path), filter_key)
     return open_replay(path, keys)

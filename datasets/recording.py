@@ -4,28 +4,16 @@
 format has a place for (names, tasks, the environment's arguments), so that it can be restored.
 """
 
-import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.formats.store import (
-    ReplayError,
-    count_rows,
-    decoding,
-    episode_faults,
-    find_keys,
-    length_faults,
-    open_group,
-    read_ends,
-)
-from pcm_policy.errors import PcmError
+from pcm_policy.datasets.errors import ReplayError
 
 Episode = dict[str, NDArray[Any]]
 META = "pcm_policy"
@@ -34,16 +22,20 @@ META = "pcm_policy"
 
 @dataclass(frozen=True)
 class Recording:
-    """What a converter reads.
+    """What a reader of a format gives.
 
     Attributes:
-        path: the store.
-        fields: shape and type of one step of every array, by name.
+        path: the file or folder.
+        fields: shape and type of one step of every array of numbers, by name.
         n_episodes: number of episodes.
-        episodes: opens the store and yields its episodes in order, each array ``(steps, ...)``.
+        episodes: takes names of ``fields``; opens the source and yields its episodes in order,
+            each array ``(steps, ...)``. The other arrays are not read, so that what is wrong with
+            them does no harm. :meth:`read` checks what comes.
         meta: JSON; sections ``zarr``, ``robomimic``, ``lerobot``, ``minari``, and ``fps`` where it
             is known.
-        lost: one line for each thing in the store that is in neither ``fields`` nor ``meta``.
+        lost: what is in neither ``fields`` nor ``meta``, and cannot be (texts, arrays of an
+            episode): why, by name.
+        faults: arrays that should be in ``fields`` and are damaged: the fault, by name.
         attributes: texts and numbers about an episode, by its place in the order; robomimic's files
             alone have a place for them.
         bound: one line for each of these.
@@ -52,30 +44,52 @@ class Recording:
     path: Path
     fields: Mapping[str, np.dtype[Any]]
     n_episodes: int
-    episodes: Callable[[], Iterator[Episode]]
+    episodes: Callable[[Collection[str]], Iterator[Episode]]
     meta: Mapping[str, Any] = field(default_factory=dict)
-    lost: tuple[str, ...] = ()
+    lost: Mapping[str, str] = field(default_factory=dict)
+    faults: Mapping[str, ReplayError] = field(default_factory=dict)
     attributes: Callable[[int], Mapping[str, Any]] | None = None
     bound: tuple[str, ...] = ()
+
+    def read(self, names: Collection[str] | None = None) -> Iterator[Episode]:
+        """Yield the episodes, arrays in the order of ``fields``, checked.
+
+        Args:
+            names: the arrays to read; None for all of ``fields``.
+
+        Raises:
+            ReplayError: an episode has no steps, an array has another number of rows than the
+                others, or steps of another shape or type than ``fields`` says.
+        """
+        wanted = [name for name in self.fields if names is None or name in names]
+        count = 0
+        for number, episode in enumerate(self.episodes(wanted)):
+            lengths = [len(episode[name]) for name in wanted]
+            usual = max(set(lengths), key=lengths.count, default=0)
+            for name in wanted:
+                self._check(number, name, episode[name], usual)
+            yield {name: episode[name] for name in wanted}
+            count += 1
+        if count != self.n_episodes:
+            found = f"gives {count} of {self.n_episodes} episodes"
+            raise ReplayError(self.path, "episodes", found, "copy or download it again")
+
+    def _check(self, number: int, name: str, values: NDArray[Any], steps: int) -> None:
+        where = f"episode {number}: {name}"
+        if not steps:
+            raise ReplayError(self.path, f"episode {number}", "holds no steps", "remove it")
+        if len(values) != steps:
+            found = f"has {len(values)} rows where the other arrays have {steps}"
+            raise ReplayError(self.path, where, found, "write every array once per step", name)
+        if step_type(values) != self.fields[name]:
+            found = f"has steps of {step_type(values)}, the first episode of {self.fields[name]}"
+            fix = "give every episode the same shapes and types"
+            raise ReplayError(self.path, where, found, fix, name)
 
 
 def step_type(values: Any) -> np.dtype[Any]:
     """Return type and shape of one step of an array ``(steps, ...)`` as one dtype."""
     return np.dtype((values.dtype, tuple(values.shape[1:])))
-
-
-def require(module: str, what: str, extra: str = "convert") -> Any:
-    """Import an optional package, which the extra ``extra`` of this package installs.
-
-    Raises:
-        PcmError: it is not installed; the message holds the line that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise PcmError(
-            f"{what} needs {module.partition('.')[0]}: pip install 'pcm_policy[{extra}]'"
-        ) from error
 
 
 def parse_meta(path: Path, text: object) -> dict[str, Any]:
@@ -86,37 +100,14 @@ def parse_meta(path: Path, text: object) -> dict[str, Any]:
     """
     try:
         found = {} if text is None else json.loads(text) if isinstance(text, str) else text
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ReplayError(path, META, "is no JSON object", "remove that attribute")
     return found
 
 
-def read_zarr(path: Path) -> Recording:
-    """Describe a replay buffer, zarr format 2 or 3; ReplayError when it is inconsistent."""
-    with open_group(path) as group:
-        handles = find_keys(path, group)
-        ends = read_ends(path, group)
-        rows = count_rows(handles)
-        for fault in length_faults(path, rows) + episode_faults(path, ends, max(rows.values())):
-            raise fault
-        fields = {key: step_type(handle) for key, handle in handles.items()}
-        attrs = dict(group.attrs)
-        meta_group = group.get("meta")
-        others = sorted(meta_group.keys()) if isinstance(meta_group, zarr.Group) else []
-    meta = parse_meta(path, attrs.pop(META, None))
-    section = {"attrs": attrs} if attrs else {}
-    meta = meta | ({"zarr": section} if section else {})
-    lost = tuple(f"meta/{name}" for name in others if name != "episode_ends")
-
-    def episodes() -> Iterator[Episode]:
-        with open_group(path) as opened:
-            arrays = find_keys(path, opened)
-            start = 0
-            for end in map(int, ends):
-                with decoding(path, "data"):
-                    yield {key: np.asarray(array[start:end]) for key, array in arrays.items()}
-                start = end
-
-    return Recording(path, fields, len(ends), episodes, meta, lost)
+def section(meta: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of ``meta``, empty where there is none or it is no object."""
+    found = meta.get(name)
+    return dict(found) if isinstance(found, dict) else {}

@@ -8,8 +8,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.formats.store import ReplayError
-from pcm_policy.datasets.recording import require
+from pcm_policy.datasets.errors import ReplayError
+from pcm_policy.datasets.unknown import LFS, what_it_is
+from pcm_policy.optional import require
 
 _CLOSE = 0.25  # of a period: a frame this near to a step's time belongs to that step alone
 
@@ -31,7 +32,9 @@ class Video:
         if not path.is_file():
             raise ReplayError(path, "video", "is missing", "download it, or leave images=... out")
         try:
-            self._container = self._av.open(str(path))
+            self._check()
+            # a playlist that calls itself .mp4 would open other files: this reader knows none
+            self._container = self._av.open(str(path), format="mp4")
             self._frames = self._decoded()
         except (self._av.error.FFmpegError, OSError) as error:
             raise self._fault(f"cannot be opened ({error})") from error
@@ -67,7 +70,7 @@ class Video:
                 if late < -_CLOSE / self.fps:
                     continue  # of the episode before, or more frames than steps
                 image = frame.to_ndarray(format="rgb24")
-            except (self._av.error.FFmpegError, StopIteration) as error:
+            except (self._av.error.FFmpegError, StopIteration, MemoryError) as error:
                 reason = "ends" if isinstance(error, StopIteration) else f"is damaged ({error})"
                 raise self._fault(f"{reason} before the frame at {wanted:.3f} s") from error
             if late > _CLOSE / self.fps:
@@ -82,7 +85,16 @@ class Video:
         if not self._container.streams.video:
             raise self._fault("holds no video")
         for frame in self._container.decode(video=0):  # in the order in which they are shown
+            if frame.time is None:
+                raise self._fault("holds a frame without a time")
             yield float(frame.time), frame
+
+    def _check(self) -> None:
+        with self.path.open("rb") as file:
+            head = file.read(64)
+        named = what_it_is(self.path) if head.startswith(LFS) else None
+        if named is not None:
+            raise ReplayError(self.path, "video", *named)
 
     def _fault(self, found: str) -> ReplayError:
         return ReplayError(self.path, "video", found, "download it again")

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pcm_policy.datasets.errors import ReplayError
 from pcm_policy.datasets.formats.robomimic import demonstrations, open_file
-from pcm_policy.datasets.formats.store import ReplayError
-from pcm_policy.datasets.recording import require
 from pcm_policy.envs.robosuite import Robosuite
 from pcm_policy.envs.robosuite_tasks import controls_deltas, read_env_args
 from pcm_policy.envs.rotations import to_learned
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
 NAME = "absolute_actions"
 
@@ -39,7 +39,7 @@ def add_absolute_actions(source: Path, target: Path) -> int:
         PcmError: the target exists, robosuite is not installed, another controller; or a
             ReplayError: a damaged file, or a demonstration without states.
     """
-    h5py = require("h5py", "robomimic's HDF5")
+    h5py = require("h5py", "robomimic's HDF5", "convert")
     if target.exists():
         raise PcmError(f"{target} exists: choose another path or remove it")
     with open_file(source) as file:

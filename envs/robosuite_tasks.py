@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcm_policy.datasets.recording import require
+from pcm_policy.datasets.hdf5 import open_file
 from pcm_policy.errors import PcmError
 
 EnvArgs = dict[str, Any]
@@ -97,19 +97,14 @@ def read_env_args(path: str | Path) -> EnvArgs:
     Raises:
         PcmError: no such file, or no description of a robosuite environment in it.
     """
-    h5py = require("h5py", "robomimic's HDF5")
-    try:
-        with h5py.File(path, "r") as file:
-            text = file["data"].attrs["env_args"] if "data" in file else None
-    except KeyError:
-        text = None
-    except OSError as error:
-        raise PcmError(f"{path} cannot be opened as HDF5 ({error}): copy it again") from error
+    with open_file(Path(path)) as file:
+        data = file.get("data")
+        text = data.attrs.get("env_args") if data is not None else None
     if text is None:
         raise PcmError(f"{path}: data.attrs[env_args] is missing: name a task instead of the file")
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise PcmError(f"{path}: data.attrs[env_args] is no JSON ({error})") from error
     return check_env_args(found, str(path))
 

@@ -4,21 +4,30 @@ Cameras are decoded only when asked for; the report names those that were not. N
 PyAV for videos.
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pcm_policy.datasets.formats.lerobot_images import KINDS, Camera, chosen, pictures, step_kind
-from pcm_policy.datasets.formats.store import ReplayError
-from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta, require
+from pcm_policy.datasets.errors import ReplayError
+from pcm_policy.datasets.formats.base import Format, WriteOptions
+from pcm_policy.datasets.formats.lerobot_columns import leaf_type, read_episodes
+from pcm_policy.datasets.formats.lerobot_images import Camera, chosen, step_kind
+from pcm_policy.datasets.formats.lerobot_index import OWN, Index, read_index
+from pcm_policy.datasets.formats.lerobot_info import (
+    Feature,
+    Info,
+    data_files,
+    read_info,
+    read_tasks,
+)
+from pcm_policy.datasets.formats.lerobot_writing import write_lerobot
+from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta, section
+from pcm_policy.datasets.trust import refuse_links_outside
 
-INDEX = ("frame_index", "episode_index", "index")
-_BATCH_ROWS = 10_000
-_BATCH_PICTURES = 64  # rows, where they hold pictures
+_NUMBERS = ("int", "uint", "float", "double", "halffloat", "bool")  # Arrow's names
 
 
 def read_lerobot(path: Path, images: Sequence[str] | str = ()) -> Recording:
@@ -30,145 +39,145 @@ def read_lerobot(path: Path, images: Sequence[str] | str = ()) -> Recording:
 
     Raises:
         PcmError: an optional package is not installed, or there is no such camera; or a
-            ReplayError: a file is missing or damaged.
+            ReplayError: a file is missing or damaged, or the folder is not complete.
     """
-    info = _info(path)
-    files = sorted((path / "data").glob("*/*.parquet"))
-    if not files:
-        raise ReplayError(path, "data", "holds no parquet files", "download them as well")
-    lengths, own_times, tasks_used = _index(path, files, float(info["fps"]))
-    meta = parse_meta(path, info.get(META))
-    shapes, image_types = meta.pop("shapes", {}), meta.pop("image_types", {})
-    skipped = {*INDEX, *(() if own_times else ("timestamp",))}
-    skipped |= set() if tasks_used else {"task_index"}
-    decoded = chosen(path, info, images)
-    fields: dict[str, np.dtype[Any]] = {}
-    lost: list[str] = []
-    for name, feature in info["features"].items():
-        if name in decoded:
-            kind = step_kind(feature)
-            fields[name] = np.dtype((image_types.get(name, kind.base), kind.shape))
-        elif feature["dtype"] in KINDS:
-            lost.append(f"{name} ({feature['dtype']}): images=[{name}] decodes it")
-        elif feature["dtype"] == "string":
-            lost.append(f"{name} (string)")
-        elif name in skipped:
-            continue
-        else:
-            shape = tuple(shapes.get(name, feature["shape"]))
-            whole = name in ("timestamp", "task_index")
-            fields[name] = np.dtype((feature["dtype"], () if whole else shape))
-    names = {k: v.get("names") for k, v in info["features"].items() if k in fields}
-    section = {
-        "tasks": _tasks(path),
-        "features": {k: v for k, v in names.items() if v is not None and k not in decoded},
-        "robot_type": info.get("robot_type"),
-    }
-    known = {"fps": info["fps"], "lerobot": {k: v for k, v in section.items() if v}}
+    refuse_links_outside(path)
+    info = read_info(path)
+    index = read_index(path, data_files(path, info), info)
+    meta = parse_meta(path, info.text.get(META))
+    found = _Columns(path, info, index, chosen(path, info, images), meta)
+    for name in ("shapes", "image_types"):
+        meta.pop(name, None)
+    fields = found.fields
+    videos = [name for name in fields if info.features[name].dtype == "video"]
+    lengths = index.lengths
 
-    videos = [name for name in decoded if info["features"][name]["dtype"] == "video"]
-
-    def episodes() -> Iterator[Episode]:
-        columns = {name: kind for name, kind in fields.items() if name not in videos}
-        cameras = {name: Camera(path, info, name, len(lengths)) for name in videos}
+    def episodes(names: Collection[str]) -> Iterator[Episode]:
+        columns = {name: fields[name] for name in names if name not in videos}
+        seen = [name for name in names if name in videos]
+        cameras = {name: Camera(path, info, name, len(lengths)) for name in seen}
+        rows = read_episodes(path, index, columns) if columns else ({} for _ in lengths)
         try:
-            for number, episode in enumerate(_episodes(path, files, columns, lengths)):
+            for number, episode in enumerate(rows):
                 frames = {k: c.read(number, lengths[number]) for k, c in cameras.items()}
-                yield {name: (episode | frames)[name] for name in fields}
+                yield episode | frames
         finally:
             for camera in cameras.values():
                 camera.close()
 
-    return Recording(path, fields, len(lengths), episodes, meta | known, tuple(lost))
+    known = {"fps": info.text["fps"], "lerobot": _section(path, info, fields)}
+    return Recording(path, fields, len(lengths), episodes, meta | known, found.lost, found.faults)
 
 
-def _info(path: Path) -> dict[str, Any]:
-    file = path / "meta/info.json"
-    try:
-        info = json.loads(file.read_text())
-        version, features = str(info["codebase_version"]), info["features"]
-        known = version.startswith(("v2.", "v3.")) and float(info["fps"]) > 0
-        shaped = all({"dtype", "shape"} <= set(v) for v in features.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        found = f"cannot be read ({error!r})"
-        raise ReplayError(path, "meta/info.json", found, "download it again") from error
-    if not known or not shaped:
-        found = f"has version {version}"
-        raise ReplayError(path, "meta/info.json", found, "convert it with LeRobot to v3.0")
-    return dict(info)
+def _section(path: Path, info: Info, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what only LeRobot's folders have a place for."""
+    names = {k: v.names for k, v in info.features.items() if k in fields and not v.camera}
+    found = {
+        "tasks": read_tasks(path),
+        "features": {k: v for k, v in names.items() if v is not None},
+        "robot_type": info.text.get("robot_type"),
+        "own": [name for name in OWN if name in fields],
+    }
+    return {k: v for k, v in found.items() if v}
 
 
-def _tasks(path: Path) -> list[str]:
-    """Return the tasks in the order of their numbers."""
-    pairs: list[Any] = []
-    if (path / "meta/tasks.parquet").is_file():
-        pq = require("pyarrow.parquet", "a LeRobot dataset")
-        table = pq.read_table(path / "meta/tasks.parquet").to_pydict()
-        texts: list[Any] = next((v for k, v in table.items() if k != "task_index"), [])
-        pairs = list(zip(table.get("task_index", []), texts, strict=False))
-    elif (path / "meta/tasks.jsonl").is_file():
-        lines = (path / "meta/tasks.jsonl").read_text().splitlines()
-        found = [json.loads(line) for line in lines if line.strip()]
-        pairs = [(int(task["task_index"]), str(task["task"])) for task in found]
-    return [str(text) for _, text in sorted(pairs)]
+class _Columns:
+    """What of the features becomes an array, what cannot, and what is damaged."""
+
+    def __init__(
+        self, path: Path, info: Info, index: Index, decoded: set[str], meta: Mapping[str, Any]
+    ) -> None:
+        self.path, self.info, self.index, self.decoded = path, info, index, decoded
+        self.shapes, self.types = section(meta, "shapes"), section(meta, "image_types")
+        self.fields: dict[str, np.dtype[Any]] = {}
+        self.lost: dict[str, str] = {}
+        self.faults: dict[str, ReplayError] = {}
+        skipped = {"frame_index", "episode_index", "index"}
+        skipped |= set() if index.own_times else {"timestamp"}
+        skipped |= set() if index.own_tasks else {"task_index"}
+        for name, feature in info.features.items():
+            if name not in skipped:
+                self._add(name, feature)
+        for name in dict.fromkeys(name for schema in index.schemas for name in schema):
+            if name not in info.features and name not in skipped:
+                self.lost[name] = "(in the parquet files, not in info.json)"
+
+    def _add(self, name: str, feature: Feature) -> None:
+        why = self._no_array(name, feature)
+        if why is not None:
+            self.lost[name] = why
+        elif feature.camera:
+            kind = step_kind(feature)
+            base = self._image_type(name)
+            self.fields[name] = np.dtype((base, kind.shape))
+        else:
+            whole = name in ("timestamp", "task_index")
+            shape = () if whole else self._shape(name, feature)
+            self.fields[name] = np.dtype((feature.number, shape))
+            self._check_files(name)
+
+    def _no_array(self, name: str, feature: Feature) -> str | None:
+        """Say why a feature becomes no array; None if it does."""
+        if feature.camera:
+            if feature.depth:
+                return f"(a {feature.dtype} of depths)"
+            if name not in self.decoded:
+                return f"({feature.dtype}): images=[{name}] decodes it"
+        elif feature.number is None:
+            return f"({feature.dtype})"
+        if feature.dtype == "video":
+            return None
+        types = [schema[name] for schema in self.index.schemas if name in schema]
+        if not types:
+            return "(in info.json, in no parquet file)"
+        leaf = str(leaf_type(types[0])[0])
+        if not feature.camera and not leaf.startswith(_NUMBERS):
+            return f"({feature.dtype} in info.json, {leaf.partition('<')[0]} in the files)"
+        return None
+
+    def _shape(self, name: str, feature: Feature) -> tuple[int, ...]:
+        """Return the shape of a step, the one that was flattened when it was written from here."""
+        shape: Any = self.shapes.get(name)
+        whole = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
+        if whole and math.prod(shape) == math.prod(feature.shape):
+            return tuple(shape)
+        return feature.shape
+
+    def _image_type(self, name: str) -> Any:
+        """Return the type that an image had when it was written from here, else bytes."""
+        kind = Feature(str(self.types.get(name, "uint8")), ()).number
+        return np.uint8 if kind is None else kind
+
+    def _check_files(self, name: str) -> None:
+        for file, schema in zip(self.index.files, self.index.schemas, strict=True):
+            if name not in schema:
+                where, found = str(file.relative_to(self.path)), f"lacks the column {name}"
+                fix = "download it again"
+                self.faults[name] = ReplayError(self.path, where, found, fix, name)
+                self.fields.pop(name)
+                return
 
 
-def _index(path: Path, files: list[Path], fps: float) -> tuple[list[int], bool, bool]:
-    """Return the episodes' lengths, whether times are irregular, whether there are many tasks."""
-    pq = require("pyarrow.parquet", "a LeRobot dataset")
-    lengths: dict[int, int] = {}
-    irregular, tasks = False, set()
-    for file in files:
-        try:
-            columns = ["episode_index", "frame_index", "timestamp", "task_index"]
-            table = pq.read_table(file, columns=columns)
-            episode, frame, time, task = (table[c].to_numpy() for c in columns)
-        except (OSError, KeyError, ValueError) as error:
-            found = f"cannot be read ({' '.join(str(error).split())})"
-            raise ReplayError(path, file.name, found, "download it again") from error
-        for number, count in zip(*np.unique(episode, return_counts=True), strict=True):
-            lengths[int(number)] = lengths.get(int(number), 0) + int(count)
-        irregular |= bool(np.abs(time - frame / fps).max(initial=0.0) > 1e-4)
-        tasks |= set(np.unique(task).tolist())
-    if sorted(lengths) != list(range(len(lengths))):
-        found = f"{len(lengths)} episodes are numbered up to {max(lengths)}"
-        raise ReplayError(path, "data", found, "download the missing files")
-    return [lengths[i] for i in range(len(lengths))], irregular, tasks != {0}
+class LeRobot(Format):
+    """LeRobot dataset folders."""
+
+    name = "lerobot"
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether a folder has ``meta/info.json``."""
+        return (path / "meta/info.json").is_file()
+
+    def read(self, path: Path, images: Sequence[str] | str = ()) -> Recording:
+        """Describe a folder; cameras that are not asked for are named and left out."""
+        return read_lerobot(path, images)
+
+    def accepts(self, target: Path) -> bool:
+        """Say whether a target is a path without suffix."""
+        return target.suffix == "" and ":" not in str(target)
+
+    def write(self, target: Path, recording: Recording, options: WriteOptions) -> list[str]:
+        """Write a folder; return notes."""
+        return write_lerobot(target, recording, options.lerobot_version)
 
 
-def _episodes(
-    path: Path, files: list[Path], fields: Mapping[str, np.dtype[Any]], lengths: list[int]
-) -> Iterator[Episode]:
-    """Yield episodes from batches of rows; what is held is one episode and one batch."""
-    pq = require("pyarrow.parquet", "a LeRobot dataset")
-    held: list[Episode] = []
-    number, rows = 0, 0
-    batch_rows = _BATCH_ROWS if all(k.ndim < 3 for k in fields.values()) else _BATCH_PICTURES
-    for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(batch_rows, columns=list(fields)):
-            arrays = {
-                name: _values(path, batch.column(name), name, k) for name, k in fields.items()
-            }
-            start, count = 0, batch.num_rows
-            while start < count:
-                stop = min(count, start + lengths[number] - rows)
-                held.append({name: values[start:stop] for name, values in arrays.items()})
-                rows, start = rows + stop - start, stop
-                if rows == lengths[number]:
-                    yield {name: np.concatenate([part[name] for part in held]) for name in fields}
-                    held, rows, number = [], 0, number + 1
-
-
-def _values(path: Path, column: Any, name: str, kind: np.dtype[Any]) -> NDArray[Any]:
-    """Turn a column, nested or not, into ``(rows, *shape)``."""
-    rows = len(column)
-    if hasattr(column.type, "get_field_index"):  # a struct: bytes and path of a picture
-        whole = pictures(path, column, name, np.dtype((np.uint8, kind.shape)))
-        return whole.astype(kind.base, copy=False)
-    while hasattr(column, "flatten") and hasattr(column.type, "value_type"):
-        column = column.flatten()
-    values = column.to_numpy(zero_copy_only=False)
-    if values.dtype != kind.base or values.size != rows * int(np.prod(kind.shape, dtype=int)):
-        found = f"holds {values.size} of {values.dtype} in {rows} rows"
-        raise ReplayError(path, name, found, f"info.json says {kind}")
-    return np.asarray(values).reshape(rows, *kind.shape)
+FORMAT = LeRobot()

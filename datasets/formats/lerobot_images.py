@@ -1,7 +1,9 @@
 """Cameras of a LeRobot dataset: frames of videos (``video``), stored pictures (``image``)."""
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,35 +12,38 @@ import imageio.v3
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.formats.store import ReplayError
-from pcm_policy.datasets.recording import require
+from pcm_policy.datasets.errors import ReplayError
+from pcm_policy.datasets.formats.lerobot_info import Feature, Info
 from pcm_policy.datasets.video import Video
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
-KINDS = ("video", "image")
 WIDEST = 4096
 """Values of a step that a column of numbers may hold."""
 
 
-def chosen(path: Path, info: Mapping[str, Any], images: Sequence[str] | str) -> set[str]:
+def chosen(path: Path, info: Info, images: Sequence[str] | str) -> set[str]:
     """Return the camera entries to decode.
 
     Raises:
-        PcmError: there is no such entry.
+        PcmError: there is no such entry, or it is one of depths.
     """
-    there = [name for name, feature in info["features"].items() if feature["dtype"] in KINDS]
+    cameras = {name: feature for name, feature in info.features.items() if feature.camera}
+    there = [name for name, feature in cameras.items() if not feature.depth]
     if images == "all":
         return set(there)
     for name in [images] if isinstance(images, str) else images:
+        if name in cameras and name not in there:
+            raise PcmError(f"{path}: {name} is a {cameras[name].dtype} of depths: not decoded here")
         if name not in there:
             has = ", ".join(there) or "no camera"
             raise PcmError(f"{path} has no camera entry {name}: it has {has}")
     return {images} if isinstance(images, str) else set(images)
 
 
-def step_kind(feature: Mapping[str, Any]) -> np.dtype[Any]:
+def step_kind(feature: Feature) -> np.dtype[Any]:
     """Return type and shape of one frame, ``(H, W, C)`` whatever the order in ``info.json``."""
-    shape, names = list(feature["shape"]), feature.get("names") or [""]
+    shape, names = list(feature.shape), feature.names or [""]
     named = isinstance(names, list) and str(names[0]).startswith("channel")
     if named or (shape[0] in (1, 3) and shape[-1] not in (1, 3)):
         shape = [*shape[1:], shape[0]]
@@ -52,14 +57,21 @@ def pictures(path: Path, column: Any, name: str, kind: np.dtype[Any]) -> NDArray
         data = value.get("bytes") if isinstance(value, dict) else None
         if data is None:
             fault = f"has no picture in row {row} of a file"
-            raise ReplayError(path, name, fault, "write the dataset with its images embedded")
-        try:
-            image = imageio.v3.imread(io.BytesIO(data))
-        except (OSError, ValueError) as error:
-            fault = f"row {row} is no picture ({error})"
-            raise ReplayError(path, name, fault, "download it again") from error
-        found[row] = _fitting(path, name, np.atleast_3d(image), kind)
+            fix = "write the dataset with its images embedded"
+            raise ReplayError(path, name, fault, fix, name)
+        found[row] = _fitting(path, name, _picture(path, name, row, data), kind)
     return found
+
+
+def _picture(path: Path, name: str, row: int, data: bytes) -> NDArray[Any]:
+    """Decode one picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow warns of a picture that is very large
+            return np.atleast_3d(imageio.v3.imread(io.BytesIO(data)))
+    except Exception as error:  # Pillow and its plugins raise many kinds
+        fault = f"row {row} is no picture ({' '.join(str(error).split())})"
+        raise ReplayError(path, name, fault, "download it again", name) from error
 
 
 def is_image(kind: np.dtype[Any]) -> bool:
@@ -73,15 +85,14 @@ def picture_column(path: Path, name: str, frames: NDArray[Any]) -> Any:
     """Encode ``(rows, H, W, C)`` as a column of PNG pictures.
 
     Raises:
-        PcmError: values that are no whole numbers of 0 to 255.
+        ReplayError: values that are no whole numbers of 0 to 255.
     """
-    pa = require("pyarrow", "LeRobot")
-    whole = frames.astype(np.uint8)
+    pa = require("pyarrow", "LeRobot", "convert")
+    with np.errstate(invalid="ignore"):
+        whole = frames.astype(np.uint8)
     if not (whole == frames).all():
-        raise PcmError(
-            f"{path}: {name} is no image of whole numbers from 0 to 255, which pictures hold "
-            f"without loss; leave_out=[{name}] leaves it out"
-        )
+        found = "is no image of whole numbers from 0 to 255"
+        raise ReplayError(path, name, found, "pictures hold no others without loss", name)
     rows = []
     for frame in whole:
         plain = frame[..., 0] if frame.shape[-1] == 1 else frame
@@ -92,7 +103,8 @@ def picture_column(path: Path, name: str, frames: NDArray[Any]) -> Any:
 def _fitting(path: Path, name: str, frame: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
     if frame.shape[-3:] != kind.shape or frame.dtype != np.uint8:
         found = f"holds frames of {frame.shape[-3:]} {frame.dtype}"
-        raise ReplayError(path, name, found, f"info.json says {kind.shape}")
+        fix = f"info.json says {kind.shape}: correct it there"
+        raise ReplayError(path, name, found, fix, name)
     return frame
 
 
@@ -107,14 +119,14 @@ class _Clip:
 class Camera:
     """The videos of one entry, read episode after episode; one file is open at a time."""
 
-    def __init__(self, path: Path, info: Mapping[str, Any], name: str, count: int) -> None:
-        self.path, self.name, self.fps = path, name, float(info["fps"])
-        self.kind = step_kind(info["features"][name])
+    def __init__(self, path: Path, info: Info, name: str, count: int) -> None:
+        self.path, self.name, self.fps = path, name, info.fps
+        self.kind = step_kind(info.features[name])
         self.video: Video | None = None
-        if str(info["codebase_version"]).startswith("v3."):
+        if info.version == "3":
             self.clips = _joined(path, name, count)
         else:
-            size = int(info.get("chunks_size", 1000))
+            size = info.total("chunks_size") or 1000
             folder = path / "videos"
             self.clips = [
                 _Clip(folder / f"chunk-{i // size:03d}" / name / f"episode_{i:06d}.mp4", 0.0)
@@ -124,10 +136,15 @@ class Camera:
     def read(self, number: int, steps: int) -> NDArray[np.uint8]:
         """Return the frames of an episode, ``(steps, H, W, 3)``; episodes come in order."""
         clip = self.clips[number]
-        if self.video is None or self.video.path != clip.file:
-            self.close()
-            self.video = Video(clip.file, self.fps)
-        return _fitting(self.path, self.name, self.video.read(clip.start, steps), self.kind)
+        try:
+            if self.video is None or self.video.path != clip.file:
+                self.close()
+                self.video = Video(clip.file, self.fps)
+            frames = self.video.read(clip.start, steps)
+        except ReplayError as fault:
+            found = fault.path, fault.where, fault.found, fault.fix
+            raise ReplayError(*found, self.name) from fault
+        return _fitting(self.path, self.name, frames, self.kind)
 
     def close(self) -> None:
         """Close the open file."""
@@ -138,7 +155,7 @@ class Camera:
 
 def _joined(path: Path, name: str, count: int) -> list[_Clip]:
     """Read v3.0's index of the videos that several episodes share."""
-    pq = require("pyarrow.parquet", "a LeRobot dataset")
+    pq = require("pyarrow.parquet", "a LeRobot dataset", "convert")
     keys = [f"videos/{name}/{k}" for k in ("chunk_index", "file_index", "from_timestamp")]
     clips: dict[int, _Clip] = {}
     for file in sorted((path / "meta/episodes").glob("*/*.parquet")):
@@ -146,13 +163,15 @@ def _joined(path: Path, name: str, count: int) -> list[_Clip]:
             table = pq.read_table(file, columns=["episode_index", *keys]).to_pydict()
             rows = zip(table["episode_index"], *(table[key] for key in keys), strict=True)
             for episode, chunk, number, start in rows:
+                if not (math.isfinite(start) and start >= 0):
+                    raise ValueError(f"episode {episode} begins at {start} s")
                 place = f"chunk-{int(chunk):03d}/file-{int(number):03d}.mp4"
                 clips[int(episode)] = _Clip(path / "videos" / name / place, float(start))
         except (OSError, KeyError, ValueError, TypeError) as error:
             found = f"does not say where the videos of {name} are ({' '.join(str(error).split())})"
-            raise ReplayError(path, file.name, found, "download it again") from error
+            raise ReplayError(path, file.name, found, "download it again", name) from error
     missing = sorted(set(range(count)) - set(clips))
     if missing:
         found = f"does not say where the video of episode {missing[0]} is"
-        raise ReplayError(path, "meta/episodes", found, "download it again")
+        raise ReplayError(path, "meta/episodes", found, "download it again", name)
     return [clips[i] for i in range(count)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcm_policy.datasets.formats.lerobot_statistics import Statistics
-from pcm_policy.datasets.recording import require
+from pcm_policy.optional import require
 
 _FILE_BYTES = 100 << 20
 _CHUNK_FILES = 1000
@@ -37,7 +37,7 @@ class LayoutV3:
             statistics: of its columns.
             start: index of its first step in the dataset.
         """
-        pq = require("pyarrow.parquet", "LeRobot")
+        pq = require("pyarrow.parquet", "LeRobot", "convert")
         if self.parquet is not None and self.size + table.nbytes > _FILE_BYTES:
             self._close()
             self.file += 1
@@ -60,7 +60,10 @@ class LayoutV3:
 
     def finish(self, tasks: list[str], statistics: dict[str, Statistics]) -> None:
         """Write the tables that index the data."""
-        pa, pq = require("pyarrow", "LeRobot"), require("pyarrow.parquet", "LeRobot")
+        pa, pq = (
+            require("pyarrow", "LeRobot", "convert"),
+            require("pyarrow.parquet", "LeRobot", "convert"),
+        )
         self._close()
         target = self.root / "meta/episodes/chunk-000"
         target.mkdir(parents=True)
@@ -105,7 +108,7 @@ class LayoutV21:
 
     def add(self, table: Any, row: Row, statistics: dict[str, Statistics], start: int) -> None:
         """Write an episode; see :meth:`LayoutV3.add`."""
-        pq = require("pyarrow.parquet", "LeRobot")
+        pq = require("pyarrow.parquet", "LeRobot", "convert")
         chunk = self.count // _CHUNK_FILES
         target = self.root / f"data/chunk-{chunk:03d}/episode_{self.count:06d}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,14 +13,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.formats.lerobot import INDEX
+from pcm_policy.datasets.errors import ReplayError
 from pcm_policy.datasets.formats.lerobot_images import WIDEST, is_image, picture_column
+from pcm_policy.datasets.formats.lerobot_index import OWN
 from pcm_policy.datasets.formats.lerobot_layouts import LAYOUTS, Layout
 from pcm_policy.datasets.formats.lerobot_statistics import Statistics
-from pcm_policy.datasets.recording import META, Episode, Recording, require
+from pcm_policy.datasets.recording import META, Episode, Recording, section
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
 _TASK = "unnamed"
+_TYPES = {"bool", "float16", "float32", "float64"}
+_TYPES |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def write_lerobot(
@@ -29,20 +33,18 @@ def write_lerobot(
     """Write a folder that appears whole or not at all; returns notes.
 
     Raises:
-        PcmError: an array that is wide and no image, no rate is known, or another version.
+        PcmError: no rate is known, or another version; or a ReplayError: an array that is wide and
+            no image, or has a name that LeRobot writes itself.
     """
-    require("pyarrow", "a LeRobot dataset")
+    require("pyarrow", "a LeRobot dataset", "convert")
     if version not in LAYOUTS:
         raise PcmError(f"lerobot_version={version}: {' and '.join(LAYOUTS)} can be written")
     fps = recording.meta.get("fps")
     if fps is None:
         raise PcmError(f"{recording.path} does not say its rate: give fps=...")
+    own = section(recording.meta, "lerobot").get("own", [])
     for name, kind in recording.fields.items():
-        if np.prod(kind.shape, dtype=int) > WIDEST and not is_image(kind):
-            raise PcmError(
-                f"{recording.path}: {name} has steps of {kind.shape}, which are too wide for a "
-                f"column and no images (H, W, 1 or 3); leave_out=[{name}] leaves it out"
-            )
+        _check(recording.path, name, kind, name in own)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         _Writer(scratch, recording, fps, LAYOUTS[version](scratch)).run()
@@ -50,10 +52,30 @@ def write_lerobot(
         scratch.rename(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    notes = [] if "action" in recording.fields else ["no action: LeRobot's policies ask for one"]
+    notes = []
+    if "action" not in recording.fields:
+        own = ": rename=[actions:action] would give one" if "actions" in recording.fields else ""
+        notes.append(f"no action, which LeRobot's policies ask for{own}")
     if not any(name.startswith("observation.") for name in recording.fields):
-        notes.append("nothing is called observation.*: rename={state: observation.state} would")
+        notes.append("nothing is called observation.*: rename=[state:observation.state] would")
     return notes
+
+
+def _check(path: Path, name: str, kind: np.dtype[Any], own: bool) -> None:
+    """Refuse an array that LeRobot has no column for."""
+    if name in OWN and not (own and kind.shape == ()):
+        found = "is the name of a column that LeRobot writes itself"
+        fix = f"rename=[{name}:observation.{name}] keeps it"
+        raise ReplayError(path, name, found, fix, name)
+    if "/" in name:
+        fix = f"rename=[{name}:{name.replace('/', '.')}]"
+        raise ReplayError(path, name, "has a slash, which LeRobot's names have not", fix, name)
+    if np.prod(kind.shape, dtype=int) > WIDEST and not is_image(kind):
+        found = f"has steps of {kind.shape}, which are too wide for a column and no images"
+        raise ReplayError(path, name, found, "images are (H, W, 1 or 3)", name)
+    if kind.base.name not in _TYPES:
+        fix = "store it as float64"
+        raise ReplayError(path, name, f"holds {kind.base}, which no column holds", fix, name)
 
 
 class _Writer:
@@ -61,31 +83,24 @@ class _Writer:
 
     def __init__(self, root: Path, recording: Recording, fps: float, layout: Layout) -> None:
         self.root, self.recording, self.fps, self.layout = root, recording, fps, layout
-        self.section = recording.meta.get("lerobot", {})
+        self.section = section(recording.meta, "lerobot")
         self.tasks = self.section.get("tasks") or [_TASK]
+        self.images = {name for name, kind in recording.fields.items() if is_image(kind)}
         self.statistics: dict[str, Statistics] = {}
         self.count = self.frames = 0
 
     def run(self) -> None:
         """Write everything."""
-        for episode in self.recording.episodes():
+        for episode in self.recording.read():
             self._episode(episode)
         self.layout.finish(self.tasks, self.statistics)
         (self.root / "meta/info.json").write_text(json.dumps(self._info(), indent=2))
 
     def _episode(self, episode: Episode) -> None:
-        pa = require("pyarrow", "LeRobot")
+        pa = require("pyarrow", "LeRobot", "convert")
         steps = len(next(iter(episode.values())))
-        frame = np.arange(steps)
-        columns: Episode = {"timestamp": (frame / self.fps).astype(np.float32)}
-        images = {k: v for k, v in episode.items() if is_image(self.recording.fields[k])}
-        for name, values in episode.items():
-            if name not in images:
-                flat = values.reshape(steps, -1)
-                columns[name] = flat[:, 0] if flat.shape[1] == 1 else flat
-        columns |= {"frame_index": frame, "episode_index": np.full(steps, self.count)}
-        columns["index"] = self.frames + frame
-        columns.setdefault("task_index", np.zeros(steps, np.int64))
+        columns = self._columns(episode, steps)
+        images = {k: v for k, v in episode.items() if k in self.images}
         own = {name: Statistics.of(values.reshape(steps, -1)) for name, values in columns.items()}
         own |= {name: Statistics.of_images(values) for name, values in images.items()}
         for name, found in own.items():
@@ -98,30 +113,28 @@ class _Writer:
         stored = {name: _column(pa, values) for name, values in columns.items()}
         for name, values in images.items():
             stored[name] = picture_column(self.recording.path, name, values)
-        table = pa.table(stored)
-        self.layout.add(table, row, own, self.frames)
+        self.layout.add(pa.table(stored), row, own, self.frames)
         self.count += 1
         self.frames += steps
 
+    def _columns(self, episode: Episode, steps: int) -> Episode:
+        """Return an episode's numbers and LeRobot's own columns, each ``(steps,)`` or wider."""
+        frame = np.arange(steps)
+        columns: Episode = {"timestamp": (frame / self.fps).astype(np.float32)}
+        for name, values in episode.items():
+            if name not in self.images:
+                flat = values.reshape(steps, -1)
+                columns[name] = flat[:, 0] if flat.shape[1] == 1 else flat
+        columns |= {"frame_index": frame, "episode_index": np.full(steps, self.count)}
+        columns["index"] = self.frames + frame
+        columns.setdefault("task_index", np.zeros(steps, np.int64))
+        return columns
+
     def _info(self) -> dict[str, Any]:
-        given = self.section.get("features", {})
-        features: dict[str, Any] = {}
-        shapes, types = {}, {}
-        for name, kind in self.recording.fields.items():
-            if is_image(kind):
-                axes = ["height", "width", "channel"]
-                features[name] = {"dtype": "image", "shape": list(kind.shape), "names": axes}
-                types[name] = kind.base.name
-                continue
-            width = int(np.prod(kind.shape, dtype=int))
-            if kind.shape != (width,):
-                shapes[name] = list(kind.shape)
-            features[name] = {"dtype": kind.base.name, "shape": [width]}
-            features[name]["names"] = given.get(name)
-        for name in ("timestamp", *INDEX, "task_index"):
-            dtype = "float32" if name == "timestamp" else "int64"
-            features.setdefault(name, {"dtype": dtype, "shape": [1], "names": None})
+        features, shapes, types = self._features()
         meta = {k: v for k, v in self.recording.meta.items() if k not in ("lerobot", "fps")}
+        meta |= {"shapes": shapes} if shapes else {}
+        meta |= {"image_types": types} if types else {}
         return {
             "codebase_version": self.layout.version,
             "robot_type": self.section.get("robot_type"),
@@ -133,12 +146,33 @@ class _Writer:
             "splits": {"train": f"0:{self.count}"},
             **self.layout.info(),
             "features": features,
-            META: meta
-            | ({"shapes": shapes} if shapes else {})
-            | ({"image_types": types} if types else {}),
+            META: meta,
         }
+
+    def _features(self) -> tuple[dict[str, Any], dict[str, list[int]], dict[str, str]]:
+        """Return the features, the shapes that were flattened and the types of the images."""
+        given = section(self.section, "features")
+        features: dict[str, Any] = {}
+        shapes: dict[str, list[int]] = {}
+        types: dict[str, str] = {}
+        for name, kind in self.recording.fields.items():
+            if name in self.images:
+                axes = ["height", "width", "channel"]
+                features[name] = {"dtype": "image", "shape": list(kind.shape), "names": axes}
+                types[name] = kind.base.name
+                continue
+            width = int(np.prod(kind.shape, dtype=int))
+            if kind.shape != (width,):
+                shapes[name] = list(kind.shape)
+            features[name] = {"dtype": kind.base.name, "shape": [width]}
+            features[name]["names"] = given.get(name)
+        for name in OWN:
+            dtype = "float32" if name == "timestamp" else "int64"
+            features.setdefault(name, {"dtype": dtype, "shape": [1], "names": None})
+        return features, shapes, types
 
 
 def _column(pa: Any, values: NDArray[Any]) -> Any:
-    flat = pa.array(values.reshape(-1))
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)  # Arrow knows no other order
+    flat = pa.array(native.reshape(-1))
     return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])

@@ -1,22 +1,28 @@
-"""Minari data sets, by path or as ``minari:ID`` under Minari's own root. Needs minari.
+"""Minari data sets, by path or as ``minari:ID`` under Minari's own root. Needs minari or h5py.
 
-An episode of Minari has one observation more than actions; here every array has a row a step, so
-the observation after the last action is left out (and named), unless it was written from here and
-only repeats the one before. Spaces must be stored with the data: Minari would import the
-environment that a data set names to find them out, and nothing that a file names is run here.
+An episode of Minari has one observation more than actions, and one info more: that of the reset.
+Here every array has a row a step, so the observation after the last action is left out (and named)
+unless it was written from here and only repeats the one before, and so is the reset's info: the
+info that a step returned stands in its row, as its reward does. Spaces must be stored with the
+data: Minari would import the environment that a data set names to find them out, and nothing that
+a file names is run here.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pcm_policy.datasets.formats.store import ReplayError
-from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta, require, step_type
+from pcm_policy.datasets.errors import ReplayError
+from pcm_policy.datasets.formats.minari_storage import Leaf, Storage, open_storage
+from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta, section
+from pcm_policy.datasets.trust import refuse_links_outside
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
 SCHEME = "minari:"
 SPACES = ("observation_space", "action_space")
@@ -24,6 +30,7 @@ PLACES = {"actions": "action", "rewards": "reward"}
 PLACES |= {"terminations": "terminated", "truncations": "truncated"}
 REPEATED = "last_observation_repeated"
 _ID = re.compile(r"(?:[-\w]+/)*[-\w]+-v\d+")
+_COUNTS = "rewards"
 _COUNTED = ("total_episodes", "total_steps", "dataset_size", "data_format", "jpeg_encoding")
 _FIXED = ("dataset_id", "minari_version", META, *SPACES, *_COUNTED)
 
@@ -53,44 +60,101 @@ def read_minari(path: Path) -> Recording:
     """Describe a data set.
 
     Raises:
-        PcmError: minari is not installed; or a ReplayError: there is none, it stores no spaces or
-            it is damaged.
+        PcmError: a package is not installed; or a ReplayError: there is none, it stores no spaces
+            or it is damaged.
     """
     folder = minari_folder(path)
+    if folder != path and not folder.exists():
+        found, fix = f"is not at {folder}", f"minari download {minari_id(path)}"
+        raise ReplayError(path, "store", found, f"check the ID, or get it first: {fix}")
+    refuse_links_outside(folder)
     metadata = _metadata(folder)
-    storage = _storage(folder)
-    meta = parse_meta(folder, metadata.get(META))
-    section = meta.pop("minari", {})
-    first = next(iter(_raw(folder, storage)), None)
-    if first is None:
+    storage = open_storage(folder, metadata)
+    if not storage.count:
         raise ReplayError(folder, "data", "holds no episodes", "collect some")
-    found = dict(_leaves(first))
-    names, dtypes = section.get("names"), section.get("dtypes", {})
-    if not isinstance(names, dict) or not set(names.values()) <= set(found):
-        names, dtypes = _names(found), {}
-    steps = len(found["rewards"])
-    usable = {k: v for k, v in names.items() if _is_numbers(found[v], steps)}
-    lost = [f"{v} (no array of numbers with a row a step)" for v in names.values()]
-    lost = [line for line in lost if line.partition(" ")[0] not in usable.values()]
-    if not section.get(REPEATED):
-        lost.append("the observation after the last action of every episode")
-    fields = {k: _typed(found[v][:steps], dtypes.get(k)) for k, v in usable.items()}
-    kept = {k: metadata[k] for k in SPACES}
+    meta = parse_meta(folder, metadata.get(META))
+    own = section(meta, "minari")
+    meta.pop("minari", None)
+    leaves = storage.leaves(0)
+    names, dtypes = _known_names(own, leaves)
+    steps = _steps(folder, leaves)
+    fields: dict[str, np.dtype[Any]] = {}
+    lost: dict[str, str] = {}
+    for name, place in names.items():
+        leaf = leaves[place]
+        if leaf.why is not None or leaf.shape[:1] not in ((steps,), (steps + 1,)):
+            lost[place] = "(no array of numbers with a row a step)"
+        else:
+            fields[name] = np.dtype((dtypes.get(name, leaf.dtype), leaf.shape[1:]))
+    lost |= _left_over(names, leaves, steps, bool(own.get(REPEATED)))
+    kept = _kept(metadata, storage, {name: names[name] for name in fields}, lost)
+
+    def episodes(wanted: Collection[str]) -> Iterator[Episode]:
+        places = {name: names[name] for name in wanted}
+        taken = list(dict.fromkeys([*places.values(), _COUNTS]))
+        back = {place: name for name, place in places.items()}
+        try:
+            for number, arrays in enumerate(storage.episodes(taken)):
+                count = len(arrays[_COUNTS])
+                yield {
+                    name: _rows(folder, number, name, place, arrays[place], count).astype(
+                        fields[name].base if name in dtypes else arrays[place].dtype, copy=False
+                    )
+                    for name, place in places.items()
+                }
+        except ReplayError as fault:
+            name = back.get(str(fault.array))
+            found = fault.path, fault.where, fault.found, fault.fix
+            raise ReplayError(*found, name if name else fault.array) from fault
+
+    return Recording(folder, fields, storage.count, episodes, meta | {"minari": kept}, lost)
+
+
+def _known_names(
+    own: Mapping[str, Any], leaves: Mapping[str, Leaf]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return places by name, and the types of those that Minari does not store."""
+    names = own.get("names")
+    if isinstance(names, dict) and {str(place) for place in names.values()} <= set(leaves):
+        return names, section(own, "dtypes")
+    return _names(leaves), {}
+
+
+def _steps(folder: Path, leaves: Mapping[str, Leaf]) -> int:
+    """Return the number of steps of an episode: of its rewards, of which each step has one."""
+    if _COUNTS not in leaves or not leaves[_COUNTS].shape:
+        found = "cannot be read (the first episode has no rewards)"
+        raise ReplayError(folder, "data", found, "download it again")
+    return leaves[_COUNTS].shape[0]
+
+
+def _left_over(
+    names: Mapping[str, str], leaves: Mapping[str, Leaf], steps: int, repeated: bool
+) -> dict[str, str]:
+    """Name the rows that belong to no step."""
+    longer = {p.partition("/")[0] for p in names.values() if leaves[p].shape[:1] == (steps + 1,)}
+    lost = {}
+    if "observations" in longer and not repeated:
+        lost["the observation after the last action of every episode"] = ""
+    if "infos" in longer:
+        lost["the info of the reset before every episode"] = ""
+    return lost
+
+
+def _kept(
+    metadata: Mapping[str, Any], storage: Storage, names: Mapping[str, str], lost: dict[str, str]
+) -> dict[str, Any]:
+    """Return what only Minari has a place for; name the rest."""
+    kept: dict[str, Any] = {k: metadata[k] for k in SPACES}
     kept |= {"metadata": {k: v for k, v in metadata.items() if k not in _FIXED}}
-    episodes_meta = list(storage.get_episode_metadata(range(storage.total_episodes)))
-    seeds = [known.get("seed") for known in episodes_meta]
+    about = storage.about()
+    seeds = [known.get("seed") for known in about]
     if any(seed is not None for seed in seeds):
         kept["seeds"] = seeds
-    if any("options" in known for known in episodes_meta):
-        lost.append("the reset options of the episodes")
-    kept["names"] = usable
-
-    def episodes() -> Iterator[Episode]:
-        for number, raw in enumerate(_raw(folder, storage)):
-            yield _episode(folder, number, dict(_leaves(raw)), usable, fields)
-
-    known = meta | {"minari": kept}
-    return Recording(folder, fields, storage.total_episodes, episodes, known, tuple(lost))
+    if any("options" in known for known in about):
+        lost["the reset options of the episodes"] = ""
+    kept["names"] = dict(names)
+    return kept
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
@@ -108,37 +172,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _storage(folder: Path) -> Any:
-    module = require("minari.dataset.minari_storage", "a Minari data set", "minari")
-    try:
-        return module.MinariStorage.read(folder / "data")
-    except (OSError, ValueError, KeyError, TypeError, AssertionError, NotImplementedError) as error:
-        reason = f"cannot be opened ({' '.join(str(error).split())})"
-        raise ReplayError(folder, "data", reason, "download it again") from error
-
-
-def _raw(folder: Path, storage: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield Minari's episodes, one in memory at a time."""
-    try:
-        yield from storage.get_episodes(range(storage.total_episodes))
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        reason = f"cannot be read ({' '.join(str(error).split())})"
-        raise ReplayError(folder, "data", reason, "download it again") from error
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the arrays of an episode by their place, as ``observations/state``."""
-    if isinstance(node, tuple):
-        node = dict(enumerate(node))
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if path or key not in ("id", "seed", "options"):
-                yield from _leaves(value, f"{path}/{key}" if path else str(key))
-    elif node is not None:
-        yield path, np.asarray(node)
-
-
-def _names(places: Mapping[str, Any]) -> dict[str, str]:
+def _names(places: Iterable[str]) -> dict[str, str]:
     """Name the arrays of a data set that was not written from here."""
     names: dict[str, str] = {}
     for place in places:
@@ -146,39 +180,22 @@ def _names(places: Mapping[str, Any]) -> dict[str, str]:
         rest = rest.replace("/", ".")
         if head == "observations":
             name = rest or "observation"
-        elif head == "infos":
-            name = f"info.{rest}"
-        else:
+        elif head in PLACES:
             name = ".".join([PLACES[head], *([rest] if rest else [])])
-        names[f"observation.{name}" if name in names else name] = place
+        else:
+            name = f"info.{rest}" if head == "infos" else place.replace("/", ".")
+        while name in names:
+            name = f"observation.{name}" if head == "observations" else f"{name}.{head}"
+        names[name] = place
     return names
 
 
-def _is_numbers(values: Any, steps: int) -> bool:
-    return values.dtype.kind in "biuf" and values.ndim > 0 and len(values) in (steps, steps + 1)
-
-
-def _typed(values: Any, dtype: str | None) -> np.dtype[Any]:
-    return step_type(values if dtype is None else values.astype(dtype))
-
-
-def _episode(
-    folder: Path,
-    number: int,
-    found: Mapping[str, Any],
-    names: Mapping[str, str],
-    fields: Mapping[str, np.dtype[Any]],
-) -> Episode:
-    steps = len(found["rewards"])
-    episode: Episode = {}
-    for name, place in names.items():
-        values = found.get(place)
-        if values is None or not _is_numbers(values, steps):
-            raise ReplayError(
-                folder, f"episode {number}", f"has no {place}", "the first episode has one"
-            )
-        episode[name] = values[:steps].astype(fields[name].base, copy=False)
-        if step_type(episode[name]) != fields[name]:
-            fault = f"{place} has steps of {step_type(values)}"
-            raise ReplayError(folder, f"episode {number}", fault, f"the first has {fields[name]}")
-    return episode
+def _rows(
+    folder: Path, number: int, name: str, place: str, values: NDArray[Any], steps: int
+) -> NDArray[Any]:
+    """Return the rows that belong to the steps of an episode."""
+    if values.shape[:1] not in ((steps,), (steps + 1,)):
+        found = f"has {len(values) if values.ndim else 'no'} rows where there are {steps} steps"
+        where, fix = f"episode {number}: {place}", "download it again"
+        raise ReplayError(folder, where, found, fix, place)
+    return values[-steps:] if place.startswith("infos/") else values[:steps]

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.datasets.errors import ReplayError
 from pcm_policy.datasets.formats.minari import REPEATED, SPACES, minari_folder, minari_id
-from pcm_policy.datasets.recording import META, Episode, Recording, require
+from pcm_policy.datasets.recording import META, Episode, Recording, section
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
 _ACTIONS = ("action", "actions")
 _REWARDS = ("reward", "rewards")
@@ -32,21 +34,21 @@ def write_minari(path: Path, recording: Recording) -> list[str]:
     minari = require("minari", "a Minari data set", "minari")
     storage = require("minari.dataset.minari_storage", "a Minari data set", "minari")
     folder, name = minari_folder(path), minari_id(path)
-    section = dict(recording.meta.get("minari", {}))
-    known = section.get("names", {})
+    own = section(recording.meta, "minari")
+    known = section(own, "names")
     same = set(known) == set(recording.fields)
-    names = {field: known.get(field) or _place(field, kind) for field, kind in _kinds(recording)}
+    names = _places(recording, known)
     if not any(place.partition("/")[0] == "actions" for place in names.values()):
         has = ", ".join(recording.fields)
         raise PcmError(f"{recording.path} has no action, which Minari needs: rename one of {has}")
     spaces = _spaces(recording, names)
-    if same and all(key in section for key in SPACES):
-        spaces = _stored(section)
+    if same and all(key in own for key in SPACES):
+        spaces = _stored(own)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         made = storage.MinariStorage.new(scratch / "data", **spaces, jpeg_encoding=False)
-        made.update_metadata(_metadata(recording, names, section, name, minari.__version__))
-        made.update_episodes(_buffers(recording, names, section.get("seeds")))
+        made.update_metadata(_metadata(recording, names, own, name, minari.__version__))
+        made.update_episodes(_buffers(recording, names, own.get("seeds")))
         _namespace(name)
         scratch.chmod(0o755)
         scratch.rename(folder)
@@ -58,8 +60,22 @@ def write_minari(path: Path, recording: Recording) -> list[str]:
     return notes
 
 
-def _kinds(recording: Recording) -> list[tuple[str, np.dtype[Any]]]:
-    return list(recording.fields.items())
+def _places(recording: Recording, known: Mapping[str, str]) -> dict[str, str]:
+    """Return where every array goes.
+
+    Raises:
+        ReplayError: two go to one place, or one into another.
+    """
+    names: dict[str, str] = {}
+    for field, kind in recording.fields.items():
+        place = known.get(field) or _place(field, kind)
+        for other, taken in names.items():
+            if place == taken or place.startswith(f"{taken}/") or taken.startswith(f"{place}/"):
+                found, fix = f"goes to {place}, where {other} goes", "gives it another name"
+                fix = f"rename=[{field}:OTHER] {fix}"
+                raise ReplayError(recording.path, field, found, fix, field)
+        names[field] = place
+    return names
 
 
 def _place(field: str, kind: np.dtype[Any]) -> str:
@@ -76,15 +92,15 @@ def _place(field: str, kind: np.dtype[Any]) -> str:
 def _metadata(
     recording: Recording,
     names: Mapping[str, str],
-    section: Mapping[str, Any],
+    known: Mapping[str, Any],
     name: str,
     version: str,
 ) -> dict[str, Any]:
-    own = dict(section.get("metadata", {}))
+    own = section(known, "metadata")
     for key in ("author", "author_email"):  # Minari keeps sets
         if key in own:
             own[key] = set(own[key])
-    dtypes = {field: "bool" for field, kind in _kinds(recording) if kind.base == np.bool_}
+    dtypes = {field: "bool" for field, kind in recording.fields.items() if kind.base == np.bool_}
     meta = {k: v for k, v in recording.meta.items() if k != "minari"}
     meta["minari"] = {"names": dict(names), "dtypes": dtypes, REPEATED: True}
     return own | {"dataset_id": name, "minari_version": version, META: meta}
@@ -94,7 +110,7 @@ def _spaces(recording: Recording, names: Mapping[str, str]) -> dict[str, Any]:
     """Return boxes as wide as the types: what was seen is no bound of what may come."""
     spaces = require("gymnasium.spaces", "a Minari data set", "minari")
     found: dict[str, dict[str, Any]] = {"observations": {}, "actions": {}}
-    for field, kind in _kinds(recording):
+    for field, kind in recording.fields.items():
         head, _, rest = names[field].partition("/")
         if head in found:
             found[head][rest] = _box(spaces, kind)
@@ -127,9 +143,9 @@ def _box(spaces: Any, kind: np.dtype[Any]) -> Any:
     return spaces.Box(limits.min, high, kind.shape, base.type)
 
 
-def _stored(section: Mapping[str, Any]) -> dict[str, Any]:
+def _stored(own: Mapping[str, Any]) -> dict[str, Any]:
     module = require("minari.serialization", "a Minari data set", "minari")
-    return {key: module.deserialize_space(section[key]) for key in SPACES}
+    return {key: module.deserialize_space(own[key]) for key in SPACES}
 
 
 def _namespace(name: str) -> None:
@@ -143,7 +159,7 @@ def _namespace(name: str) -> None:
 def _buffers(recording: Recording, names: Mapping[str, str], seeds: Any) -> Iterator[Any]:
     """Yield episodes as Minari takes them, one in memory at a time."""
     buffer = require("minari.data_collector", "a Minari data set", "minari").EpisodeBuffer
-    for number, episode in enumerate(recording.episodes()):
+    for number, episode in enumerate(recording.read()):
         steps = len(next(iter(episode.values())))
         tree: dict[str, Any] = {}
         for field, place in names.items():

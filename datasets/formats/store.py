@@ -1,9 +1,13 @@
-"""A demonstration store on disk: how it is opened, and every way in which it can be wrong.
+"""A replay buffer on disk: how it is opened, and every way in which it can be wrong.
 
 A store is a folder or a ``.zip``, zarr format 2 or 3, holding ``data/<key>`` (all episodes of one
 array end to end, time first) and ``meta/episode_ends`` (the row after the last of each episode).
 """
 
+from __future__ import annotations
+
+import importlib
+import os
 import statistics
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,27 +17,22 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs.errors import UnknownCodecError
 from numpy.typing import NDArray
 from zarr.storage import LocalStore, ZipStore
 
-from pcm_policy.errors import PcmError, printable
+from pcm_policy.datasets.errors import ReplayError as ReplayError
+from pcm_policy.datasets.errors import place
+from pcm_policy.datasets.trust import check_memory, check_size, refuse_links_outside
+from pcm_policy.datasets.unknown import what_it_is
 
 _ENDS = "meta/episode_ends"
 _BLOCK_VALUES = 4 << 20
+_MARKS = (".zarray", ".zgroup", "zarr.json")
 # What zarr, its codecs and zipfile raise on damaged metadata or chunks.
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile)
-
-
-class ReplayError(PcmError):
-    """One fault of one store: the file, the array, what was found there, and how to mend it."""
-
-    def __init__(self, path: Path, where: str, found: str, fix: str) -> None:
-        found = " ".join(found.split())
-        super().__init__(path, where, found, fix)
-        self.path, self.where, self.found, self.fix = path, where, found, fix
-
-    def __str__(self) -> str:
-        return printable(f"{self.path}: {self.where}: {self.found}; {self.fix}")
+_READ_ERRORS = (
+    OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError, zipfile.BadZipFile
+)  # fmt: skip
 
 
 @contextmanager
@@ -43,6 +42,8 @@ def open_group(path: str | Path) -> Iterator[zarr.Group]:
     try:
         if not path.exists():
             raise ReplayError(path, "store", "does not exist", "check the path")
+        if path.is_dir():
+            refuse_links_outside(path)
         store = ZipStore(path, mode="r") if path.is_file() else LocalStore(path, read_only=True)
         group = zarr.open_group(store, mode="r", use_consolidated=False)
     except ReplayError:
@@ -52,10 +53,12 @@ def open_group(path: str | Path) -> Iterator[zarr.Group]:
         raise ReplayError(path, "store", found, "ask for permission to read it") from error
     except zipfile.BadZipFile as error:
         fix = "it is cut short or no zip file at all: copy it again, or name a zarr folder"
-        raise ReplayError(path, "store", f"cannot be unzipped ({error})", fix) from error
+        found, fix = what_it_is(path) or (f"cannot be unzipped ({error})", fix)
+        raise ReplayError(path, "store", found, fix) from error
     except _READ_ERRORS as error:
         found = "has no zarr group at its root"
         fix = "name the folder or .zip file that directly holds data/ and meta/"
+        found, fix = what_it_is(path) or (found, fix)
         raise ReplayError(path, "store", found, fix) from error
     try:
         yield group
@@ -64,21 +67,123 @@ def open_group(path: str | Path) -> Iterator[zarr.Group]:
 
 
 @contextmanager
-def decoding(path: Path, where: str) -> Iterator[None]:
+def decoding(path: Path, where: str, array: str | None = None) -> Iterator[None]:
     """Turn what zarr and its codecs raise on damaged files into a ReplayError."""
     try:
         yield
+    except ReplayError:
+        raise
+    except UnknownCodecError as error:
+        codec = str(error).rpartition(" ")[2].strip("'\"")
+        package = "imagecodecs" if codec.startswith("imagecodecs_") else "the package that has it"
+        found = f"is compressed with the codec {codec}, which is not installed"
+        raise ReplayError(path, where, found, f"pip install {package}", array) from error
     except _READ_ERRORS as error:
         fix = "copy the store again, or install the codec it was written with"
         found = f"cannot be decoded ({type(error).__name__}: {error})"
-        raise ReplayError(path, where, found, fix) from error
+        raise ReplayError(path, where, found, fix, array) from error
 
 
 def find_array(path: Path, group: zarr.Group, name: str) -> zarr.Array[Any] | None:
-    """Return the array ``name``, unread, or None; ReplayError when its metadata are damaged."""
-    with decoding(path, name):
-        node = group.get(name)
-    return node if isinstance(node, zarr.Array) else None
+    """Return the array ``name``, unread, or None.
+
+    Codecs of the package imagecodecs are registered where they are needed and it is installed.
+
+    Raises:
+        ReplayError: its metadata are damaged, its codec is not installed, or it says to be far
+            larger than it is stored.
+    """
+    key = name.removeprefix("data/")
+    with decoding(path, name, key):
+        try:
+            node = group.get(name)
+        except UnknownCodecError:
+            if not _register_imagecodecs():
+                raise
+            node = group.get(name)
+    if not isinstance(node, zarr.Array):
+        return None
+    chunk = int(np.prod(node.chunks, dtype=object)) * node.dtype.itemsize
+    declared = max(node.nbytes, chunk)  # a chunk is decoded whole
+    check_size(path, name, declared, _stored_bytes(path, name, declared), key)
+    return node
+
+
+def _register_imagecodecs() -> bool:
+    try:
+        codecs = importlib.import_module("imagecodecs.numcodecs")
+    except ImportError:
+        return False
+    codecs.register_codecs(verbose=False)
+    return True
+
+
+def _stored_bytes(path: Path, name: str, declared: int) -> int:
+    """Return the bytes of an array's files, as they are on disk."""
+    if declared < 1 << 30:
+        return declared  # never refused: not worth the look
+    if path.is_file():
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+        return sum(e.compress_size for e in entries if e.filename.startswith(f"{name}/"))
+    return sum(f.stat().st_size for f in (path / name).rglob("*") if f.is_file())
+
+
+def members(path: Path) -> list[str]:
+    """Return the groups and arrays of a store by their places, read off its file names."""
+    if path.is_file():
+        with decoding(path, "store"), zipfile.ZipFile(path) as archive:
+            names = [name.rpartition("/") for name in archive.namelist()]
+        return sorted({head for head, _, last in names if last in _MARKS and head})
+    found: list[str] = []
+    waiting = [path]
+    while waiting:
+        folder = waiting.pop()
+        if (folder / ".zarray").exists() or folder.is_symlink():
+            continue  # its files are chunks
+        for entry in os.scandir(folder):
+            below = Path(entry.path)
+            if entry.is_dir() and any((below / mark).is_file() for mark in _MARKS):
+                found.append(below.relative_to(path).as_posix())
+                waiting.append(below)
+    return sorted(found)
+
+
+def open_arrays(
+    path: Path, group: zarr.Group
+) -> tuple[dict[str, zarr.Array[Any]], dict[str, ReplayError], list[str]]:
+    """Open every array ``data/<key>``, unread.
+
+    Returns:
+        The arrays; the faults of those that cannot be opened, both by key; and the places of what
+        is deeper inside ``data``, where no array of steps is looked for.
+
+    Raises:
+        ReplayError: there are none.
+    """
+    there = members(path)
+    keys = [name[5:] for name in there if name.startswith("data/")]
+    arrays: dict[str, zarr.Array[Any]] = {}
+    faults: dict[str, ReplayError] = {}
+    groups = []
+    for key in keys:
+        if any(key.startswith(f"{name}/") for name in keys):
+            continue
+        try:
+            array = find_array(path, group, f"data/{key}")
+        except ReplayError as fault:
+            faults[key] = fault
+            continue
+        if array is None:
+            groups.append(key)
+        else:
+            arrays[key] = array
+    if not arrays and not faults:
+        root = ", ".join(sorted({name.partition("/")[0] for name in there})) or "nothing"
+        found = f"missing or without arrays; the store holds {root}"
+        raise ReplayError(path, "data", found, "expected data/<key> and meta/episode_ends")
+    deeper = [k for k in keys if any(k.startswith(f"{name}/") for name in groups)]
+    return arrays, faults, [f"data/{key}" for key in deeper or groups]
 
 
 def find_keys(
@@ -90,23 +195,20 @@ def find_keys(
         present = {key: array for key, array in wanted.items() if array is not None}
         if len(present) == len(wanted):
             return present
-    with decoding(path, "data"):
-        node = group.get("data")
-        there = dict(sorted(node.arrays())) if isinstance(node, zarr.Group) else {}
-        root = ", ".join(sorted(group.keys())) or "nothing"
-    if not there:
-        found = f"missing or without arrays; the store holds {root}"
-        raise ReplayError(path, "data", found, "expected data/<key> and meta/episode_ends")
+    there, faults, _ = open_arrays(path, group)
     for key in keys or ():
         if key not in there:
             found = f"missing; data holds {', '.join(there)}"
             raise ReplayError(path, f"data/{key}", found, "name one of these")
+    for fault in faults.values():
+        raise fault
     return there
 
 
 def read_array(path: Path, where: str, array: zarr.Array[Any]) -> NDArray[Any]:
     """Read a whole array; ReplayError names it as ``where`` if a chunk is damaged."""
-    with decoding(path, where):
+    check_memory(path, where, array.nbytes)
+    with decoding(path, where, where.removeprefix("data/")):
         return np.asarray(array[...])
 
 
@@ -134,13 +236,6 @@ def nonfinite_rows(array: Any) -> NDArray[np.int64]:
     return np.concatenate(bad)
 
 
-def place(row: int, ends: NDArray[np.int64] | None) -> str:
-    """Name a row for a message, with its episode where the episode ends are known to be good."""
-    if ends is None:
-        return f"row {row}"
-    return f"row {row} (episode {np.searchsorted(ends, row, side='right')})"
-
-
 def nonfinite_fault(
     path: Path, key: str, rows: NDArray[np.int64], ends: NDArray[np.int64] | None
 ) -> ReplayError:
@@ -160,7 +255,7 @@ def length_faults(path: Path, n_rows: Mapping[str, int]) -> list[ReplayError]:
     model = next((key for key, n in n_rows.items() if n == usual), "")
     fix = "write every array once per step"
     return [
-        ReplayError(path, f"data/{key}", f"has {n} rows where data/{model} has {usual}", fix)
+        ReplayError(path, f"data/{key}", f"has {n} rows where data/{model} has {usual}", fix, key)
         for key, n in n_rows.items()
         if n != usual
     ]
@@ -196,9 +291,7 @@ def read_ends(path: Path, group: zarr.Group) -> NDArray[Any]:
     """Read ``meta/episode_ends`` as stored, unchecked; ReplayError when missing or damaged."""
     array = find_array(path, group, _ENDS)
     if array is None:
-        with decoding(path, "meta"):
-            node = group.get("meta")
-            there = ", ".join(sorted(node.keys())) if isinstance(node, zarr.Group) else ""
+        there = ", ".join(name[5:] for name in members(path) if name.startswith("meta/"))
         found = f"missing; meta holds {there or 'nothing'}"
         raise ReplayError(path, _ENDS, found, "store the cumulative end row of every episode there")
     return read_array(path, _ENDS, array)

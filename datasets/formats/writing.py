@@ -1,5 +1,7 @@
 """Write a demonstration store, whole or not at all."""
 
+from __future__ import annotations
+
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +16,8 @@ from numcodecs import Blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from pcm_policy.datasets.formats.store import ReplayError, count_rows, nonfinite_rows
+from pcm_policy.datasets.errors import ReplayError
+from pcm_policy.datasets.formats.store import count_rows, nonfinite_rows
 
 _CHUNK_BYTES = 2 << 20
 _PENDING_BYTES = 64 << 20
@@ -63,16 +66,20 @@ class _Writer:
             step, first = (f"{x.shape[1:]} {x.dtype}" for x in (values, model.get(key, values)))
             if step != first:
                 raise self._fault(f"{key} has steps of {step}, the first episode of {first}")
-            if values.dtype.kind not in "biuf" or not values.size or "/" in key:
+            if values.dtype.kind not in "biuf" or not values.size or not _is_key(key):
                 fix = "expected numbers, no empty axis, and no slash in the key"
-                raise self._fault(f"{key!r} has steps of {step}", fix)
+                raise self._fault(f"{key!r} has steps of {step}", fix, key)
             if (rows := nonfinite_rows(values)).size:
-                raise self._fault(f"{key} holds NaN or inf at step {rows[0]}", "drop or repair it")
+                found = f"{key} holds NaN or inf at step {rows[0]}"
+                raise self._fault(found, "drop or repair it", key)
 
     def _fault(
-        self, found: str, fix: str = "give every episode the same arrays, one row a step"
+        self,
+        found: str,
+        fix: str = "give every episode the same arrays, one row a step",
+        key: str | None = None,
     ) -> ReplayError:
-        return ReplayError(self.path, f"episode {len(self.ends)}", found, fix)
+        return ReplayError(self.path, f"episode {len(self.ends)}", found, fix, key)
 
     def flush(self) -> None:
         """Write what is held back."""
@@ -98,6 +105,11 @@ class _Writer:
         self.root.create_group("meta").create_array(
             "episode_ends", data=ends, compressors=self.codec
         )
+
+
+def _is_key(key: str) -> bool:
+    """Say whether a name is one of a folder inside ``data/``."""
+    return key.strip(".") != "" and not {"/", "\\"} & set(key) and key.isprintable()
 
 
 @contextmanager

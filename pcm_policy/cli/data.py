@@ -10,24 +10,30 @@ from pcm_policy.cli.settings.data import (
     InfoSettings,
     ValidateSettings,
 )
-from pcm_policy.datasets.doctor import replay as doctor
+from pcm_policy.datasets.doctor import report as doctor
+from pcm_policy.datasets.formats.registry import load_formats
 from pcm_policy.policy.folder import resolve_data
 
 
 def info_main(config: InfoSettings) -> None:
     """Say what demonstrations hold."""
+    load_formats(config.formats)
     say(doctor.summary(resolve_data(config.path)))
 
 
 def validate_main(config: ValidateSettings) -> None:
-    """Check demonstrations; exit code 1 where something is wrong with them."""
+    """Check demonstrations, in the fields of a task if one is named; exit code 1 for errors."""
+    load_formats(config.formats)
     task = config.task
+    named = task.name is not None or task.action_field != "action"
+    padded = task.obs_steps - 1 + task.action_steps - 1
     report = doctor.validate(
         resolve_data(config.path),
         obs=list(task.obs_fields or ()),
-        action=task.action_field,
+        action=task.action_field if named else None,
         position=task.position_field,
         filter_key=config.filter_key,
+        min_steps=max(1, task.horizon - padded),
     )
     say(doctor.format_report(report))
     if not report.ok:
@@ -38,6 +44,7 @@ def convert_main(config: ConvertSettings) -> None:
     """Convert demonstrations into another format."""
     from pcm_policy.datasets.convert import convert
 
+    load_formats(config.formats)
     pairs = [pair.partition(":")[::2] for pair in config.rename]
     found = convert(
         resolve_data(config.path),

@@ -1,7 +1,7 @@
 """Demonstrations by whoever acts: run episodes by their seeds, keep all or the successful ones."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -131,9 +131,9 @@ def _recording(
     first, _ = journal.read(seeds[0])
     names = [name for name in first if kind == "robomimic" or not name.startswith("next_obs.")]
 
-    def episodes() -> Iterator[dict[str, Any]]:
+    def episodes(wanted: Collection[str]) -> Iterator[dict[str, Any]]:
         for episode in journal.episodes(seeds):
-            yield {name: episode[name] for name in names}
+            yield {name: episode[name] for name in wanted}
 
     attrs = {k: v if isinstance(v, str) else json.dumps(v) for k, v in made.items()}
     return Recording(

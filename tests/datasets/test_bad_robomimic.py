@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcm_policy.datasets.doctor.replay import format_report, summary, validate
+from pcm_policy.datasets.doctor.report import format_report, summary, validate
 from pcm_policy.datasets.open import open_demonstrations
 from pcm_policy.errors import PcmError
 

@@ -6,8 +6,8 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.doctor.checks import Finding
-from pcm_policy.datasets.doctor.replay import Report, format_report, summary, validate
+from pcm_policy.datasets.doctor.report import Report, format_report, summary, validate
+from pcm_policy.datasets.findings import Finding
 from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.datasets.replay import open_replay
 from pcm_policy.errors import PcmError
@@ -134,7 +134,7 @@ def test_outlier(tmp_path: Path) -> None:
 
 def test_short_episode(tmp_path: Path) -> None:
     found = only(write(tmp_path / "a.zarr", make_arrays(), [3, *ENDS]), "short")
-    assert "1 episodes" in found.message
+    assert "1 of 16 episodes have fewer than 8 steps and give no window: 0" in found.message
 
 
 def test_repeated_frames(tmp_path: Path) -> None:

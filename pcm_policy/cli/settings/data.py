@@ -16,9 +16,11 @@ class InfoSettings(Common):
 
     Attributes:
         path: the demonstrations
+        formats: modules that register formats of their own: see docs/extend.md
     """
 
     path: str
+    formats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +30,13 @@ class ValidateSettings(Common):
     Attributes:
         path: the demonstrations
         filter_key: a filter key that a robomimic file must have
+        formats: modules that register formats of their own: see docs/extend.md
     """
 
-    groups: ClassVar[Mapping[str, str | None]] = {"task": "pusht"}
+    groups: ClassVar[Mapping[str, str | None]] = {"task": "custom"}
 
     path: str
+    formats: tuple[str, ...] = ()
     filter_key: str | None = None
     task: TaskSettings
 
@@ -99,6 +103,7 @@ class ConvertSettings(Common):
         zarr_format: of a zarr target; 2 is read by every zarr
         lerobot_version: of a LeRobot target
         images: cameras of a LeRobot source to decode, as [observation.images.top]; all
+        formats: modules that register formats of their own: see docs/extend.md
     """
 
     path: str
@@ -109,6 +114,7 @@ class ConvertSettings(Common):
     zarr_format: Literal[2, 3] = 2
     lerobot_version: Literal["v3.0", "v2.1"] = "v3.0"
     images: Literal["all"] | tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for pair in self.rename:

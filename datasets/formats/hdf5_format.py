@@ -1,0 +1,52 @@
+"""The format of robomimic's HDF5 files, as a source and a target of conversions."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pcm_policy.datasets.findings import Finding
+from pcm_policy.datasets.formats import robomimic_faults as doctor
+from pcm_policy.datasets.formats.base import Format, WriteOptions
+from pcm_policy.datasets.formats.robomimic import read_robomimic
+from pcm_policy.datasets.formats.robomimic_writing import write_robomimic
+from pcm_policy.datasets.gathered import Gathered
+from pcm_policy.datasets.hdf5 import is_hdf5
+from pcm_policy.datasets.recording import Recording
+from pcm_policy.errors import PcmError
+
+
+class Robomimic(Format):
+    """robomimic's HDF5 files, ``*.hdf5``."""
+
+    name = "robomimic"
+    trainable = True
+
+    def recognises(self, path: Path) -> bool:
+        """Say whether a path is an HDF5 file, by its first bytes or its name."""
+        return is_hdf5(path)
+
+    def read(self, path: Path, images: Sequence[str] | str = ()) -> Recording:
+        """Describe a file; its cameras are arrays as any other."""
+        if images:
+            raise PcmError(
+                f"{path}: images=... decodes cameras of a LeRobot data set, not of robomimic"
+            )
+        return read_robomimic(path)
+
+    def accepts(self, target: Path) -> bool:
+        """Say whether a target ends in .hdf5 or .h5."""
+        return target.suffix in (".hdf5", ".h5")
+
+    def write(self, target: Path, recording: Recording, options: WriteOptions) -> list[str]:
+        """Write a file; return what robomimic will miss in it."""
+        return write_robomimic(target, recording)
+
+    def examine(self, path: Path, data: Gathered, filter_key: str | None) -> Iterator[Finding]:
+        """Yield what is wrong, demonstration by demonstration."""
+        return doctor.examine(path, filter_key, data)
+
+    def describe(self, path: Path) -> list[str]:
+        """Return the environment, filter keys and how the file was made."""
+        return doctor.describe(path)
+
+
+FORMAT = Robomimic()
