@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from pcm_policy.cli.compose import compose, env_kwargs, load_policy, plain, writable
 from pcm_policy.cli.settings.measure import BenchSettings, TuneSettings
+from pcm_policy.cli.tasks import placed
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure import tune
 from pcm_policy.measure.bench import Bench, run_bench
@@ -52,6 +53,7 @@ def bench_main(config: BenchSettings) -> Bench:
 
 def tune_main(config: TuneSettings) -> dict[str, Any]:
     """Choose a solver and a runtime for a target; returns what ``tune.json`` holds."""
+    config = placed(config, config.score_within is not None)
     output = writable(config.output_dir)
     policy = load_policy(config)
     target = tune.Target(config.deadline_ms, config.error, config.score_within)
@@ -126,8 +128,9 @@ def evaluation_line(config: TuneSettings, output: Path) -> str:
     """Return the command that evaluates the tuned solver on the same policy and task."""
     task = plain(config.task)
     words = ["pcm-eval", "--config-dir", str(output), f"policy={config.policy}"]
-    words += [f"task={task['name']}"]
-    usual = plain(compose("eval", [words[-1], "output_dir=x"]).task)
+    named = [f"task={task['name']}"] if task["name"] else []
+    words += named
+    usual = plain(compose("eval", [*named, "output_dir=x"]).task)
     words += [f"task.{key}={json.dumps(value)}" for key, value in _changed(task, usual)]
     words += ["solver=tuned", "runtime=tuned", f"output_dir={output / 'eval'}"]
     return shlex.join(words)

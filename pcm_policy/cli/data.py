@@ -10,8 +10,10 @@ from pcm_policy.cli.settings.data import (
     InfoSettings,
     ValidateSettings,
 )
+from pcm_policy.cli.tasks import placed
 from pcm_policy.datasets.doctor import report as doctor
 from pcm_policy.datasets.formats.registry import load_formats
+from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import resolve_data
 
 
@@ -74,10 +76,12 @@ def generate_main(config: GenerateSettings) -> None:
     from pcm_policy.rollout.episode_policy import EpisodePolicy
     from pcm_policy.rollout.generate import generate
 
+    config = placed(config)
     task, place = config.task, config.output or config.path
-    assert place is not None  # the settings see to these
+    if task.control_hz is None:
+        raise PcmError("give task.control_hz=...: the rate that is written into the file")
+    assert place is not None  # the settings see to it
     assert task.env_id is not None
-    assert task.control_hz is not None
     kwargs = env_kwargs(task, demonstrate=config.policy is None)
     if config.max_steps is not None:
         kwargs["max_episode_steps"] = config.max_steps

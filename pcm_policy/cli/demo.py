@@ -43,7 +43,7 @@ def main(
     """Run everything and leave ``report.html`` in ``output``."""
     shutil.rmtree(output, ignore_errors=True)
     _say("1/5 Checking the embedded demonstrations")
-    cli_data.validate_main(compose("data validate", [f"path={DEMONSTRATIONS}"]))
+    cli_data.validate_main(compose("data validate", ["task=pusht", f"path={DEMONSTRATIONS}"]))
     _say("2/5 Training briefly from them")
     here = f"dataset.path={DEMONSTRATIONS}"
     base = cli_train.train_main(

@@ -6,6 +6,7 @@ from typing import Any
 
 from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
 from pcm_policy.cli.settings.evaluate import EvalSettings
+from pcm_policy.cli.tasks import placed
 from pcm_policy.control.config import latency_model, rest_command, robot_settings
 from pcm_policy.control.delay import FixedLatency
 from pcm_policy.envs.workers import side_by_side
@@ -34,6 +35,7 @@ TIMEOUT_S = 300.0
 
 def eval_main(config: EvalSettings) -> dict[str, Any]:
     """Roll a policy out; returns what ``eval.json`` holds."""
+    config = placed(config)
     output, task = writable(config.output_dir), plain(config.task)
     calls = config.latency_calls
     refuse_existing(output / "eval.json", config.overwrite)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
 from pcm_policy.cli.settings.evaluate import LoopSettings
+from pcm_policy.cli.tasks import placed
 from pcm_policy.control.config import rest_command, robot_settings
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
@@ -48,6 +49,7 @@ while os.getppid() == parent:
 
 def loop_main(config: LoopSettings) -> dict[str, Any]:
     """Run the loop that a config describes; returns what ``loop.json`` holds."""
+    config = placed(config, config.source == "env")
     output = writable(config.output_dir)
     refuse_existing(output / "loop.json", config.overwrite)
     policy = load_policy(config)

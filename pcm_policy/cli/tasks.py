@@ -1,33 +1,82 @@
 """Which task a command is about: the one that is named, or else the one that a policy says."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from pcm_policy.cli.settings.common import TaskSettings
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.folder import config_of
+from pcm_policy.rollout.robomimic_policy import SCHEME
 from pcm_policy.settings import plain, read
 
 CONFIGS = "pcm_policy.configs"
 
 
+class Placed(Protocol):
+    """Settings of a command that rolls a policy out."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def task(self) -> TaskSettings:
+        """What is done, and where."""
+
+    @property
+    def policy(self) -> str | None:
+        """Who does it."""
+
+
+C = TypeVar("C", bound=Placed)
+
+
 def named_task(name: str) -> dict[str, Any] | None:
     """Return the settings of a task of the package, None where it has no task of that name."""
+    if not re.fullmatch(r"[\w-]+(/[\w-]+)?", name):
+        return None
     group, _, option = f"task/{name}".rpartition("/")
     with hydra.initialize_config_module(version_base="1.3", config_module=CONFIGS):
         options = GlobalHydra.instance().config_loader().get_group_options(group)
         if option not in options:
             return None
         config = hydra.compose(f"{group}/{option}")
-    if OmegaConf.missing_keys(config):
+    try:
+        found: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException:
         return None  # the beginning of a task, such as robosuite.yaml
-    found: Any = OmegaConf.to_container(config.task, resolve=True)
-    section: dict[str, Any] = plain(read(TaskSettings, found, "task"))
+    section: dict[str, Any] = plain(read(TaskSettings, found.get("task", {}), "task"))
     return section
+
+
+def placed(config: C, needed: bool = True) -> C:
+    """Return a command's settings with a task that has an environment.
+
+    It is the task that is named; or else that of the policy, for which what is said of the task on
+    the command line is changed.
+
+    Args:
+        config: has a ``task`` and names a ``policy``.
+        needed: whether it must have one.
+
+    Raises:
+        PcmError: neither says a task with an environment.
+    """
+    task, source = config.task, config.policy
+    if task.env_id is None and task.name is None and source and not source.startswith(SCHEME):
+        found, usual = named_task(config_of(source).task), named_task("custom")
+        if found is not None and usual is not None:
+            said = {k: v for k, v in plain(task).items() if v != usual[k]}
+            task = read(TaskSettings, found | said, "task")
+    if needed:
+        task.check_place()
+    return replace(config, task=task)
 
 
 def same_fields(task: Mapping[str, Any], policy: PolicyConfig) -> bool:
@@ -63,7 +112,7 @@ def reading_of(policy: PolicyConfig, task: Mapping[str, Any]) -> dict[str, Any]:
         return _reading(task)
     if policy.demonstrations:
         return _own(_reading(policy.demonstrations))
-    known = named_task(policy.task) if policy.task else None
+    known = named_task(policy.task)
     return _reading(known if known is not None and same_fields(known, policy) else {})
 
 

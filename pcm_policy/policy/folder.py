@@ -173,6 +173,15 @@ def resolve_data(path: str) -> str:
     return path
 
 
+def config_of(path: str | Path) -> PolicyConfig:
+    """Read what a policy folder says of its policy, without its weights.
+
+    Raises:
+        PcmError: there is no such policy, or it is damaged.
+    """
+    return _read_config(resolve(path) / "config.json")
+
+
 def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
     """Read a policy folder.
 

@@ -61,7 +61,7 @@ class GenerateSettings(Solving):
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {
-        "task": "pusht",
+        "task": "custom",
         "solver": "default",
         "runtime": "default",
     }
@@ -85,9 +85,6 @@ class GenerateSettings(Solving):
             raise PcmError("give path=... (or output=...): the file to write")
         if self.path is not None and self.output is not None:
             raise PcmError(f"path={self.path} and output={self.output}: give one of them")
-        self.task.check_place()
-        if self.task.control_hz is None:
-            raise PcmError("give task.control_hz=...: the rate that is written into the file")
 
 
 @dataclass(frozen=True, kw_only=True)

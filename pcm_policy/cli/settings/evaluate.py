@@ -55,7 +55,7 @@ class EvalSettings(Solving):
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {
-        "task": "pusht",
+        "task": "custom",
         "solver": "default",
         "control": "default",
         "latency": "none",
@@ -79,7 +79,6 @@ class EvalSettings(Solving):
     latency: LatencySection = field(default_factory=lambda: {"kind": "none"})
 
     def __post_init__(self) -> None:
-        self.task.check_place()
         beyond = [i for i in self.video_episodes if i >= self.episodes]
         if beyond:
             raise PcmError(
@@ -105,7 +104,7 @@ class LoopSettings(Solving):
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {
-        "task": "pusht",
+        "task": "custom",
         "solver": "default",
         "control": "default",
         "runtime": "default",
@@ -122,10 +121,6 @@ class LoopSettings(Solving):
     task: TaskSettings
     control: ControlSettings = field(default_factory=ControlSettings)
     threads: Threads | None = 1
-
-    def __post_init__(self) -> None:
-        if self.source == "env":
-            self.task.check_place()
 
 
 @dataclass(frozen=True, kw_only=True)
