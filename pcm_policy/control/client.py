@@ -9,6 +9,7 @@ import contextlib
 import time
 from typing import Any
 
+from pcm_policy.checks import number, text
 from pcm_policy.control.background import PlanThread
 from pcm_policy.control.controller import Command, Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
@@ -50,7 +51,12 @@ class Link:
         connect_timeout_s: float = 2.0,
         reply_timeout_s: float = 5.0,
     ) -> None:
-        self.uri = uri
+        self.uri = text("uri", uri)
+        for name, value in (
+            ("connect_timeout_s", connect_timeout_s),
+            ("reply_timeout_s", reply_timeout_s),
+        ):
+            number(name, value, above=0)
         self.spec: PolicySpec | None = None
         self.connects, self.timing = 0, dict[str, float]()
         self.welcome: dict[str, Any] = {}
@@ -73,13 +79,10 @@ class Link:
         try:
             spec = self._connect()
         except Exception as error:
-            self.close()
-            self._not_before = time.monotonic() + self._wait
-            self._wait = min(2 * self._wait, BACKOFF_S[1])
+            self._back_off()
             if isinstance(error, PcmError):
                 raise
-            raise PcmError(f"no policy server at {self.uri}: {error or type(error)}") from error
-        self._wait = BACKOFF_S[0]
+            raise PcmError(_refusal(self.uri, error)) from error
         self.connects += 1
         self.spec = spec
         return spec
@@ -95,19 +98,21 @@ class Link:
         known = isinstance(request.memory, tuple) and request.memory[0] == self.connects
         after = request.memory[1] if known else None
         try:
-            self._socket.send(encode(plan_message(request, after)))
+            self._socket.send(encode(plan_message(request, after, self._reply_timeout)))
             message = decode(self._socket.recv(timeout=self._reply_timeout))
         except Exception as error:
-            self.close()
+            self._back_off()
             raise PcmError(f"connection to {self.uri} lost: {error or type(error)}") from error
         if message["type"] == "error":
-            raise PcmError(f"server: {message.get('message')}")
+            raise PcmError(_said(message))
         if message["type"] != "chunk" or message.get("id") != request.id:
-            self.close()  # out of step: its next answer would be to an old question
+            self._back_off()  # out of step: its next answer would be to an old question
             raise WireError("type", "the server did not answer the question")
         plan = read_chunk(message, spec)
+        self._wait = BACKOFF_S[0]  # it connects and answers: a server as it should be
         timing = message.get("timing")
-        self.timing = timing if isinstance(timing, dict) else {}
+        given = timing.items() if isinstance(timing, dict) else ()
+        self.timing = {str(k): float(v) for k, v in given if isinstance(v, int | float)}
         memory = (self.connects, plan.id)
         return Plan(plan.id, plan.actions, memory, plan.rounds, plan.bound, plan.certified)
 
@@ -117,6 +122,12 @@ class Link:
             with contextlib.suppress(Exception):  # it is of no use any more
                 self._opened.close()
             self._socket = None
+
+    def _back_off(self) -> None:
+        """Close the connection, and leave the server alone for a while: longer every time."""
+        self.close()
+        self._not_before = time.monotonic() + self._wait
+        self._wait = min(2 * self._wait, BACKOFF_S[1])
 
     def _connect(self) -> PolicySpec:
         try:
@@ -136,16 +147,42 @@ class Link:
         self._socket.send(encode({"type": "hello", "version": VERSION}))
         welcome = decode(self._socket.recv(timeout=self._connect_timeout))
         if welcome["type"] == "error":
-            raise PcmError(f"server: {welcome.get('message')}")
+            raise PcmError(_said(welcome))
         if welcome["type"] != "welcome" or welcome.get("version") != VERSION:
             raise WireError("version", f"no policy server of version {VERSION} at {self.uri}")
         if not isinstance(welcome.get("spec"), dict):
             raise WireError("field", "the server's welcome does not describe its policy")
         spec = PolicySpec.from_dict(welcome["spec"])
+        if welcome.get("latency_ms") is not None:
+            number("the server's latency_ms", welcome["latency_ms"], 0, 1e9)
         if self.spec not in (None, spec):
             raise PcmError(f"{self.uri} serves another policy now: make a new controller")
         self.welcome = welcome
         return spec
+
+
+def _said(message: dict[str, Any]) -> str:
+    """Return what a server says is wrong."""
+    return f"server: {str(message.get('message'))[:500]}"
+
+
+def _refusal(uri: str, error: Exception) -> str:
+    """Say why there is no connection, and what to do about it."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return f"the policy server at {uri} wants another token (401): give token=..."
+    if status == 503:
+        return f"the policy server at {uri} is full (503): raise its serve.max_clients, or wait"
+    return f"no policy server at {uri}: {str(error) or type(error).__name__}"
+
+
+def _kinds(settings: ControlSettings) -> list[str]:
+    """Return the kinds of requests that a controller will make; ``auto`` is the server's choice."""
+    if settings.warm_start == "auto":
+        return []
+    warm = [] if settings.warm_start == "off" else ["warm"]
+    prefix = ["prefix_input" if settings.prefix_input else "prefix"] if settings.prefix else []
+    return ["_".join(warm) or "plain", "_".join(warm + prefix) or "plain"]
 
 
 class RemoteController:
@@ -175,9 +212,18 @@ class RemoteController:
         connect_timeout_s: float = 2.0,
         reply_timeout_s: float = 5.0,
     ) -> None:
+        number("wait_share", wait_share, 0, 1)
         self.link = Link(uri, token, connect_timeout_s, reply_timeout_s)
         spec = self.link.open()
         settings = settings or ControlSettings()
+        offered = self.link.welcome.get("kinds")
+        lacking = [k for k in _kinds(settings) if isinstance(offered, list) and k not in offered]
+        if lacking:
+            self.link.close()
+            raise PcmError(
+                f"{uri} solves no requests of kind {lacking[0]}, which these settings need: start "
+                f"it with serve.kinds=[...,{lacking[0]}]"
+            )
         self.period_s = settings.period_ms(spec) / 1e3
         latency = self.link.welcome.get("latency_ms")
         first = to_steps(float(latency), 1e3 * self.period_s) if latency else 1

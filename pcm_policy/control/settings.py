@@ -120,7 +120,7 @@ class ControlSettings:
             ``trajectory`` (the last solve's predictions at every denoising step, shifted); ``auto``
             is ``trajectory``, but ``off`` for a PCM head that says itself where to start.
         couple_noise: shift the noise along with the plan. Another closed-loop policy: see
-            :mod:`pcm_policy.serving.warm`.
+            :mod:`pcm_policy.serving.memory`.
         prefix: freeze the actions that will be executed while the solve runs.
         prefix_past: freeze the executed actions that the chunk looks back on (``To - 1``) as well.
         prefix_input: see :class:`~pcm_policy.sampling.denoise.Prefix`, ``overwrite_input``.

@@ -3,10 +3,10 @@
 Needs numpy and msgpack alone. Version 1; after a WebSocket is open:
 
 1. client ``{type: hello, version: 1}``;
-   server ``{type: welcome, version: 1, policy, spec, solver, limits}``.
+   server ``{type: welcome, version: 1, policy, spec, solver, latency_ms, kinds, limits}``.
 2. client ``{type: plan, id, seed, tick, obs (To, Do), prefix (n, Da), past, executed, after,
-   warm_start, couple_noise, prefix_input}``, where ``after`` is the id of the plan that was
-   accepted last, or nil;
+   warm_start, couple_noise, prefix_input, patience_s}``, where ``after`` is the id of the plan
+   that was accepted last, or nil, and ``patience_s`` how long the client waits for the answer;
    server ``{type: chunk, id, actions (T - To + 1, Da), rounds, bound, certified, timing}`` with the
    timing in milliseconds (``queue_ms``, ``solve_ms``, ``total_ms``) and the ``batch`` it was in.
 3. Anything that is wrong: ``{type: error, id, code, message}``.
@@ -14,12 +14,14 @@ Needs numpy and msgpack alone. Version 1; after a WebSocket is open:
 An array is ``{dtype: "<f4" | "<f8", shape: [...], data: bytes}``.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pcm_policy.checks import number
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import WARM_STARTS, PolicySpec
 from pcm_policy.errors import PcmError
@@ -35,7 +37,8 @@ class WireError(PcmError):
     """A message that cannot be used.
 
     Attributes:
-        code: ``garbage``, ``type``, ``field``, ``shape``, ``value`` or ``version``.
+        code: ``garbage``, ``type``, ``field``, ``shape``, ``value`` or ``version``; from a server
+            ``busy``, ``closing``, ``kind`` or ``solve`` as well.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -118,10 +121,13 @@ def natural(message: Mapping[str, Any], key: str, largest: int = LARGEST) -> int
     return value
 
 
-def plan_message(request: PlanRequest, after: int | None) -> dict[str, Any]:
+def plan_message(
+    request: PlanRequest, after: int | None, patience_s: float | None = None
+) -> dict[str, Any]:
     """Return the message of a request; its memory stays with the server."""
     return {
         "type": "plan",
+        "patience_s": patience_s,
         "id": request.id,
         "seed": request.seed,
         "tick": request.tick,
@@ -170,6 +176,21 @@ def read_plan(message: Mapping[str, Any], spec: PolicySpec) -> tuple[PlanRequest
     return request, after
 
 
+def read_patience(message: Mapping[str, Any]) -> float:
+    """Return how many seconds the client of a request waits; infinity where it does not say.
+
+    Raises:
+        WireError: it is no positive time.
+    """
+    value = message.get("patience_s")
+    if value is None:
+        return math.inf
+    try:
+        return number("patience_s", value, above=0)
+    except PcmError as error:
+        raise WireError("field", str(error)) from error
+
+
 def chunk_message(plan: Plan, timing: Mapping[str, float]) -> dict[str, Any]:
     """Return the message of a plan."""
     return {
@@ -196,7 +217,7 @@ def read_chunk(message: Mapping[str, Any], spec: PolicySpec) -> Plan:
         actions=actions,
         memory=natural(message, "id"),
         rounds=natural(message, "rounds"),
-        bound=float(bound) if isinstance(bound, int | float) else float("inf"),
+        bound=float(bound) if isinstance(bound, int | float) and bound >= 0 else math.inf,
         certified=message.get("certified") is True,
     )
 

@@ -1,20 +1,34 @@
 """Solve the requests of several clients together, where that is faster."""
 
 import asyncio
+import contextlib
+import queue
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.errors import PcmError
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.serving.planner import Planner
 
 SIZES = (1, 2, 4, 8, 16)
 CALLS, WARMUP = 5, 2
+
+
+class Refused(PcmError):
+    """A request that is not solved.
+
+    Attributes:
+        code: ``busy``, ``kind``, ``solve`` or ``closing``.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -34,13 +48,30 @@ class Served:
     batch: int
 
 
+@dataclass
+class Waiting:
+    """A request that waits for its solve.
+
+    Attributes:
+        request: what is asked.
+        kind: see :meth:`.Planner.kind`.
+        client: who asks.
+        answer: the plan, or why there is none; done before that if the client has gone.
+        came: when, ``time.perf_counter``.
+        patience_s: time after which its client waits no longer.
+    """
+
+    request: PlanRequest
+    kind: str
+    client: Hashable
+    answer: "asyncio.Future[Served]"
+    came: float = field(default_factory=time.perf_counter)
+    patience_s: float = float("inf")
+
+
 def measure(planner: Planner, sizes: Sequence[int] = SIZES) -> dict[int, float]:
-    """Return the median milliseconds of a solve at several batch sizes; also warms up."""
-    spec = planner.spec
-    middle = (np.asarray(spec.obs_low) + np.asarray(spec.obs_high)) / 2
-    obs = np.repeat(middle[None].astype(np.float32), spec.obs_steps, axis=0)
-    none = np.zeros((0, spec.action_dim), np.float32)
-    request = PlanRequest(id=0, seed=0, tick=0, clock=0.0, obs=obs, prefix=none)
+    """Return the median milliseconds of a plain solve at several batch sizes; also warms up."""
+    request = planner.example("plain")
 
     def side(size: int) -> Side:
         def call(_: int) -> None:
@@ -52,6 +83,13 @@ def measure(planner: Planner, sizes: Sequence[int] = SIZES) -> dict[int, float]:
     return {size: percentiles(times)["p50"] for size, times in zip(sizes, spent, strict=True)}
 
 
+def prepare(planner: Planner, kinds: Collection[str], sizes: Sequence[int] = SIZES) -> None:
+    """Solve every kind at every size once, so that none is compiled while robots wait."""
+    for kind in kinds:
+        for size in sizes:
+            planner.plan_batch([planner.example(kind)], [0], size)
+
+
 def best_size(cost_ms: Mapping[int, float], waiting: int) -> int:
     """Return the batch size that is cheapest per request when ``waiting`` of them are there."""
     return min(sorted(cost_ms), key=lambda size: cost_ms[size] / min(size, waiting))
@@ -60,57 +98,181 @@ def best_size(cost_ms: Mapping[int, float], waiting: int) -> int:
 class Batcher:
     """Collects what has come in while the last solve ran; one solve at a time.
 
-    Nobody waits for company: an idle solver starts at once with what is there, as many of them as
-    are cheapest per request. Groups are filled up to one of a few sizes, so that the network only
-    sees these shapes.
+    Nobody waits for company: an idle solver starts at once with what is there, as many of one kind
+    as are cheapest per request. Groups are filled up to one of a few sizes, so that the network
+    only sees these shapes.
+
+    What can be answered in time comes first, of that the client whose last answer is longest ago,
+    and of those the newest request. What has waited longer than ``max_wait_s``, or than its client
+    waits, is refused: its observation is old. So an overloaded server answers fresh requests, each
+    client in its turn, and is free again as soon as the load drops.
 
     Args:
         planner: solves.
         cost_ms: milliseconds of a solve by batch size, 1 among them.
+        max_wait_s: longest wait for a solve.
+        kinds: what is solved, see :meth:`.Planner.kind`; None for everything.
     """
 
-    def __init__(self, planner: Planner, cost_ms: Mapping[int, float]) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        cost_ms: Mapping[int, float],
+        max_wait_s: float = 1.0,
+        kinds: Collection[str] | None = None,
+    ) -> None:
         self._planner, self._cost = planner, dict(cost_ms)
-        self._queue: asyncio.Queue[tuple[PlanRequest, asyncio.Future[Served], float]]
-        self._queue = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(1, "pcm-solve")
+        self._max_wait, self._kinds = max_wait_s, kinds
+        self._queue: list[Waiting] = []
+        self._served: dict[Hashable, float] = {}
+        self._arrived = asyncio.Event()
+        self._closed, self._latest_s = False, min(self._cost.values()) / 1e3
+        self._solver = Solver(planner.plan_batch)
 
-    async def plan(self, request: PlanRequest) -> Served:
-        """Solve a request, alone or with others."""
-        future: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((request, future, time.perf_counter()))
-        return await future
+    async def plan(
+        self, request: PlanRequest, client: Hashable = None, patience_s: float = float("inf")
+    ) -> Served:
+        """Solve a request, alone or with others; cancel this when its client has gone.
 
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            group = [await self._queue.get()]
-            size = best_size(self._cost, 1 + self._queue.qsize())
-            while len(group) < size and not self._queue.empty():
-                group.append(self._queue.get_nowait())
-            group = [item for item in group if not item[1].done()]  # their client has gone
-            if not group:
-                continue
-            begin = time.perf_counter()
-            try:
-                plans = await loop.run_in_executor(
-                    self._thread,
-                    self._planner.plan_batch,
-                    [request for request, _, _ in group],
-                    range(len(group)),
-                    size,
-                )
-            except Exception as error:  # one bad solve must not end the server
-                for _, future, _ in group:
-                    if not future.done():
-                        future.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
-                continue
-            spent = (time.perf_counter() - begin) * 1e3
-            for (_, future, came), plan in zip(group, plans, strict=True):
-                if not future.done():
-                    future.set_result(Served(plan, (begin - came) * 1e3, spent, len(group)))
+        Args:
+            request: what is asked.
+            client: who asks: clients take turns.
+            patience_s: time after which an answer is of no use.
+
+        Raises:
+            Refused: the server is busy or closing, the solve failed, or the kind is refused.
+        """
+        kind = self._planner.kind(request)
+        if self._kinds is not None and kind not in self._kinds:
+            raise Refused(
+                "kind",
+                f"requests of kind {kind} were not prepared when the server started: give it "
+                f"serve.kinds=[{','.join([*self._kinds, kind])}], or runtime.mode=eager",
+            )
+        if self._closed:
+            raise Refused("closing", "the server is closing")
+        answer: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
+        self._queue.append(Waiting(request, kind, client, answer, patience_s=patience_s))
+        self._arrived.set()
+        return await answer
+
+    def forget(self, client: Hashable) -> None:
+        """Drop what is known of a client that has gone."""
+        self._served.pop(client, None)
+
+    @property
+    def solving(self) -> bool:
+        """Whether a solve is under way."""
+        return self._solver.busy
 
     def close(self) -> None:
-        """End the solving thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """End the solving thread, without waiting for a solve under way."""
+        self._solver.close()
+
+    async def run(self) -> None:
+        """Serve until cancelled; then whoever waits is told."""
+        group: list[Waiting] = []
+        try:
+            while True:
+                group = self._next()
+                if not group:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                    continue
+                await self._solve(group)
+        finally:
+            self._closed = True
+            for item in (*group, *self._queue):
+                _refuse(item, "closing", "the server is closing")
+            self._queue.clear()
+
+    def _next(self) -> list[Waiting]:
+        """Refuse what has waited too long, and take the next group out of the queue."""
+        now, fresh = time.perf_counter(), []
+        for item in self._queue:
+            waited = now - item.came
+            if item.answer.done():  # its client has gone
+                continue
+            if waited > min(self._max_wait, item.patience_s):
+                _refuse(item, "busy", f"busy: the request has waited {waited:.2f} s, ask again")
+            else:
+                fresh.append(item)
+        fresh.sort(key=lambda item: self._rank(item, now))
+        group = [item for item in fresh if item.kind == fresh[0].kind] if fresh else []
+        group = group[: best_size(self._cost, len(group))] if group else []
+        self._queue = [item for item in fresh if all(item is not taken for taken in group)]
+        return group
+
+    def _rank(self, item: Waiting, now: float) -> tuple[bool, float, float]:
+        late = now - item.came + self._latest_s > item.patience_s
+        return late, self._served.get(item.client, 0.0), -item.came
+
+    async def _solve(self, group: list[Waiting]) -> None:
+        size = best_size(self._cost, len(group))
+        begin = time.perf_counter()
+        try:
+            requests = [item.request for item in group]
+            plans = await self._solver(requests, range(len(requests)), size)
+        except Exception as error:  # one bad solve must not end the server
+            for item in group:
+                _refuse(item, "solve", f"{type(error).__name__}: {error}")
+            return
+        end = time.perf_counter()
+        self._latest_s = end - begin
+        for item, plan in zip(group, plans, strict=True):
+            if item.client is not None:
+                self._served[item.client] = end
+            if not item.answer.done():
+                wait, spent = (begin - item.came) * 1e3, (end - begin) * 1e3
+                item.answer.set_result(Served(plan, wait, spent, len(group)))
+
+
+class Solver:
+    """Calls a function in one thread, which does not keep the process alive.
+
+    Args:
+        call: what is called, one call at a time.
+    """
+
+    def __init__(self, call: Callable[..., list[Plan]]) -> None:
+        self._call = call
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.busy = False
+        threading.Thread(target=self._run, name="pcm-solve", daemon=True).start()
+
+    async def __call__(self, *arguments: Any) -> list[Plan]:
+        """Call it, and return or raise as it does."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[Plan]] = loop.create_future()
+
+        def tell(set_end: Callable[[Any], None], value: Any) -> None:
+            def end() -> None:
+                if not done.done():  # nobody waits any more
+                    set_end(value)
+
+            self.busy = False
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(end)
+
+        def work() -> None:
+            try:
+                tell(done.set_result, self._call(*arguments))
+            except Exception as error:
+                tell(done.set_exception, error)
+
+        self.busy = True
+        self._work.put(work)
+        return await done
+
+    def close(self) -> None:
+        """End the thread after the call under way, without waiting for it."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+
+def _refuse(item: Waiting, code: str, message: str) -> None:
+    if not item.answer.done():
+        item.answer.set_exception(Refused(code, message))

@@ -1,7 +1,7 @@
 """Solves plan requests, one or many at once, on a policy: the torch side of the controller."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,25 +14,9 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import Noise, episode_noise
-from pcm_policy.sampling.samplers import AffineSampler
-from pcm_policy.serving.warm import shift_chunk, shift_noise
+from pcm_policy.serving.memory import Memory, clean_predictions, shift_chunk, shift_noise
 from pcm_policy.solvers.before.base import SolveResult, forcing
 from pcm_policy.solvers.before.solve import SolverConfig
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What one solve leaves for the next.
-
-    Attributes:
-        noise: of one row.
-        guess: ``(N, 1, T, Da)`` clean predictions at every state, normalised.
-        sample: ``(1, T, Da)`` the chunk, normalised.
-    """
-
-    noise: Noise
-    guess: Tensor
-    sample: Tensor
 
 
 def describe(policy: DiffusionPolicy) -> PolicySpec:
@@ -60,23 +44,8 @@ def describe(policy: DiffusionPolicy) -> PolicySpec:
     )
 
 
-def clean_predictions(sampler: AffineSampler, states: Tensor, fixed_part: Tensor) -> Tensor:
-    """Invert ``X = F + M x_hat`` for the predictions behind a trajectory.
-
-    ``M`` is lower triangular below its first row, so this is one small triangular solve.
-
-    Args:
-        sampler: gives ``M``.
-        states: ``(N + 1, B, T, Da)`` the trajectory ``X``.
-        fixed_part: ``F`` of the same shape.
-
-    Returns:
-        ``(N, B, T, Da)``.
-    """
-    off = (states - fixed_part)[1:].flatten(1).double()
-    found = torch.linalg.solve_triangular(sampler.M[1:].double(), off, upper=False)
-    predictions: Tensor = found.to(states.dtype).view_as(states[1:])
-    return predictions
+KINDS = ("plain", "prefix", "prefix_input", "warm", "warm_prefix", "warm_prefix_input")
+"""Requests that have something of their own in a solve; see :meth:`Planner.kind`."""
 
 
 class Planner:
@@ -100,6 +69,42 @@ class Planner:
         """Solve one request."""
         return self.plan_batch([request])[0]
 
+    @property
+    def compiles(self) -> bool:
+        """Whether every kind and size of solve is prepared when it first comes."""
+        runtime = self.policy.runtime
+        return runtime is not None and runtime.config.mode != "eager"
+
+    def kind(self, request: PlanRequest) -> str:
+        """Return the one of :data:`KINDS` that a request is; only its like is solved with it."""
+        request = self._resolved(request)
+        warm = "warm" if request.warm_start != "off" else ""
+        prefix = (
+            ("prefix_input" if request.prefix_input else "prefix") if len(request.prefix) else ""
+        )
+        return "_".join(part for part in (warm, prefix) if part) or "plain"
+
+    def example(self, kind: str) -> PlanRequest:
+        """Return a request of a kind, in the middle of what the policy has seen."""
+        spec = self.spec
+        middle = (np.asarray(spec.obs_low) + np.asarray(spec.obs_high)) / 2
+        frame = np.where(np.isfinite(middle), middle, 0.0).astype(np.float32)
+        low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
+        action = np.where(np.isfinite(low), (low + high) / 2, 0.0).astype(np.float32)
+        return PlanRequest(
+            id=0,
+            seed=0,
+            tick=0,
+            clock=0.0,
+            obs=np.repeat(frame[None], spec.obs_steps, axis=0),
+            prefix=np.repeat(action[None], 1 if "prefix" in kind else 0, axis=0),
+            warm_start="trajectory" if kind.startswith("warm") else "off",
+            prefix_input=kind.endswith("prefix_input"),
+        )
+
+    def _resolved(self, request: PlanRequest) -> PlanRequest:
+        return replace(request, warm_start=self._auto) if request.warm_start == "auto" else request
+
     @torch.inference_mode()
     def plan_batch(
         self, requests: Sequence[PlanRequest], rows: Sequence[int] | None = None, batch: int = 0
@@ -107,19 +112,32 @@ class Planner:
         """Solve requests together.
 
         Args:
-            requests: one a row; what is wrong with one does not touch the others.
+            requests: one a row; what is wrong with one does not touch the others. Each kind of
+                them is a solve of its own, see :meth:`kind`.
             rows: row of each request; None counts them.
-            batch: rows of the solve, filled up with the first request; 0 takes just enough. At one
+            batch: rows of a solve, filled up with its first request; 0 takes just enough. At one
                 ``batch`` and row, a request's result does not depend on the others.
 
         Returns:
             One plan a request, in their order; a diverged one says so in ``fault``.
         """
-        requests = [
-            replace(r, warm_start=self._auto) if r.warm_start == "auto" else r for r in requests
-        ]
-        rows = range(len(requests)) if rows is None else rows
-        seats = [requests[0]] * max(batch, max(rows) + 1)
+        places = list(range(len(requests)) if rows is None else rows)
+        size = max(batch, max(places) + 1)
+        groups: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            groups.setdefault(self.kind(request), []).append(i)
+        found: dict[int, Plan] = {}
+        for chosen in groups.values():
+            same = [self._resolved(requests[i]) for i in chosen]
+            plans = self._solve(same, [places[i] for i in chosen], size)
+            found.update(zip(chosen, plans, strict=True))
+        return [found[i] for i in range(len(requests))]
+
+    def _solve(
+        self, requests: Sequence[PlanRequest], rows: Sequence[int], batch: int
+    ) -> list[Plan]:
+        """Solve requests of one kind."""
+        seats = [requests[0]] * batch
         for row, request in zip(rows, requests, strict=True):
             seats[row] = request
         noise = self._noise(seats)
@@ -213,4 +231,4 @@ class Planner:
             raw = torch.from_numpy(request.prefix).to(values)
             values[row, begin:end] = self.policy.action_normalizer.normalize(raw)
             known[row, begin:end] = True
-        return Prefix(values, known.to(device), any(r.prefix_input for r in seats))
+        return Prefix(values, known.to(device), seats[0].prefix_input)  # one kind: all or none

@@ -13,10 +13,13 @@ import json
 import logging
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from pathlib import PurePath
 from typing import Any
 
+from pcm_policy.checks import flag, number, one_of, text, whole
 from pcm_policy.control.safety import frame_fault
 from pcm_policy.control.wire import (
     EXTRA,
@@ -26,15 +29,20 @@ from pcm_policy.control.wire import (
     chunk_message,
     decode,
     encode,
+    read_patience,
     read_plan,
 )
 from pcm_policy.errors import PcmError
-from pcm_policy.serving.batcher import SIZES, Batcher, measure
-from pcm_policy.serving.planner import Planner
+from pcm_policy.serving.batcher import SIZES, Batcher, Refused, Served, measure, prepare
+from pcm_policy.serving.planner import KINDS, Planner
 
 LOG = logging.getLogger("pcm_policy.serve")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEPT_MEMORIES = 2  # the plan accepted last, and the one after it
+PREPARED = ("plain", "prefix")  # where every kind is compiled, unless others are named
+LONGEST_S = 1e6
+NOT_THEIR_FAULT = ("busy", "closing", "solve")
+GOODBYE_S = 0.5  # for clients to be told that the server ends, and to hang up
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,13 @@ class ServeOptions:
         idle_timeout_s: a client that says nothing for this long is disconnected.
         max_errors: a client with more errors than this is disconnected.
         batching: solve the requests of several clients together where that is faster.
+        max_wait_s: a request that has waited longer than this is refused: its observation is old.
+        kinds: kinds of requests that are solved, each compiled before the first robot is let in;
+            of :data:`~pcm_policy.serving.planner.KINDS`. None is all of them where nothing is
+            compiled, and :data:`PREPARED` in the other modes of ``runtime``.
+
+    Raises:
+        PcmError: a value of another type or out of range, or an open door without a token.
     """
 
     host: str = "127.0.0.1"
@@ -64,16 +79,30 @@ class ServeOptions:
     idle_timeout_s: float = 60.0
     max_errors: int = 20
     batching: bool = True
+    max_wait_s: float = 1.0
+    kinds: list[str] | None = None
 
     def __post_init__(self) -> None:
+        text("serve.host", self.host)
+        whole("serve.port", self.port, 0, 65535)
+        if self.token is not None and not text("serve.token", self.token).strip():
+            raise PcmError("serve.token is empty: give one, or null for no check")
+        for name in ("anonymous", "batching"):
+            flag(f"serve.{name}", getattr(self, name))
+        for name in ("max_clients", "max_errors"):
+            whole(f"serve.{name}", getattr(self, name), 1)
+        whole("serve.max_bytes", self.max_bytes, 1024)
+        for name in ("hello_timeout_s", "idle_timeout_s", "max_wait_s"):
+            number(f"serve.{name}", getattr(self, name), most=LONGEST_S, above=0)
+        if self.kinds is not None:
+            if not isinstance(self.kinds, list | tuple):
+                raise PcmError(f"serve.kinds={self.kinds!r}: use a list of {', '.join(KINDS)}")
+            for kind in self.kinds:
+                one_of("serve.kinds", kind, KINDS)
         if self.host not in LOOPBACK and not self.token and not self.anonymous:
             raise PcmError(
                 f"host={self.host} can be reached by others: give token=..., or anonymous=true"
             )
-        if not 0 <= self.port < 65536 or min(self.max_clients, self.max_errors) < 1:
-            raise PcmError("port lies in 0...65535; max_clients and max_errors are at least 1")
-        if min(self.hello_timeout_s, self.idle_timeout_s) <= 0 or self.max_bytes < 1024:
-            raise PcmError("time-outs are positive, max_bytes is at least 1024")
 
 
 class PolicyServer:
@@ -86,16 +115,29 @@ class PolicyServer:
     """
 
     def __init__(self, planner: Planner, name: str, options: ServeOptions) -> None:
-        self.planner, self.name, self.options = planner, name, options
-        self.cost_ms = measure(planner, SIZES if options.batching else (1,))
-        self.batcher = Batcher(planner, self.cost_ms)
+        self.planner, self.options = planner, options
+        self.name = PurePath(name).name  # where it lies is nobody's business
+        sizes = SIZES if options.batching else (1,)
+        kinds = options.kinds
+        if kinds is None and planner.compiles:
+            kinds = list(PREPARED)
+        self.kinds = list(KINDS if kinds is None else dict.fromkeys(["plain", *kinds]))
+        if kinds is not None:
+            prepare(planner, self.kinds, sizes)
+        self.cost_ms = measure(planner, sizes)
+        self.batcher = Batcher(planner, self.cost_ms, options.max_wait_s, self.kinds)
         self.clients = 0
         self.plans = 0
         self.errors: Counter[str] = Counter()
+        self._sockets: set[Any] = set()
         self._begin = time.monotonic()
 
     async def run(self, ready: "asyncio.Future[int] | None" = None) -> None:
-        """Serve until cancelled; ``ready`` gets the port."""
+        """Serve until cancelled; ``ready`` gets the port.
+
+        When cancelled it ends within :data:`GOODBYE_S` whatever clients do: they are told, and
+        whoever does not hang up then is cut off.
+        """
         try:
             from websockets.asyncio.server import serve
         except ImportError as error:
@@ -105,11 +147,12 @@ class PolicyServer:
         options = self.options
         solving = asyncio.create_task(self.batcher.run())
         try:
-            async with serve(
+            server = await serve(
                 self._client,
                 options.host,
                 options.port,
                 process_request=self._admit,
+                origins=[None],  # web pages, which send one, must not drive a robot
                 max_size=options.max_bytes,
                 max_queue=4,
                 compression=None,
@@ -118,15 +161,29 @@ class PolicyServer:
                 ping_timeout=20,
                 close_timeout=2,
                 server_header="pcm-serve",
-            ) as server:
-                if ready is not None:
-                    ready.set_result(next(iter(server.sockets)).getsockname()[1])
-                await solving
+            )
         except OSError as error:
+            solving.cancel()
             raise PcmError(f"cannot listen on {options.host}:{options.port}: {error}") from error
+        try:
+            if ready is not None:
+                ready.set_result(next(iter(server.sockets)).getsockname()[1])
+            await solving
         finally:
             solving.cancel()
             self.batcher.close()
+            await self._goodbye(server)
+
+    async def _goodbye(self, server: Any) -> None:
+        """Tell the clients that this is the end, and cut off who does not hang up."""
+        await asyncio.sleep(0)  # those who wait for a plan are told that there will be none
+        server.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(server.wait_closed()), GOODBYE_S)
+        for socket in list(self._sockets):
+            socket.transport.abort()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(server.wait_closed(), GOODBYE_S)
 
     def health(self) -> dict[str, Any]:
         """Return what ``/healthz`` shows."""
@@ -157,6 +214,7 @@ class PolicyServer:
         from websockets.exceptions import ConnectionClosed
 
         self.clients += 1
+        self._sockets.add(socket)
         try:
             if await self._greet(socket):
                 await self._serve(socket)
@@ -167,6 +225,8 @@ class PolicyServer:
             await socket.close(1008, "time-out")
         finally:
             self.clients -= 1
+            self._sockets.discard(socket)
+            self.batcher.forget(socket)
 
     async def _greet(self, socket: Any) -> bool:
         options, spec = self.options, self.planner.spec
@@ -187,6 +247,7 @@ class PolicyServer:
             "spec": spec.to_dict(),
             "solver": self.planner.solver.label,
             "latency_ms": self.cost_ms[1],
+            "kinds": self.kinds,
             "limits": {"max_bytes": options.max_bytes, "idle_timeout_s": options.idle_timeout_s},
         }
         await asyncio.wait_for(socket.send(encode(welcome)), options.idle_timeout_s)
@@ -204,19 +265,22 @@ class PolicyServer:
                     number = message["id"]
                 if message["type"] != "plan":
                     raise WireError("type", f"unknown message type {message['type'][:40]!r}")
-                reply = await self._plan(message, memories, came)
+                reply = await self._plan(socket, message, memories, came)
             except WireError as error:
-                errors += 1
+                errors += error.code not in NOT_THEIR_FAULT
                 await self._refuse(socket, error, number)
+                if error.code == "closing":
+                    return
                 continue
             await asyncio.wait_for(socket.send(reply), self.options.idle_timeout_s)
         await socket.close(1008, "too many errors")
 
     async def _plan(
-        self, message: dict[str, Any], memories: "OrderedDict[int, Any]", came: float
+        self, socket: Any, message: dict[str, Any], memories: "OrderedDict[int, Any]", came: float
     ) -> bytes:
         spec = self.planner.spec
         request, after = read_plan(message, spec)
+        patience = read_patience(message)
         for frame in request.obs:
             fault = frame_fault(frame, spec)
             if fault is not None:
@@ -224,9 +288,9 @@ class PolicyServer:
         if after is not None:
             request = replace(request, memory=memories.get(after))
         try:
-            served = await self.batcher.plan(request)
-        except RuntimeError as error:
-            raise WireError("solve", str(error)) from error
+            served = await _while_open(socket, self.batcher.plan(request, socket, patience))
+        except Refused as error:
+            raise WireError(error.code, str(error)) from error
         plan = served.plan
         if plan.fault is not None:
             raise WireError("solve", plan.fault)
@@ -247,8 +311,25 @@ class PolicyServer:
     async def _refuse(self, socket: Any, error: WireError, number: int | None) -> None:
         self.errors[error.code] += 1
         LOG.info("refused: %s: %s", error.code, error)
-        text = {"type": "error", "id": number, "code": error.code, "message": str(error)[:500]}
+        answer = {"type": "error", "id": number, "code": error.code, "message": str(error)[:500]}
         if number is not None and abs(number) >= 2**63:
-            text["id"] = None
+            answer["id"] = None
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(socket.send(encode(text)), self.options.hello_timeout_s)
+            await asyncio.wait_for(socket.send(encode(answer)), self.options.hello_timeout_s)
+
+
+async def _while_open(socket: Any, work: Coroutine[Any, Any, Served]) -> Served:
+    """Return what ``work`` returns; end it when the client hangs up, who wants nothing any more.
+
+    Raises:
+        ConnectionClosed: the client has gone.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(socket.wait_closed())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise socket.protocol.close_exc
+        return await task
+    finally:
+        task.cancel()
+        gone.cancel()

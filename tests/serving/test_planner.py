@@ -11,7 +11,8 @@ from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.serving.planner import Memory, Planner, clean_predictions
+from pcm_policy.serving.memory import Memory, clean_predictions
+from pcm_policy.serving.planner import KINDS, Planner
 from pcm_policy.solvers.before.base import forcing
 from pcm_policy.solvers.before.solve import SolverConfig
 
@@ -34,23 +35,38 @@ def test_equals_predict(policy: DiffusionPolicy, planner: Planner) -> None:
         assert plan.fault is None
 
 
-def test_rows_do_not_know_each_other(planner: Planner) -> None:
-    kinds = [
-        {},
-        {"prefix": OBS[0, :1, 18:20].repeat(3, 0), "past": 1},
-        {"warm_start": "trajectory", "couple_noise": True},
-    ]
-    alone = []
-    for i, kind in enumerate(kinds):
-        (first,) = planner.plan_batch([request(i, **kind)], [i], 4)
-        again = request(i + 3, **kind, memory=first.memory, executed=5)
-        alone.append((again, planner.plan_batch([again], [i], 4)[0]))
-    # a warm row beside a cold one: rows alone must be compared under one set of options
-    for (again, expected), row in zip(alone, range(3), strict=True):
-        others = [a for a, _ in alone]
-        together = planner.plan_batch(others, range(3), 4)[row]
-        np.testing.assert_array_equal(together.actions, expected.actions)
-        assert again.id == together.id
+PREFIX = OBS[0, :1, 18:20].repeat(3, 0)
+CHANGES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "coupled": {"couple_noise": True},
+    "prefix": {"prefix": PREFIX, "past": 1},
+    "prefix_input": {"prefix": PREFIX, "prefix_input": True},
+    "warm": {"warm_start": "trajectory", "couple_noise": True},
+    "warm_prefix": {"warm_start": "chunk", "prefix": PREFIX},
+    "warm_prefix_input": {"warm_start": "trajectory", "prefix": PREFIX, "prefix_input": True},
+}
+
+
+@pytest.mark.parametrize("beside", CHANGES)
+@pytest.mark.parametrize("mine", CHANGES)
+def test_rows_do_not_know_each_other(planner: Planner, mine: str, beside: str) -> None:
+    """Whatever a neighbour asks for, at one batch and row a request's plan is the same."""
+    (first,) = planner.plan_batch([request(1, **CHANGES[mine])], [1], 4)
+    again = request(4, **CHANGES[mine], memory=first.memory, executed=5)
+    (alone,) = planner.plan_batch([again], [1], 4)
+    (other,) = planner.plan_batch([request(2, **CHANGES[beside])], [0], 4)
+    neighbour = request(5, **CHANGES[beside], memory=other.memory, executed=3)
+    together = planner.plan_batch([neighbour, again], [0, 1], 4)
+    np.testing.assert_array_equal(together[1].actions, alone.actions)
+    assert [p.id for p in together] == [5, 4]
+
+
+def test_kinds_and_examples(planner: Planner) -> None:
+    for kind in KINDS:
+        assert planner.kind(planner.example(kind)) == kind
+        (plan,) = planner.plan_batch([planner.example(kind)])
+        assert plan.fault is None
+    assert not planner.compiles
 
 
 def test_a_diverged_row_harms_nobody(planner: Planner) -> None:

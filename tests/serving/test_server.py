@@ -230,6 +230,33 @@ def test_wrong_version_and_plain_http_garbage(server: str) -> None:
     assert health(server)["status"] == "ok"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_while_a_plan_is_being_solved(number: signal.Signals) -> None:
+    """By DDPM, which takes some tenths of a second; another client says nothing at all."""
+    with serving("solver=ddpm", "serve.batching=false") as (process, uri):
+        said: list[str] = []
+        link, silent = Link(uri, reply_timeout_s=30), greeted(uri)
+        link.open()
+
+        def ask() -> None:
+            try:
+                for i in range(1000):
+                    link.ask(request(i))
+            except PcmError as error:
+                said.append(str(error))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while health(uri)["plans"] < 1:
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(20) == 0
+        thread.join(20)
+        assert said == ["server: the server is closing"] or "lost" in said[0]
+        with pytest.raises(ConnectionClosed):
+            silent.recv(timeout=5)
+
+
 def test_too_many_clients(server: str) -> None:
     links = [greeted(server) for _ in range(12)]
     with pytest.raises(InvalidStatus):

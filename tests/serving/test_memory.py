@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.serving.warm import shift_chunk, shift_noise
+from pcm_policy.serving.memory import shift_chunk, shift_noise
 from pcm_policy.solvers.before import picard, sequential
 from tests.problems import F64, N, distance, problem
 
