@@ -64,7 +64,7 @@ def _commands(document: Path) -> Iterator[Command]:
     for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose):
         line = " ".join(span.split())
         match = START.match(line)
-        if match and line != match["program"]:
+        if match and ("=" in line or not line.startswith("pcm-")) and line != match["program"]:
             yield from _parsed(document.name, line, match, False)
 
 
@@ -86,10 +86,7 @@ def _plain(word: str) -> str:
     if word in ("...", "[...]"):
         return ""
     word = word.replace(",...]", "]").replace("=[...]", "=[]")
-    if word.startswith("[") and word.endswith("]") and "=" in word:
-        word = word[1:-1]
-    return (
-        word.strip("[]")
-        if word.startswith("[--") or (word.endswith("]") and "[" not in word)
-        else word
-    )
+    optional = word.startswith("[") and word.endswith("]") and "=" in word
+    if optional or word.startswith("[--"):
+        return word.removeprefix("[").removesuffix("]")
+    return word.removesuffix("]") if "[" not in word else word
