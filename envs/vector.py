@@ -65,17 +65,23 @@ class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32
     idles on them at no cost.
 
     `action_space` stays that of one action.
+
+    Attributes:
+        failed: Whether the last reset or step raised.
     """
 
     def __init__(self, env: Env) -> None:
         super().__init__(env)
+        self.failed = False
         self._last: tuple[Any, dict[str, Any]] | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
+        self.failed = True
         self._last = self.env.reset(seed=seed, options=options)
+        self.failed = False
         return self._last
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -86,6 +92,7 @@ class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32
         """
         if self._last is None:
             raise PcmError("reset the environment before its first step")
+        self.failed = True
         observation, info = self._last
         best, steps, success, finite = -np.inf, 0, UNKNOWN, True
         terminated = truncated = False
@@ -100,7 +107,7 @@ class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32
             said = reported_success(info)
             success = max(success, UNKNOWN if said is None else int(said))
             steps += 1
-        self._last = observation, info
+        self._last, self.failed = (observation, info), False
         told = {"steps": steps, "success": success, "finite": finite}
         return observation, best, terminated, truncated, told
 

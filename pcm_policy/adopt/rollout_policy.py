@@ -1,6 +1,5 @@
 """robomimic's ``RolloutPolicy`` interface, for evaluation code that was written against it."""
 
-from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import parse_field
+from pcm_policy.history import History, RecedingHorizon
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.before.solve import SolverConfig
 
@@ -42,8 +42,7 @@ class RolloutPolicy:
 
     def start_episode(self) -> None:
         """Forget the history and the rest of the chunk."""
-        self._frames: deque[NDArray[np.float32]] = deque(maxlen=self.policy.config.obs_steps)
-        self._actions: deque[NDArray[np.float32]] = deque()
+        self._horizon = RecedingHorizon(self.policy.config.obs_steps)
 
     def __call__(
         self, ob: Mapping[str, ArrayLike], goal: Any = None, batched_ob: bool = False
@@ -64,13 +63,12 @@ class RolloutPolicy:
         if goal is not None:
             raise PcmError("a goal was given: this policy was trained without goals")
         frame = self._frame(ob, batched_ob)
-        steps = self.policy.config.obs_steps
-        self._frames.extend([frame] if self._frames else [frame] * steps)
-        if not self._actions:
-            obs = frame if self.frame_stack else np.stack(list(self._frames), axis=1)
-            found = self.policy.predict(obs, solver=self.solver).action
-            self._actions.extend(found.swapaxes(0, 1))
-        action = self._actions.popleft()
+
+        def plan(history: History) -> NDArray[np.float32]:
+            obs = frame if self.frame_stack else history.stacked(axis=1)
+            return self.policy.predict(obs, solver=self.solver).action.swapaxes(0, 1)
+
+        action = self._horizon.act(frame, plan)
         return action if batched_ob else action[0]
 
     def _frame(self, ob: Mapping[str, ArrayLike], batched: bool) -> NDArray[np.float32]:

@@ -46,6 +46,7 @@ from pcm_policy.control.safety import Gate, Record, chunk_fault, frame_fault
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import join_fields
+from pcm_policy.history import History
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Controller:
         first = None if rest is None else self._rest(rest)
         self.seed, self.tick, self.clock, self.stopped = seed, -1, 0.0, False
         self.gaps: deque[tuple[int, float]] = deque(maxlen=4096)
-        self._frames: deque[Actions] = deque(maxlen=self.spec.obs_steps)
+        self._history = History(self.spec.obs_steps)
         self._past: deque[Actions] = deque(maxlen=max(self.spec.obs_steps - 1, 1))
         self._chunk: ActiveChunk | None = None
         self._planned = 0.0
@@ -140,8 +141,7 @@ class Controller:
         if self._frame_fault is not None:
             self.record.event(self.tick, "bad_observation", self._frame_fault)
             return
-        array = np.array(frame, np.float32)
-        self._frames.extend([array] * (1 if self._frames else self.spec.obs_steps))
+        self._history.add(np.asarray(frame, np.float32))
 
     def request(self) -> PlanRequest | None:
         """Return what to solve now, or None: not yet, not twice, and never from a bad frame."""
@@ -161,7 +161,7 @@ class Controller:
             seed=self.seed,
             tick=self.tick,
             clock=self.clock,
-            obs=np.stack(self._frames),
+            obs=self._history.stacked(),
             prefix=prefix,
             past=past,
             executed=int(self.clock - self._memory_clock),

@@ -119,7 +119,8 @@ class ControlledEntrant(Entrant):
     def found(self, runs: Sequence[Run]) -> dict[str, Any]:
         """Return what the controllers did."""
         outcome = self.agent.outcome(runs)
-        return outcome.to_json() | {"nfe": None, "latencies_ms": list(outcome.latencies_ms)}
+        found = {"rounds": outcome.rounds, "nfe": None, **outcome.to_json()}
+        return found | {"latencies_ms": list(outcome.latencies_ms)}
 
     def observations(self) -> Sequence[Any]:
         """Return some of the observations that were planned from."""

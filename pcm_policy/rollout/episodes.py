@@ -137,7 +137,7 @@ def run_episodes(
         raise loop.cut(str(error)) from error
     except Exception as error:
         text = " ".join(str(error).split())
-        raise loop.cut(f"the policy raised {type(error).__name__}: {text}") from error
+        raise loop.cut(f"{type(error).__name__}: {text}") from error
     return loop.runs
 
 
@@ -166,7 +166,14 @@ class _Loop:
 
     def step(self, slots: Sequence[int]) -> None:
         """Let the agent act once in the episodes of some environments."""
-        actions = self.agent.act([(self._run(s), row(self._observation, s)) for s in slots])
+        seated = [(self._run(slot), row(self._observation, slot)) for slot in slots]
+        try:
+            actions = self.agent.act(seated)
+        except PcmError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise PcmError(f"the policy raised {type(error).__name__}: {text}") from error
         chunks = self._side_by_side(dict(zip(slots, actions, strict=True)))
         step = self.seats.step(chunks)
         self._observation = step.observation

@@ -74,7 +74,7 @@ def seam_metrics(
             at = seam[order:]
             if order == 3:
                 size = np.lib.stride_tricks.sliding_window_view(size, 3).max(axis=1)
-                at, touched = at[:-2], np.convolve(at, np.ones(5), "same")[:-2] > 0
+                at, touched = at[:-2], np.convolve(at, np.ones(5))[2:-4] > 0
             else:
                 touched = at
             found.setdefault(name, []).append(size[at])

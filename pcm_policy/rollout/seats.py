@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from pcm_policy.envs.vector import UNKNOWN
-from pcm_policy.errors import PcmError
 
 LOG = logging.getLogger("pcm_policy.rollout")
 
@@ -116,20 +115,18 @@ class Seats:
         Args:
             broken: do not wait for their processes.
         """
-        parallel = isinstance(self.envs, AsyncVectorEnv)
-        try:
-            self.envs.close(**({"terminate": True} if parallel and broken else {}))
-        except Exception as error:
-            LOG.warning("an environment raised when it was closed: %s", _words(error))
+        if not (broken and isinstance(self.envs, AsyncVectorEnv)):
+            try:
+                self.envs.close()
+            except Exception as error:
+                LOG.warning("an environment raised when it was closed: %s", _words(error))
+        self.envs.closed = True
         for process in getattr(self.envs, "processes", ()):
-            if process.is_alive():
-                process.terminate()
+            process.terminate()
             process.join()
 
     def _failure(self, error: Exception) -> SeatFailure:
         """Say which environment failed, if that can be known, and how."""
-        if isinstance(error, PcmError):
-            return SeatFailure(None, f"raised PcmError: {_words(error)}")
         pipes = list(getattr(self.envs, "parent_pipes", ()))
         if isinstance(error, multiprocessing.TimeoutError):
             hanging = [s for s, pipe in enumerate(pipes) if pipe is not None and not pipe.poll()]
@@ -142,6 +139,9 @@ class Seats:
                 how = f"signal {-code}" if code < 0 else f"exit code {code}"
                 return SeatFailure(slot, f"died ({how})")
         failed = [slot for slot, pipe in enumerate(pipes) if pipe is None]
+        if isinstance(self.envs, SyncVectorEnv):
+            copies: Any = self.envs.envs
+            failed = [slot for slot, env in enumerate(copies) if env.failed]
         return SeatFailure(
             failed[0] if failed else None, f"raised {type(error).__name__}: {_words(error)}"
         )

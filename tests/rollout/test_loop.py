@@ -15,8 +15,9 @@ from pcm_policy.cli.main import run_command
 from pcm_policy.control import Controller, ControlSettings, Plan, PlanRequest, PolicySpec
 from pcm_policy.control.background import PlanThread
 from pcm_policy.control.times import Times, growth, resident_mib
+from pcm_policy.errors import PcmError
 from pcm_policy.rollout.loop import run_loop
-from pcm_policy.rollout.worlds import RecordedWorld
+from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld
 from tests.control.parts import counting
 
 
@@ -117,3 +118,77 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     script = [str(Path(sys.executable).parent / "pcm-bench"), "loop", "duration_z=3"]
     found = subprocess.run(script, capture_output=True, text=True, check=False)
     assert "did you mean duration_s?" in found.stderr
+
+
+class Falling:
+    """A world that ends the loop after some ticks."""
+
+    def __init__(self, error: BaseException, ticks: int) -> None:
+        self.error, self.ticks = error, ticks
+
+    def begin(self) -> tuple[int, None]:
+        return 0, None
+
+    def first(self) -> np.ndarray:
+        return np.full(1, 5, np.float32)
+
+    def frame(self) -> np.ndarray:
+        self.ticks -= 1
+        if self.ticks < 0:
+            raise self.error
+        return self.first()
+
+    def send(self, action: object) -> bool:
+        return False
+
+    def scores(self) -> list[float]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RuntimeError("the arm\ncame off"), "ended by RuntimeError: the arm came off"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_what_was_timed_is_kept(spec: PolicySpec, error: BaseException, why: str) -> None:
+    controller = Controller(spec, ControlSettings(control_hz=200.0))
+    found = run_loop(controller, counting, Falling(error, 7), 60.0)
+    assert found.ticks == 7
+    assert found.to_json()["incomplete"] == why
+    json.dumps(found.to_json())
+    with pytest.raises(type(error)):  # nothing was timed
+        run_loop(controller, counting, Falling(error, 0), 60.0)
+
+
+WORDS = ["policy=released/pusht_mlp", "device=cpu", "duration_s=60", "control_hz=20"]
+
+
+def test_command_writes_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, ticks = EnvWorld.send, [0]
+
+    def stop(self: EnvWorld, action: object) -> bool:
+        ticks[0] += 1
+        if ticks[0] == 5:
+            raise KeyboardInterrupt
+        return real(self, action)
+
+    monkeypatch.setattr(EnvWorld, "send", stop)
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted; 4 ticks are in .*loop\.json"):
+        loop_main(compose("loop", [*WORDS, f"output_dir={tmp_path}"]))
+    assert json.loads((tmp_path / "loop.json").read_text())["incomplete"] == "interrupted"
+    with pytest.raises(PcmError, match="overwrite=true"):
+        loop_main(compose("loop", [*WORDS, f"output_dir={tmp_path}"]))
+
+
+def test_scores_may_be_negative() -> None:
+    world = EnvWorld("tests.rollout.odd_worlds:odd/negative-v0", seed=100)
+    world.begin()
+    while not world.send(np.zeros(1, np.float32)):
+        pass
+    world.close()
+    assert world.scores()[0] < -900
