@@ -9,7 +9,8 @@ from pcm_policy.cli.compose import writable
 from pcm_policy.cli.settings.others import ImportSettings
 from pcm_policy.files import to_json, write_text
 from pcm_policy.policy.folder import save_policy
-from pcm_policy.training.demonstrations import DatasetConfig, load_demonstrations
+from pcm_policy.training.dataset import DatasetConfig
+from pcm_policy.training.reading import load_demonstrations
 
 
 def import_main(config: ImportSettings) -> Path:
@@ -19,8 +20,8 @@ def import_main(config: ImportSettings) -> Path:
     policy = imported.policy()
     observations, sights = None, None
     if config.data is not None:
-        dataset = DatasetConfig(config.data, cache=str(output / "frames"))
-        data = load_demonstrations(dataset, imported.config)
+        dataset = DatasetConfig(config.data)
+        data = load_demonstrations(dataset, imported.config, output / "frames")
         observations, sights = data.observations(policy), data.sights(policy)
     checked: SelfCheck | str = "self_check=false"
     if config.self_check:

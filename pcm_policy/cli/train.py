@@ -20,11 +20,8 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.config import TrainConfig
 from pcm_policy.training.consistency import Consistency
-from pcm_policy.training.demonstrations import (
-    DatasetConfig,
-    Demonstrations,
-    load_demonstrations,
-)
+from pcm_policy.training.dataset import DatasetConfig
+from pcm_policy.training.demonstrations import Demonstrations
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.launch import launched
 from pcm_policy.training.loop import fit
@@ -35,7 +32,8 @@ from pcm_policy.training.make import (
     new_policy,
     policy_config,
 )
-from pcm_policy.training.output import occupied
+from pcm_policy.training.output import FRAMES, occupied
+from pcm_policy.training.reading import load_demonstrations
 
 
 def train_main(config: TrainSettings) -> Path:
@@ -71,7 +69,7 @@ def distill_main(config: DistillSettings) -> Path:
         if dataset.names is None or dataset.symmetry == AUTO:
             dataset = dataset.filled(reading_of(base.config, plain(config.task)))
         with accelerator.main_process_first():  # it decodes frames
-            data = load_demonstrations(dataset, base.config)
+            data = load_demonstrations(dataset, base.config, output / FRAMES)
         seen, data = data, data.encoded(base.to(accelerator.device))
         objective = _distillation(config, base, data, training)
         made_from = {
@@ -119,7 +117,7 @@ def _new_base(
             section["clip"] = start.config.clip
     settings = policy_config(task, plain(config.network), section, dataset.reading)
     with accelerator.main_process_first():  # it decodes frames
-        data = load_demonstrations(dataset, settings)
+        data = load_demonstrations(dataset, settings, Path(config.output_dir, FRAMES))
     if start is not None:
         return dataset, data, continued_policy(settings, start), _weights(start)
     policy = new_policy(
@@ -152,8 +150,8 @@ def _learnt_from(
 
     A data set may have moved; its name and what it holds stay.
     """
-    read = {k: v for k, v in asdict(dataset).items() if k != "cache"}
-    read |= {"path": Path(dataset.path).name, "more": [Path(path).name for path in dataset.more]}
+    read = asdict(dataset) | {"path": Path(dataset.path).name}
+    read |= {"more": [Path(path).name for path in dataset.more]}
     return {"dataset": read, "data": data.digests(), "precision": accelerator.mixed_precision}
 
 
@@ -171,8 +169,7 @@ def _weights(policy: DiffusionPolicy) -> str:
 def _dataset(config: Training) -> DatasetConfig:
     dataset = config.dataset
     more = [resolve_data(path) for path in dataset.more]
-    cache = str(Path(config.output_dir, "frames"))
-    return replace(dataset, path=resolve_data(dataset.path), more=more, cache=cache)
+    return replace(dataset, path=resolve_data(dataset.path), more=more)
 
 
 def _save(

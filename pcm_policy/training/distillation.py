@@ -33,9 +33,9 @@ from pcm_policy.training.targets import Solved, Targets, denoiser_of, iterates
 CALIBRATED, SEARCHED = 128, 64
 """Training observations that the base is measured on for a head, and that steps are searched on."""
 AT_ONCE = 500
-"""Observations that the head's own iterates are computed of at once."""
+"""Batch size when computing the head's iterates."""
 FLOOR = 0.003
-"""Distance below which less of it counts less, in normalised action units."""
+"""Smooths the square root near zero, ``sqrt(d^2 + FLOOR^2)``; in normalised action units."""
 _POOL = "pool.number"
 
 
@@ -63,10 +63,8 @@ def with_head(
     """
     flat = {k: v for k, v in sampler.items() if k != "name"} | {"sampler": sampler.get("name")}
     chosen = base.solver({"method": "sequential"} | flat).sampler
-    nodes, width = (
-        max(6, chosen.steps // 4),
-        min(256, max(96, 2 * math.prod(base.config.chunk_shape))),
-    )
+    nodes = max(6, chosen.steps // 4)
+    width = min(256, max(96, 2 * math.prod(base.config.chunk_shape)))
     auto = {"nodes": nodes, "width": width, "guess_width": max(128, width)}
     auto["guess_noises"] = nodes if base.sampler(chosen).stochastic else 1
     options = {k: auto.get(k, v) if v == "auto" else v for k, v in head["options"].items()}
@@ -88,9 +86,18 @@ class Distillation:
 
     Sequential solves of the base are computed in pools and used several times; every step follows
     ``K`` iterates of every row, those of the head as it was when the pool began, and takes one
-    gradient over all of them. Of the squared distance the root is taken; or it is weighted by one
-    over the iterate's own distance to the fixed point, the paper's ``1 / sqrt(Var(k))`` row by row,
-    or by that itself: ``Var(k)`` is the mean squared distance of iterate ``k`` over the pool.
+    gradient over all of them. A row's loss is a function of ``e``, the squared distance of its next
+    iterate to the fixed point, and of ``d``, the distance of the iterate that it starts from:
+
+    ============  ===========================================================================
+    weight        loss
+    ============  ===========================================================================
+    ``root``      ``sqrt(e + FLOOR^2)``
+    ``row``       ``e / (d + 0.02)``, the paper's weight row by row
+    ``variance``  ``e / sqrt(Var(k))``, the paper's; ``Var(k)`` is the mean of ``d^2`` of iterate
+                  ``k`` over the pool
+    ``none``      ``e``
+    ============  ===========================================================================
 
     Args:
         policy: with an untrained head; base weights stay frozen.
@@ -164,9 +171,9 @@ class Distillation:
     def to(self, device: torch.device) -> None:
         """Move the windows and the base."""
         self.held_out = self.held_out.to(device)
-        self.targets.train = self.targets.train.to(device)
+        self.targets.to(device)
         if self.guessing is not None:
-            self.guessing.targets.train = self.targets.train
+            self.guessing.targets.to(device)
         self.policy.to(device)
 
     def adopt(self, average: nn.Module) -> DiffusionPolicy:

@@ -16,7 +16,7 @@ from pcm_policy.training.loop import Share
 from pcm_policy.training.targets import Targets, denoiser_of
 
 FLOOR = 0.01
-"""Error below which less of it counts less, in normalised action units."""
+"""Smooths the square root near zero, ``sqrt(e^2 + FLOOR^2)``; in normalised action units."""
 
 
 class Guessing:

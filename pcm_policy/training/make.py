@@ -15,7 +15,9 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.training.demonstrations import DatasetConfig, Demonstrations, field_widths
+from pcm_policy.training.dataset import DatasetConfig
+from pcm_policy.training.demonstrations import Demonstrations
+from pcm_policy.training.reading import field_widths
 from pcm_policy.training.saying import say
 
 _ROUNDING = 1e-5

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,8 +57,8 @@ def reflect(name: str, obs: Tensor, action: Tensor, config: PolicyConfig) -> tup
     """
     function, where = load_symmetry(name, config), f"dataset.symmetry={name}"
     try:
-        mapped = function(obs.numpy().copy(), action.numpy().copy())
-        first, second = (torch.as_tensor(rows, dtype=torch.float32) for rows in mapped)
+        seen, done = function(obs.numpy().copy(), action.numpy().copy())
+        first, second = (torch.from_numpy(np.array(rows, np.float32)) for rows in (seen, done))
     except PcmError as error:
         raise PcmError(f"{where}: {error}") from error
     except Exception as error:  # whatever a function raises that was made for other rows

@@ -157,6 +157,10 @@ class Targets:
         self._finish = finish
         self._kept: tuple[int, Solved] | None = None
 
+    def to(self, device: torch.device) -> None:
+        """Move the training windows."""
+        self.train = self.train.to(device)
+
     @torch.no_grad()
     def __call__(self, index: int) -> Solved:
         """Solve and finish the pool ``index``, or return it if it is the last one that was."""

@@ -15,7 +15,8 @@ from pcm_policy.datasets.windows import gather_fields, window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.training.demonstrations import DatasetConfig, load_demonstrations
+from pcm_policy.training.dataset import DatasetConfig
+from pcm_policy.training.reading import load_demonstrations
 
 h5py = pytest.importorskip("h5py")
 LENGTHS = {0: 11, 10: 8, 2: 9, 1: 8}  # robomimic refuses episodes that are shorter than a window

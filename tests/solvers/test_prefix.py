@@ -166,7 +166,8 @@ def test_trained_and_saved_with_prefixes(trained: Path) -> None:
 
 
 def test_more_demonstrations_are_trained_on(demos: Path, tmp_path: Path) -> None:
-    from pcm_policy.training.demonstrations import DatasetConfig, load_demonstrations
+    from pcm_policy.training.dataset import DatasetConfig
+    from pcm_policy.training.reading import load_demonstrations
 
     config = PolicyConfig(20, 2, obs_fields=("keypoint", "state[0:2]"))
     one = load_demonstrations(DatasetConfig(str(demos)), config)

@@ -13,8 +13,9 @@ from pcm_policy.datasets.replay import ReplayBuffer
 from pcm_policy.datasets.windows import window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.training.demonstrations import DatasetConfig, load_demonstrations
+from pcm_policy.training.dataset import DatasetConfig
 from pcm_policy.training.noticing import coarse_columns, short_episodes, shortest_episode
+from pcm_policy.training.reading import load_demonstrations
 
 
 def lengths_file(path: Path, lengths: list[int]) -> DatasetConfig:

@@ -9,7 +9,7 @@ import torch
 from pcm_policy.errors import PcmError
 from pcm_policy.training import launch
 from pcm_policy.training.config import TrainConfig
-from pcm_policy.training.demonstrations import DatasetConfig
+from pcm_policy.training.dataset import DatasetConfig
 
 NAN, INF = math.nan, math.inf
 COUNTS = ("steps", "batch", "log_every", "save_every", "keep")

@@ -16,7 +16,8 @@ from pcm_policy.envs.pusht import mirror
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.training.demonstrations import DatasetConfig, load_demonstrations
+from pcm_policy.training.dataset import DatasetConfig
+from pcm_policy.training.reading import load_demonstrations
 from pcm_policy.training.symmetry import reflect
 
 QUICK = ["network.options.width=16", "network.options.depth=1", "device=cpu", "threads=1"]

@@ -17,7 +17,7 @@ from pcm_policy.sampling.samplers import SamplerConfig, SamplerName
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing
 from pcm_policy.settings import Count, Natural, NonNegative, Positive, Share
 from pcm_policy.training.config import TrainConfig
-from pcm_policy.training.demonstrations import DatasetConfig
+from pcm_policy.training.dataset import DatasetConfig
 
 Weights = Literal["float32", "float16"]
 Precision = Literal["no", "fp16", "bf16"]
