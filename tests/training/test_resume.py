@@ -14,6 +14,9 @@ from pcm_policy.datasets.replay import open_replay
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import load_tensors, save_tensors
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.training.cloning import Cloning
+from pcm_policy.training.loop import Share
+from pcm_policy.training.metrics import Metrics
 from pcm_policy.training.state import flat
 from tests.training.small import assert_same, distill, forget, lines, steps, train
 
@@ -295,8 +298,6 @@ def test_the_last_good_checkpoint_survives_and_a_lower_rate_continues_from_it(
 
 
 def test_metrics_are_json_whatever_a_gradient_is(tmp_path: Path) -> None:
-    from pcm_policy.training.metrics import Metrics
-
     metrics = Metrics(tmp_path / "metrics.jsonl", 0)
     metrics.write(1, {"loss": 0.5, "grad_norm": float("inf"), "val": float("nan")})
     assert lines(tmp_path) == [{"step": 1, "loss": 0.5, "grad_norm": None, "val": None}]
@@ -304,8 +305,6 @@ def test_metrics_are_json_whatever_a_gradient_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"loss": 1}', '{"step": "x"}', "\udcff"])
 def test_lines_that_are_none_are_dropped(tmp_path: Path, text: str) -> None:
-    from pcm_policy.training.metrics import Metrics
-
     file = tmp_path / "metrics.jsonl"
     good = json.dumps({"step": 2, "loss": 1.0})
     file.write_text(f"{good}\n{text}\n{text}", errors="surrogateescape")
@@ -327,6 +326,45 @@ def test_metrics_that_cannot_be_written_end_no_training(
     folder = train(demos, tmp_path / "run", *RUN)
     assert folder.is_dir()
     assert capsys.readouterr().err.count("No space left on device") == 1
+
+
+def test_metrics_that_are_gone_come_back_with_their_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    metrics = Metrics(output / "metrics.jsonl", 0)
+    shutil.rmtree(output)
+    for step in (1, 2):
+        metrics.write(step, {"loss": 1.0})
+    assert capsys.readouterr().err.count("training goes on without its lines") == 1
+    output.mkdir()  # as the next checkpoint does
+    metrics.write(3, {"loss": 1.0})
+    assert lines(output) == [{"step": 3, "loss": 1.0}]
+
+
+def test_a_run_whose_folder_is_removed_under_it_ends_well(
+    demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, output = Cloning.loss, tmp_path / "run"
+
+    def remove_at_three(
+        self: Cloning, module: torch.nn.Module, step: int, share: Share
+    ) -> torch.Tensor:
+        if step == 3:
+            shutil.rmtree(output)
+        return loss(self, module, step, share)
+
+    monkeypatch.setattr(Cloning, "loss", remove_at_three)
+    policy = train(demos, output, *RUN)
+    assert DiffusionPolicy.from_pretrained(policy)
+    assert [line["step"] for line in lines(output)] == [6, 6]
+
+
+def test_metrics_that_cannot_be_replaced_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(PcmError, match=r"metrics.jsonl cannot be read"):
+        Metrics(tmp_path / "metrics.jsonl", 0)
 
 
 def test_settings_are_flat_and_as_json_has_them() -> None:
