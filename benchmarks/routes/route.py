@@ -99,6 +99,7 @@ def commands(name: str, folder: Path) -> dict[str, list[str]]:
     }
     limit = [] if route.max_steps is None else [f"max_steps={route.max_steps}"]
     limit += [f"episodes={route.evaluated}", "num_envs=5", "solve_batch=5", "seed=100000", threads]
+    limit.append("overwrite=true")  # of a run that was interrupted
     for number, (solver, words) in enumerate(SOLVERS.items()):
         chosen = [f"policy={pcm}/policy", *words, *limit]
         found[solver] = ["eval", task, *chosen, f"output_dir={folder}/{name}_eval{number}"]

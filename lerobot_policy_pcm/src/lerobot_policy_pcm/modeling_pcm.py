@@ -1,16 +1,17 @@
 """A policy of pcm_policy behind LeRobot's interface."""
 
-from collections import deque
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.policies.utils import populate_queues
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lerobot_policy_pcm.configuration_pcm import TRAINING, PCMConfig
 from pcm_policy import DiffusionPolicy, PcmError, PolicyConfig
+from pcm_policy.history import History, RecedingHorizon
 from pcm_policy.policy.folder import FORMAT_VERSION
 from pcm_policy.policy.vision import STATE
 from pcm_policy.sampling.noise import Noise
@@ -56,8 +57,7 @@ class PCMPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """Forget the history and the rest of the chunk."""
-        self._seen = {name: deque(maxlen=self.config.n_obs_steps) for name in self.seen}
-        self._actions: deque[Tensor] = deque()
+        self._horizon = RecedingHorizon(self.config.n_obs_steps)
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
@@ -70,16 +70,18 @@ class PCMPolicy(PreTrainedPolicy):
         Raises:
             PcmError: a missing entry, or an observation that the policy refuses.
         """
-        self._observe(batch)
-        if not self._actions:
-            self._actions.extend(self._chunk(noise).transpose(0, 1))
-        return self._actions.popleft()
+
+        def plan(history: History) -> NDArray[np.float32]:
+            return self._chunk(history, noise)
+
+        return torch.from_numpy(self._horizon.act(self._frame(batch), plan))
 
     @torch.no_grad()
     def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
         """Take one observation and return the chunk to execute from it, ``(B, Ta, Da)``."""
-        self._observe(batch)
-        return self._chunk(noise)
+        history = self._horizon.history
+        history.add(self._frame(batch))
+        return torch.from_numpy(self._chunk(history, noise)).transpose(0, 1)
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -91,19 +93,20 @@ class PCMPolicy(PreTrainedPolicy):
         vision = self.pcm.config.vision
         return () if vision is None else tuple(vision.cameras)
 
-    def _observe(self, batch: dict[str, Tensor]) -> None:
-        for name in self._seen:
+    def _frame(self, batch: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+        for name in self.seen:
             if name not in batch:
                 raise PcmError(f"the observation lacks {name}: it has {', '.join(batch)}")
-        populate_queues(self._seen, {name: batch[name] for name in self._seen})
+        return {name: batch[name].cpu().numpy() for name in self.seen}
 
-    def _chunk(self, initial: Tensor | None) -> Tensor:
-        seen = {name: torch.stack(list(steps), dim=1).cpu() for name, steps in self._seen.items()}
+    def _chunk(self, history: History, initial: Tensor | None) -> NDArray[np.float32]:
+        """Return what to execute, ``(Ta, B, Da)``."""
+        seen = history.stacked(axis=1)
         numbers = [seen[name] for name in self.config.obs_entries]
-        state = torch.cat(numbers, dim=-1).numpy() if numbers else None
+        state = np.concatenate(numbers, axis=-1) if numbers else None
         obs: Any = state
         if self._cameras:
-            obs = {name: _bytes(seen[name]).numpy() for name in self._cameras}
+            obs = {name: _bytes(torch.from_numpy(seen[name])).numpy() for name in self._cameras}
             obs |= {} if state is None else {STATE: state}
         batch = len(next(iter(seen.values())))
         noise = self.pcm.draw_noise(batch, self.solver, torch.default_generator)
@@ -111,7 +114,8 @@ class PCMPolicy(PreTrainedPolicy):
             noise = Noise(initial, noise.steps)
         found = self.pcm.predict(obs, solver=self.solver, noise=noise)
         first = self.config.n_obs_steps - 1
-        return torch.from_numpy(found.chunk[:, first : first + self.config.n_action_steps])
+        steps = self.config.n_action_steps
+        return found.chunk[:, first : first + steps].swapaxes(0, 1)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any] | None]:
         """Refuse: see :data:`~lerobot_policy_pcm.configuration_pcm.TRAINING`."""
