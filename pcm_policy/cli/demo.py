@@ -88,7 +88,9 @@ def _evaluate(
     overrides = [f"policy={policy}", f"output_dir='{folder}'", f"episodes={episodes}", *flags]
     if label == "PCM, 2 rounds":
         overrides += ["video_episodes=[0,1,2]"]
-    result: dict[str, Any] = cli_eval.eval_main(compose("eval", [*overrides, "latency_calls=60", "overwrite=true"]))
+    result: dict[str, Any] = cli_eval.eval_main(
+        compose("eval", [*overrides, "latency_calls=60", "overwrite=true"])
+    )
     return result
 
 
