@@ -1,14 +1,17 @@
 """The tuner: what it chooses is what the measurements say, and its files are loaded as they are."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pcm_policy.cli.bench import tune_main
+from pcm_policy.cli.bench import evaluation_line, tune_main
 from pcm_policy.cli.compose import compose
 from pcm_policy.cli.eval import eval_main
+from pcm_policy.cli.main import run_command
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.exactness import solved
 from pcm_policy.measure.few_steps import rmse
@@ -137,3 +140,34 @@ def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:
     )
     label = eval_main(config)["solver"]["label"]
     assert report["chosen"].startswith(label)
+
+
+TASKS = [
+    ["task=pusht"],
+    ["task=lift", "task.control_hz=50"],
+    ["task=lift_image", "task.env_kwargs.camera_size=64"],
+    ["task=metaworld/pick-place", "task.control_hz=5"],
+    ["task=pusht", "policy='a folder/it (1)'"],
+    [],
+]
+
+
+@pytest.mark.parametrize("given", TASKS, ids=" ".join)
+def test_the_printed_line_is_the_evaluation_as_it_is_typed(
+    given: list[str], tmp_path: Path
+) -> None:
+    """Same policy and task, whatever was said of them, through a shell and back."""
+    out = tmp_path / "a tuned (one)"
+    for group, text in (("solver", "method: picard\nrounds: 3\n"), ("runtime", "mode: onnx\n")):
+        (out / group).mkdir(parents=True)
+        (out / group / "tuned.yaml").write_text(text)
+    wanted = compose("bench tune", [*given, "error=0.1", f"output_dir='{out}'"])
+    program, *words = shlex.split(evaluation_line(wanted, out))
+    found: list[Any] = []
+    run_command("eval", found.append, words)
+    assert program == "pcm-eval"
+    assert found[0].task == wanted.task
+    assert found[0].policy == wanted.policy
+    assert (found[0].solver["method"], found[0].solver["rounds"]) == ("picard", 3)
+    assert found[0].runtime.mode == "onnx"
+    assert Path(found[0].output_dir) == out / "eval"
