@@ -14,7 +14,7 @@ import torch
 from pcm_policy.errors import PcmError
 from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.settings import setting
-from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.step import STEPS, Step, after
 from pcm_policy.solvers.stops import Stop
 from pcm_policy.solvers.system import Iterate, Round, System
 
@@ -52,6 +52,10 @@ class Adaptive(Step):
     def init(self, s: System) -> Any:
         """Return the inner step's memory, and no residual."""
         return self.inner.init(s), None
+
+    def early(self) -> int | None:
+        """The rounds with the head, and those of the inner step."""
+        return after(self.head_rounds, self.inner)
 
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
         """Make the inner step's round; the head's states replace it in rows that still use it."""

@@ -36,6 +36,10 @@ class Anderson(Step):
         """Remember nothing yet but what the inner step does."""
         return self.inner.init(s), None, (), ()
 
+    def early(self) -> int | None:
+        """As the inner step; the memory says itself whether it is full."""
+        return self.inner.early()
+
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
         """Make the inner step's round and extrapolate it; the first one stays as it is."""
         inner, last, moves, changes = memory

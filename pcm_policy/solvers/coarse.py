@@ -15,7 +15,7 @@ from torch import Tensor
 from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.settings import setting
-from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.step import STEPS, Step, after
 from pcm_policy.solvers.system import Iterate, Round, System, combine
 
 
@@ -62,6 +62,10 @@ class Coarse(Step):
     def init(self, s: System) -> Any:
         """Return the other step's memory."""
         return self.then.init(s)
+
+    def early(self) -> int | None:
+        """The rounds at few nodes, and those of the other step."""
+        return after(len(self.shares), self.then)
 
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
         """Evaluate few nodes and interpolate, or make the other step's round."""

@@ -142,21 +142,24 @@ def solve(
         used, nfe, last, is_late = used + r.calls, nfe + r.nfe, now, late()
         if is_late:
             break
-    return result(s, stop, r, last, torch.stack(residuals), used, nfe, is_late)
+    return result(s, stop, r.whole, last, torch.stack(residuals), used, nfe, is_late)
 
 
 def result(
     s: System,
     stop: Stop,
-    r: Round,
+    whole: bool,
     x: Iterate,
     residuals: Tensor,
     used: int,
     nfe: int,
     is_late: bool = False,
 ) -> SolveResult:
-    """Return the result of a solve that ended in the iterate ``x`` after the round ``r``."""
-    usable = x.X[-1].isfinite().flatten(1).all(dim=1) & r.whole
+    """Return the result of a solve that ended in the iterate ``x`` .
+
+    ``whole`` says whether its last round was, see :class:`~pcm_policy.solvers.system.Round`.
+    """
+    usable = x.X[-1].isfinite().flatten(1).all(dim=1) & whole
     bound = torch.where(usable, stop.bound(x), torch.inf)
     return SolveResult(
         sample=x.X[-1],

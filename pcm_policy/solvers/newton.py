@@ -49,6 +49,10 @@ class Newton(Step):
             )
         return self.inner.init(s)
 
+    def early(self) -> int | None:
+        """As the inner step."""
+        return self.inner.early()
+
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
         """Make the inner step's round, and sweep what solves the linearised system."""
         assert s.jacobian is not None

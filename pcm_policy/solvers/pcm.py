@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.settings import setting
-from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.step import STEPS, Step, after
 from pcm_policy.solvers.stops import Stop
 from pcm_policy.solvers.system import Iterate, Round, System
 
@@ -43,6 +43,10 @@ class PCM(Step):
     def init(self, s: System) -> Any:
         """Return the other step's memory."""
         return self.then.init(s)
+
+    def early(self) -> int | None:
+        """The rounds of the head, and those of the other step."""
+        return after(len(self.shares), self.then)
 
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
         """Make a round of the head, or of the other step."""

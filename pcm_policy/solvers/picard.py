@@ -46,6 +46,10 @@ class Picard(Step):
         check_reach(s, stop, self.window)
         return super().ready(s, stop)
 
+    def early(self) -> int | None:
+        """No round is unlike another, unless a window slides."""
+        return 0 if self.window is None else None
+
     def step(self, s: System, x: Iterate, memory: None) -> tuple[Round, None]:
         """Sweep once; nodes past a window of the first rounds repeat its last prediction."""
         hi = min(x.lo + (self.window or s.steps), s.steps)

@@ -49,6 +49,14 @@ class Step(ABC):
         """Return the memory that the first round takes: None, or tensors, nested."""
         return None
 
+    def early(self) -> int | None:
+        """Return how many first rounds are unlike later ones; None, unless said, for all.
+
+        A runtime records each of them, and the later ones, which must not depend on ``x.k`` and
+        evaluate all states whatever ``x.lo``, once.
+        """
+        return None
+
     @abstractmethod
     def step(self, s: System, x: Any, memory: Any) -> tuple[Round, Any]:
         """Return a round from the iterate ``x``, and the memory for the next one.
@@ -70,3 +78,9 @@ def wrapped(step: Step) -> Iterator[Step]:
 def needs(step: Step) -> frozenset[str]:
     """Return all that a step and those it wraps need of the policy."""
     return step.needs.union(*(needs(inner) for inner in wrapped(step)))
+
+
+def after(rounds: int, step: Step) -> int | None:
+    """Return the early rounds of a step that comes after some rounds of another kind."""
+    later = step.early()
+    return None if later is None else rounds + later

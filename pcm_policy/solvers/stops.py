@@ -5,6 +5,7 @@ recorded; ``look`` is the one place that reads the device.
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,10 +39,17 @@ class Rounds:
     def __post_init__(self) -> None:
         check(self)
 
+    reads: ClassVar[bool] = False
+    """Whether :meth:`look` reads the device."""
+
     @property
     def fixed(self) -> int | None:
         """The number of rounds, where nothing else ends a solve before it is exact."""
         return self.rounds
+
+    def between_replays(self) -> "Rounds":
+        """Return the stop that ends solves alike and keeps on the device what is final."""
+        return Tolerance(self.rounds, self.safety, self.error)
 
     def begin(self, x: Iterate) -> Iterate:
         """Return the first iterate with what this stop keeps in it."""
@@ -93,6 +101,11 @@ class Tolerance(Rounds):
     """
 
     error: float = setting(1e-3, least=0)
+    reads: ClassVar[bool] = True
+
+    def between_replays(self) -> "Rounds":
+        """Return this stop."""
+        return self
 
     @property
     def fixed(self) -> int | None:
@@ -141,7 +154,8 @@ class Tolerance(Rounds):
 
     def why(self, s: System, x: Iterate) -> Ended:
         """Return why a solve ended here."""
-        return Ended.CERTIFIED if x.lo >= s.steps else Ended.ROUNDS
+        done = Ended.CERTIFIED if self.error > 0 else Ended.EXACT
+        return done if x.lo >= s.steps else Ended.ROUNDS
 
 
 @dataclass(frozen=True)
@@ -157,6 +171,11 @@ class Settle(Rounds):
     """
 
     level: float = setting(0.015, above=0)
+    reads: ClassVar[bool] = True
+
+    def between_replays(self) -> "Rounds":
+        """Return this stop."""
+        return self
 
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no row over."""

@@ -152,7 +152,7 @@ class Iterate:
         """Return ``D(X)`` at some nodes; rows that are over keep their predictions."""
         x, rows = self.X[nodes], self.rows
         if rows is None:
-            return s.denoise(x, nodes)
+            return self._kept(s.denoise(x, nodes), self.P[nodes])
         return self.P[nodes].index_copy(1, rows, s.denoise.pick(rows)(x[:, rows], nodes))
 
     def correct(self, s: System, share: float, base: Tensor | None = None) -> Tensor:
@@ -163,7 +163,7 @@ class Iterate:
         """
         head, rows = s.needed_head(), self.rows
         if rows is None:
-            return head(s, self, share, base)
+            return self._kept(head(s, self, share, base), self.P)
         some = replace(self, X=self.X[:, rows], P=self.P[:, rows])
         base = None if base is None else base[:, rows]
         return self.P.index_copy(1, rows, head(s.pick(rows), some, share, base))
@@ -185,6 +185,10 @@ class Iterate:
         X[: self.lo + 1] = self.X[: self.lo + 1]
         whole = full and hi == s.steps
         return Round(self, P, X, X, hi, nfe, exact=1, full=full, whole=whole)
+
+    def _kept(self, found: Tensor, before: Tensor) -> Tensor:
+        """Let rows that are over keep their predictions where all rows were evaluated."""
+        return found if self.over is None else torch.where(self.over[:, None, None], before, found)
 
     def head_round(self, s: System, P: Tensor) -> "Round":
         """Sweep a head's predictions: every state may move, but in rows that are over."""
