@@ -158,8 +158,9 @@ class Recorded:
             if is_late or stop.ended(s, x):
                 return result(s, stop, whole, x, torch.stack(residuals), used, nfe, is_late)
             # Later rounds are one recording: over all states, where the stop keeps the final ones.
-            alike = early is not None and k >= early and x.front is not None
-            lo, at = (0, early) if alike else (x.lo, k)
+            lo, at = x.lo, k
+            if early is not None and k >= early and x.front is not None:
+                lo, at = 0, early
             x = replace(x, k=at, lo=lo, rows=None)
             round_ = self._replay((at, lo, x.cold), self._next, (s, x, memory))
 
