@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from pcm_policy.errors import PcmError
 
 RESAMPLES = 10_000
+DRAWN = 1_000_000
+"""Counts that are drawn at once, of 8 bytes: memory does not grow with the number of values."""
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -52,9 +54,16 @@ def bootstrap_mean_interval(
     """
     sample = _sample(values)
     count = len(sample)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    generator, share = np.random.default_rng(seed), np.full(count, 1 / count)
+    rows = max(1, DRAWN // count)
+    means = np.concatenate(
+        [
+            generator.multinomial(count, share, min(rows, RESAMPLES - done)) @ sample / count
+            for done in range(0, RESAMPLES, rows)
+        ]
+    )
     tail = (1 - confidence) / 2
-    low, high = np.quantile(draws @ sample / count, [tail, 1 - tail])
+    low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 

@@ -1,5 +1,7 @@
 """Statistics against published values and exact cases."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -72,3 +74,17 @@ def test_bad_samples_are_refused(values: list[float]) -> None:
         bootstrap_mean_interval(values)
     with pytest.raises(PcmError):
         percentiles(values)
+
+
+def test_the_bootstrap_of_many_values_takes_little_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = np.random.default_rng(3).normal(size=400)
+    whole = bootstrap_mean_interval(values)
+    monkeypatch.setattr("pcm_policy.measure.statistics.DRAWN", 10_000)
+    tracemalloc.start()
+    parts = bootstrap_mean_interval(values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert parts == pytest.approx(whole, rel=1e-12)  # the same draws
+    assert peak < 2e6  # all at once take 64 MB

@@ -194,6 +194,7 @@ def test_a_flow_policy_is_trained_and_solved_in_parallel(tmp_path: Path) -> None
     config = compose(
         "train",
         [
+            "task=pusht",
             "dataset.path=released/pusht_demos",
             f"output_dir={tmp_path}",
             "policy.schedule.name=flow",

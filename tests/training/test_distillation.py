@@ -15,7 +15,7 @@ from pcm_policy.solvers.before import picard, sequential
 from pcm_policy.solvers.before.base import combine
 from pcm_policy.solvers.before.solve import as_predictor
 from pcm_policy.training.batches import Batches, Windows
-from pcm_policy.training.distillation import Distillation, with_head
+from pcm_policy.training.distillation import FLOOR, Distillation, with_head
 from pcm_policy.training.loop import Share
 from tests.problems import make_head, problem
 
@@ -63,10 +63,15 @@ def sequential_start(denoise: Denoiser, noise: Noise) -> Tensor:
 
 
 @pytest.mark.parametrize("head", [LORA, COPY], ids=["lora", "copy"])
-@pytest.mark.parametrize("weight", ["variance", "none"])
+@pytest.mark.parametrize(
+    ("weight", "end"), [("variance", 0.0), ("none", 0.3), ("root", 0.3), ("row", 0.0)]
+)
 @torch.no_grad()
-def test_the_papers_loss_row_by_row(head: dict[str, object], weight: str) -> None:
-    """E_k 1 / sqrt(Var(k)) |Phi(X^k; theta) - X*|^2 over recorded base trajectories."""
+def test_the_loss_row_by_row(head: dict[str, object], weight: str, end: float) -> None:
+    """The paper's: E_k 1 / sqrt(Var(k)) |Phi(X^k; theta) - X*|^2 over recorded base trajectories.
+
+    And the other weights; ``end`` counts the last state's error once more.
+    """
     policy, data = with_random_head(head), windows()
     objective = Distillation(
         policy,
@@ -76,7 +81,7 @@ def test_the_papers_loss_row_by_row(head: dict[str, object], weight: str) -> Non
         3,
         own=0.0,
         weight=weight,
-        end_weight=0.0,
+        end_weight=end,
         pool=POOL,
         warm=0.0,
         prefix=0.0,
@@ -98,12 +103,17 @@ def test_the_papers_loss_row_by_row(head: dict[str, object], weight: str) -> Non
                 denoise, pool.forced[:-1, i : i + 1], x[:-1], k, 1.0
             )
             jumped = pool.forced[:, i : i + 1] + combine(denoise.sampler.M, predictions)
-            row.append(float((jumped - exact).square().mean()))
+            error = (jumped - exact).square()
+            row.append(float(error.mean() + end * error[-1].mean()))
         losses.append(row)
-    variance = torch.tensor(distance).mean(dim=0)
-    alpha = variance.rsqrt() if weight == "variance" else torch.ones(K)
-    rows = Batches(POOL, 4, 3)(1)
-    expected = (torch.tensor(losses)[rows] * alpha).mean()
+    far, total = torch.tensor(distance), torch.tensor(losses)
+    weighted = {
+        "variance": total * far.mean(dim=0).rsqrt(),
+        "none": total,
+        "root": (total + FLOOR**2).sqrt(),
+        "row": total / (far.sqrt() + 0.02),
+    }[weight]
+    expected = weighted[Batches(POOL, 4, 3)(1)].mean()
     assert float(found) == pytest.approx(float(expected), rel=1e-3)
 
 
