@@ -8,6 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -85,10 +86,11 @@ def join_fields(obs: Mapping[str, ArrayLike], fields: Sequence[str]) -> NDArray[
         field = parse_field(text)
         if field.key not in obs:
             raise PcmError(f"the observation lacks {field.key}: it has {', '.join(obs)}")
-        values = np.asarray(obs[field.key])
+        values = numbers(f"observation {field.key}", obs[field.key])
         rows = field.columns(values.reshape(-1, values.shape[-1] if values.ndim else 1))
         parts.append(rows.reshape(*values.shape[:-1], rows.shape[1]))
     if len({part.shape[:-1] for part in parts}) > 1:
         shapes = {text: part.shape for text, part in zip(fields, parts, strict=True)}
         raise PcmError(f"the observation's entries have different leading axes: {shapes}")
-    return np.concatenate(parts, axis=-1, dtype=np.float32, casting="unsafe")
+    with np.errstate(over="ignore"):  # what does not fit is infinite, which policies refuse
+        return np.concatenate(parts, axis=-1, dtype=np.float32, casting="unsafe")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import parse_field
 from pcm_policy.history import History, RecedingHorizon
@@ -26,7 +27,7 @@ class RolloutPolicy:
             robomimic's wrapper gives them.
 
     Raises:
-        PcmError: the policy does not know its fields.
+        PcmError: the policy does not know its fields, or has cameras.
     """
 
     def __init__(
@@ -36,6 +37,12 @@ class RolloutPolicy:
             raise PcmError(
                 "the policy does not say which entries it sees: pcm-import with obs_fields=[...]"
             )
+        if policy.vision is not None:
+            cameras = ", ".join(policy.vision.config.cameras)
+            raise PcmError(
+                f"the policy has cameras ({cameras}), and this interface takes numbers: call "
+                "predict of the policy, or pcm-eval"
+            )
         self.policy, self.solver, self.frame_stack = policy, solver, frame_stack
         self._fields = [parse_field(text) for text in policy.config.obs_fields]
         self.start_episode()
@@ -43,6 +50,7 @@ class RolloutPolicy:
     def start_episode(self) -> None:
         """Forget the history and the rest of the chunk."""
         self._horizon = RecedingHorizon(self.policy.config.obs_steps)
+        self._batch: int | None = None
 
     def __call__(
         self, ob: Mapping[str, ArrayLike], goal: Any = None, batched_ob: bool = False
@@ -58,18 +66,24 @@ class RolloutPolicy:
             ``(Da,)``, or ``(B, Da)`` for a batch; raw units.
 
         Raises:
-            PcmError: a goal, a missing entry, a wrong width, or what ``predict`` refuses.
+            PcmError: a goal, a missing entry, a wrong width, another number of observations than
+                the episode began with, or what ``predict`` refuses.
         """
         if goal is not None:
             raise PcmError("a goal was given: this policy was trained without goals")
         frame = self._frame(ob, batched_ob)
-
-        def plan(history: History) -> NDArray[np.float32]:
-            obs = frame if self.frame_stack else history.stacked(axis=1)
-            return self.policy.predict(obs, solver=self.solver).action.swapaxes(0, 1)
-
-        action = self._horizon.act(frame, plan)
+        if self._batch not in (None, len(frame)):
+            raise PcmError(
+                f"the episode began with {self._batch} observations at a time, now there are "
+                f"{len(frame)}: call start_episode() first"
+            )
+        action = self._horizon.act(frame, self._plan)
+        self._batch = len(frame)
         return action if batched_ob else action[0]
+
+    def _plan(self, seen: History) -> NDArray[np.float32]:
+        obs = seen.stacked(axis=1)[:, -1] if self.frame_stack else seen.stacked(axis=1)
+        return self.policy.predict(obs, solver=self.solver).action.swapaxes(0, 1)
 
     def _frame(self, ob: Mapping[str, ArrayLike], batched: bool) -> NDArray[np.float32]:
         """Join the entries: ``(B, Do)``, or ``(B, To, Do)`` where they come stacked."""
@@ -77,11 +91,16 @@ class RolloutPolicy:
         for field in self._fields:
             if field.key not in ob:
                 raise PcmError(f"the observation lacks {field.key}: it has {', '.join(ob)}")
-            values = np.asarray(ob[field.key], np.float32)
+            values = numbers(f"observation {field.key}", ob[field.key]).astype(np.float32)
+            if values.ndim < batched + self.frame_stack:
+                raise PcmError(f"observation {field.key} has shape {values.shape}: an axis lacks")
             values = values if batched else values[None]
             if self.frame_stack:
                 rows = field.columns(values.reshape(-1, *values.shape[2:]))
                 parts.append(rows.reshape(*values.shape[:2], -1))
             else:
                 parts.append(field.columns(values))
+        if len({part.shape[:-1] for part in parts}) > 1:
+            shapes = {field.key: p.shape for field, p in zip(self._fields, parts, strict=True)}
+            raise PcmError(f"the observation's entries have different leading axes: {shapes}")
         return np.concatenate(parts, axis=-1, dtype=np.float32)

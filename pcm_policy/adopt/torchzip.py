@@ -3,13 +3,15 @@
 A checkpoint is a zip file: a pickle, and one entry for each tensor's numbers. A pickle is a program
 that may name any function and call it. Here no name is ever looked up: the few that tensors and
 plain data need stand for stand-ins of this module, configs of OmegaConf become inert shells, and
-any other name is refused. The interpreter is the pure Python one, whose memory grows with the file.
+any other name is refused. The interpreter is the pure Python one, whose memory grows with the file,
+and whose work is bounded: so many operations, texts and numbers alone as keys, and what it built is
+as large as it looks however often its parts are repeated.
 """
 
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,10 @@ from pcm_policy.errors import PcmError
 _PICKLE_BYTES = 64 << 20
 _ENTRIES = 200_000
 _DEPTH = 100
+_OPERATIONS = 2_000_000  # a thousand tensors take 30,000
+_NUMBER_KEYS = 50_000
+_KEY_LENGTH = 1000
+_NODES = 2_000_000  # of what the pickle makes, written out
 _STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -111,6 +117,7 @@ class Archive:
         program = io.BytesIO(archive.read(f"{self._root}/data.pkl"))
         try:
             self.content: Any = _Reader(program, path, self._root, archive).load()
+            _check_size(path, self.content)
         except PcmError:
             raise
         except Exception as error:  # a hostile program can raise anything
@@ -185,15 +192,49 @@ def _check(path: Path, archive: zipfile.ZipFile) -> str:
 class _Reader(pickle._Unpickler):
     """Pure Python unpickler for which every name is a stand-in."""
 
-    dispatch = {  # noqa: RUF012  as in the base class
-        code: load
-        for code, load in pickle._Unpickler.dispatch.items()
-        if code not in (pickle.BYTEARRAY8[0], pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0])
-    }
-
     def __init__(self, file: io.BytesIO, path: Path, root: str, archive: zipfile.ZipFile) -> None:
         super().__init__(file, encoding="utf-8")
         self._path, self._root, self._archive = path, root, archive
+        self._left, self._number_keys = _OPERATIONS, _NUMBER_KEYS
+        self._shell = type("Shell", (_Shell,), {"__slots__": ()})  # NEWOBJ wants a class
+
+    def spend(self, count: int = 1) -> None:
+        """Count operations.
+
+        Raises:
+            PcmError: there were too many.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise PcmError(
+                f"{self._path}: its pickle takes more than {_OPERATIONS} operations: refused"
+            )
+
+    def check_keys(self, keys: Iterable[Any]) -> None:
+        """Refuse keys whose hash or comparison takes work.
+
+        Raises:
+            PcmError: anything but short texts and not too many numbers.
+        """
+        for key in keys:
+            self.spend()
+            if isinstance(key, str | bytes) and len(key) <= _KEY_LENGTH:
+                continue
+            self._number_keys -= 1
+            if not isinstance(key, int | float | None) or self._number_keys < 0:
+                raise PcmError(
+                    f"{self._path}: its pickle has keys that are neither short texts nor numbers: "
+                    "refused"
+                )
+
+    def pairs(self, *given: Any) -> _Dict:
+        """Stand for ``dict`` and ``OrderedDict``: make one of pairs, with checked keys."""
+        if not given:
+            return _Dict()
+        (rows,) = given
+        rows = list(rows.items() if isinstance(rows, dict) else rows)
+        self.check_keys(key for key, _ in rows)
+        return _Dict(rows)
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in of a name; PcmError for any that tensors do not need."""
@@ -205,13 +246,13 @@ class _Reader(pickle._Unpickler):
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if (module, name) in (("collections", "OrderedDict"), ("builtins", "dict")):
-            return _Function(_Dict)
+            return _Function(self.pairs)
         if (module, name) == ("collections", "defaultdict"):
             return _Function(lambda *args: _Dict())
         if (module, name) in _INERT:
             return _Function(_Shell)
         if module.split(".")[0] == "omegaconf":
-            return type("Shell", (_Shell,), {"__slots__": ()})  # NEWOBJ wants a class: a fresh one
+            return self._shell
         shown = f"{module}.{name}"[:80].encode("unicode_escape").decode()
         raise PcmError(
             f"{self._path} names {shown}, which is neither a tensor nor plain data: "
@@ -227,6 +268,58 @@ class _Reader(pickle._Unpickler):
         if size != numel * dtype.itemsize:
             raise ValueError(f"storage {key} has {size} bytes for {numel} numbers")
         return _Storage(dtype, key)
+
+
+def _counted(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return an operation that counts itself, and checks what would be hashed."""
+
+    def step(reader: Any) -> None:
+        reader.spend()
+        if code == pickle.SETITEM[0]:
+            reader.check_keys(reader.stack[-2:-1])
+        elif code in (pickle.SETITEMS[0], pickle.DICT[0]):
+            reader.check_keys(reader.stack[0::2])
+        elif code in (pickle.ADDITEMS[0], pickle.FROZENSET[0]):
+            reader.check_keys(reader.stack)
+        load(reader)
+
+    return step
+
+
+_FORBIDDEN = (pickle.BYTEARRAY8[0], pickle.NEXT_BUFFER[0], pickle.READONLY_BUFFER[0])
+_Reader.dispatch = {
+    code: _counted(code, load)
+    for code, load in pickle._Unpickler.dispatch.items()
+    if code not in _FORBIDDEN
+}
+
+
+def _check_size(path: Path, content: Any) -> None:
+    """Refuse what is larger than any checkpoint once its repeated parts are written out.
+
+    A list of ten lists of ten lists is small in a pickle that repeats them, and not for who walks
+    it. Shells are left out: only :func:`plain` looks into them, and counts.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(value: Any, depth: int) -> int:
+        if isinstance(value, dict):
+            parts: Iterable[Any] = value.values()
+        elif isinstance(value, list | tuple | set | frozenset) and not isinstance(value, Stored):
+            parts = value
+        else:
+            return 1
+        if id(value) not in sizes:
+            if depth > _DEPTH:
+                raise PcmError(
+                    f"{path}: its pickle is nested too deeply, or within itself: refused"
+                )
+            sizes[id(value)] = _NODES + 1  # as long as it is open: within itself
+            sizes[id(value)] = 1 + sum(size(part, depth + 1) for part in parts)
+        return sizes[id(value)]
+
+    if size(content, 0) > _NODES:
+        raise PcmError(f"{path}: its pickle repeats itself to more than {_NODES} entries: refused")
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: object) -> Stored:

@@ -1,6 +1,7 @@
 """The gate in front of a policy: what an observation has to be before anything is predicted."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
-from pcm_policy.fields import join_fields
+from pcm_policy.fields import join_fields, parse_field
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.normalize import Normalizer
 from pcm_policy.policy.vision import STATE, Vision
@@ -73,11 +75,12 @@ def observe(
             f"observation is not finite at batch {b}, step {step}, dimension {dim}: "
             f"{array[b, step, dim]}"
         )
-    raw = torch.from_numpy(array).to(normalizer.low)
+    raw = torch.from_numpy(np.ascontiguousarray(array)).to(normalizer.low)
     if vision is not None:
-        raw = vision(raw, {n: torch.from_numpy(v).to(raw.device) for n, v in images.items()})
+        pixels = {n: torch.from_numpy(np.ascontiguousarray(v)) for n, v in images.items()}
+        raw = vision(raw, {n: v.to(raw.device) for n, v in pixels.items()})
     excess = normalizer.excess(raw)
-    if bool((excess > config.max_excess).any()):
+    if not bool((excess <= config.max_excess).all()):
         b, step, dim = (int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
         raise PcmError(
             f"observation is out of range at batch {b}, step {step}, dimension {dim}: "
@@ -88,15 +91,40 @@ def observe(
 
 
 def _batched(config: PolicyConfig, obs: ArrayLike | Mapping[str, ArrayLike]) -> NDArray[np.float32]:
-    """Return an observation without images as ``(B, To, Do)``."""
-    if isinstance(obs, Mapping):
-        obs = join_fields(obs, config.obs_fields)
-    array = np.asarray(obs, dtype=np.float32)
-    array = array[None] if array.ndim == 2 else array
+    """Return an observation without images as ``(B, To, Do)``.
+
+    An entry of a dictionary may have axes of its own, ``(B, To, 9, 2)`` for nine points: they are
+    flattened.
+    """
     want = (config.obs_steps, config.obs_dim)
+    array = _joined(config, obs) if isinstance(obs, Mapping) else numbers("observation", obs)
+    array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[1:] != want or array.shape[0] == 0:
         raise PcmError(
-            f"observation has shape {np.shape(obs)}: this policy takes (To, Do) = {want}, or a "
+            f"observation has shape {array.shape}: this policy takes (To, Do) = {want}, or a "
             f"batch (B, {want[0]}, {want[1]})"
         )
-    return array
+    with np.errstate(over="ignore"):  # what does not fit is infinite, and refused as such
+        return array.astype(np.float32)
+
+
+def _joined(config: PolicyConfig, obs: Mapping[str, ArrayLike]) -> NDArray[np.float32]:
+    """Join the entries as they are, or flattened after ``To``, whichever gives the policy's width.
+
+    Raises:
+        PcmError: what is wrong with them as they are, if neither does.
+    """
+    want = (config.obs_steps, config.obs_dim)
+    entries = {k: numbers(f"observation {k}", v) for k, v in obs.items() if _seen(config, k)}
+    entries |= {k: np.zeros(0) for k in obs if k not in entries}
+    for lead in (1, 2):  # (To, ...) and (B, To, ...)
+        flat = {k: v.reshape(*v.shape[:lead], -1) for k, v in entries.items() if v.ndim > lead}
+        with suppress(PcmError):
+            found = join_fields(flat, config.obs_fields)
+            if found.shape[-2:] == want:
+                return found
+    return join_fields(entries, config.obs_fields)
+
+
+def _seen(config: PolicyConfig, entry: str) -> bool:
+    return any(parse_field(text).key == entry for text in config.obs_fields)

@@ -19,11 +19,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import Head, build_head
 from pcm_policy.limits import ActionLimits
 from pcm_policy.networks import build_network
 from pcm_policy.policy.config import PolicyConfig
+from pcm_policy.policy.inputs import check_guess, check_noise, check_prefix, check_previous
 from pcm_policy.policy.normalize import Normalizer
 from pcm_policy.policy.observe import observe
 from pcm_policy.policy.vision import Vision
@@ -278,7 +280,7 @@ class DiffusionPolicy(nn.Module):
         Raises:
             PcmError: a wrong shape, more actions than the chunk has, or one that is not finite.
         """
-        array, config = np.asarray(actions, np.float32), self.config
+        array, config = numbers("prefix", actions).astype(np.float32), self.config
         first = config.obs_steps - 1
         room = config.horizon - first
         if array.ndim != 3 or array.shape[2] != config.action_dim or array.shape[1] > room:
@@ -400,9 +402,17 @@ class DiffusionPolicy(nn.Module):
 
         Raises:
             PcmError: an observation of the wrong shape, not finite, or far outside the training
-                range; or an action that is not finite.
+                range; noise, a guess or known actions of other shapes; or an action that is not
+                finite.
         """
         raw = self.observe(obs)
+        solver = self.default_solver() if solver is None else solver
+        steps = solver.sampler.steps
+        drawn = steps if self.sampler(solver.sampler).stochastic else 0
+        check_noise(self.config, noise, len(raw), drawn)
+        check_guess(self.config, guess, len(raw), steps)
+        check_prefix(self.config, prefix, len(raw))
+        check_previous(self.config, previous, len(raw))
         found = self.solve(raw, solver, noise, guess, prefix)
         assert found.chunk is not None
         chunk = found.chunk.cpu().numpy()

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.camera import CameraEncoder, Size
 from pcm_policy.networks.resnet import CHANNELS
@@ -207,17 +208,19 @@ class Vision(nn.Module):
         if not isinstance(obs, Mapping) or set(obs) != set(wanted):
             have = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
             raise PcmError(f"this policy has cameras: give a dictionary of {wanted}, not {have}")
-        images = {name: np.asarray(obs[name]) for name in self.config.cameras}
+        images = {n: numbers(f"observation {n}", obs[n]) for n in self.config.cameras}
         rank = next(iter(images.values())).ndim
         batch = next(iter(images.values())).shape[:1] if rank == 5 else (1,)
         state = np.zeros((*batch, steps, 0), np.float32)
         if self.config.state_dim:
-            state = np.asarray(obs[STATE], np.float32)
+            with np.errstate(over="ignore"):  # what does not fit is infinite, and refused as such
+                state = numbers(f"observation {STATE}", obs[STATE]).astype(np.float32)
             state = state[None] if rank == 4 else state
         images = {k: v[None] if v.ndim == 4 and rank == 4 else v for k, v in images.items()}
         shapes: dict[str, tuple[int, ...]] = {STATE: (self.config.state_dim,)}
         shapes |= {name: (*size, 3) for name, size in self.config.cameras.items()}
-        for name, array in {STATE: state, **images}.items():
+        # images first: without one's axes nothing can be said of a batch
+        for name, array in {**images, STATE: state}.items():
             want = (*batch, steps, *shapes[name])
             if array.shape != want or 0 in batch:
                 raise PcmError(

@@ -11,6 +11,7 @@ import resource
 import shutil
 import struct
 import subprocess
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -328,3 +329,56 @@ def test_lerobots_files_likewise(tmp_path: Path, layout: str) -> None:
             file.write_text(json.dumps(replaced(value, path, rng.choice(ODD))))
             one_line_or_fine(tmp_path / "p")
         file.write_text(text)
+
+
+def nested(levels: int, pair: bytes = b"\x86") -> bytes:
+    """A tuple of two tuples of two tuples ..., each made once: ``2 ** levels`` leaves."""
+    return b"K\x01" + b"".join(b"2" + pair for _ in range(levels))
+
+
+def list_of(levels: int) -> bytes:
+    """The same of lists."""
+    return b"K\x01" + b"".join(b"2\x86q\x00h\x00\x85" for _ in range(levels))
+
+
+HEAD = b"\x80\x02"
+MANY_PAIRS = b"](" + b"".join(b"K" + bytes([i]) + b"K\x00\x86" for i in range(200)) + b"eq\x01"
+ORDERED = b"ccollections\nOrderedDict\nq\x02"
+WORK = {
+    "a tuple as a key": HEAD + b"}" + nested(60) + b"K\x00s.",
+    "tuples as keys of many": HEAD + b"}(" + nested(60) + b"K\x00u.",
+    "a dict of a mark": HEAD + b"(" + nested(60) + b"K\x00d.",
+    "a set of tuples": b"\x80\x04\x8f(" + nested(60) + b"\x90.",
+    "a frozen set of tuples": b"\x80\x04(" + nested(60) + b"\x91.",
+    "an ordered dict of pairs": HEAD + ORDERED + b"](" + nested(60) + b"K\x00\x86e\x85R.",
+    "a list repeated": HEAD + list_of(80) + b".",
+    "a value repeated": HEAD + b"}X\x01\x00\x00\x00a" + nested(60) + b"s.",
+    "itself": HEAD + b"]q\x00h\x00a.",
+    "very deep": HEAD + b"]" * 500 + b"a" * 499 + b".",
+    "countless operations": HEAD + b"K\x010" * 1_500_000 + b"N.",
+    "one list read again and again": HEAD
+    + MANY_PAIRS
+    + ORDERED
+    + b"h\x02h\x01\x85R0" * 60_000
+    + b"N.",
+    "numbers as keys": HEAD
+    + b"}("
+    + b"".join(b"J" + struct.pack("<i", i) + b"K\x00" for i in range(60_000))
+    + b"u.",
+    "a long key": HEAD + b"}X" + struct.pack("<I", 5000) + b"a" * 5000 + b"K\x00s.",
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_small_file_does_not_make_much_work(tmp_path: Path, name: str) -> None:
+    """Work, not only memory, is bounded: an honest checkpoint takes thousands of operations."""
+    refused(program(tmp_path / "work.ckpt", WORK[name]), "refused|damaged")
+
+
+def test_texts_and_numbers_are_keys() -> None:
+    """What optimisers and configs have is read as before."""
+    content = {"a": {0: [1.5, None], True: (1, 2)}, "b": [{"c": "d"}] * 1000, None: {1.5: []}}
+    with tempfile.TemporaryDirectory() as folder:
+        path = program(Path(folder, "ok.ckpt"), pickle.dumps(content, 2))
+        with open_archive(path) as archive:
+            assert archive.content == content

@@ -1,5 +1,6 @@
 """robomimic's interface: what is observed, what is executed, and when a chunk is solved."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.adopt.rollout_policy import RolloutPolicy
 from pcm_policy.errors import PcmError
+from tests.golden import cameras
 
 CONFIG = PolicyConfig(
     obs_dim=5,
@@ -87,3 +89,38 @@ def test_refusals() -> None:
     policy.config = replace(CONFIG, obs_fields=())
     with pytest.raises(PcmError, match="does not say which entries it sees"):
         RolloutPolicy(policy)
+
+
+def test_cameras_are_refused_at_once() -> None:
+    config = json.loads((cameras.FOLDER / "config.json").read_text())["policy"]
+    seeing = cameras.policy(PolicyConfig.from_dict(config | {"obs_fields": ["state"]}))
+    with pytest.raises(PcmError, match=r"has cameras .*this interface takes numbers"):
+        RolloutPolicy(seeing)
+
+
+@pytest.mark.parametrize(("first", "then"), [(3, 2), (1, 3), (2, 1)])
+def test_an_episode_keeps_its_batch(first: int, then: int) -> None:
+    """What is left of a chunk belongs to the observations it was solved for."""
+    rollout = RolloutPolicy(make())
+    entries = [{k: v[:, 0] for k, v in observations(1, n).items()} for n in (first, then)]
+    rollout(entries[0], batched_ob=True)
+    with pytest.raises(PcmError, match=f"began with {first} .* now there are {then}"):
+        rollout(entries[1], batched_ob=True)
+    rollout.start_episode()
+    assert rollout(entries[1], batched_ob=True).shape == (then, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"object": "text"},
+        {"object": [[1.0], [1.0, 2.0]]},
+        {"object": None},
+        {"object": np.zeros((2, 3))},
+        {"pose": 1.0},
+    ],
+)
+def test_entries_that_are_no_rows_are_lines(changes: dict[str, object]) -> None:
+    seen = {k: v[:, 0] for k, v in observations(1).items()}
+    with pytest.raises(PcmError, match="observation"):
+        RolloutPolicy(make())(seen | changes, batched_ob=True)  # type: ignore[arg-type]

@@ -165,6 +165,24 @@ def test_observations_that_are_refused(change: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("flipped", [(-2,), (-3,), (-1,), (1,), (0, -2)])
+def test_views_of_images_are_taken_as_they_are(flipped: tuple[int, ...]) -> None:
+    """A mirrored camera is a view with negative strides."""
+    policy, obs = make(), draw()
+    views = {k: np.flip(v, flipped) for k, v in obs.items() if v.ndim == 5}
+    copies = {k: v.copy() for k, v in views.items()}
+    found, expected = (policy.observe(obs | images) for images in (views, copies))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_grey_images_are_named_and_not_the_state(batch: int | None) -> None:
+    obs = draw(batch)
+    obs["top"] = obs["top"][..., 0]
+    with pytest.raises(PcmError, match=r"observation top has shape \(.*2, 40, 52\): .* 40, 52, 3"):
+        make().predict(obs)
+
+
 def test_arrays_and_dictionaries_are_not_mixed_up() -> None:
     with pytest.raises(PcmError, match="has cameras: give a dictionary"):
         make().predict(np.zeros((2, 9)))
