@@ -80,7 +80,7 @@ def test_what_is_checked() -> None:
     assert len(OURS) > 60
     assert len(MODULES) > 15
     assert {named(c)[0] for c in OURS} >= set(COMMANDS)
-    assert {c.document for c in OURS} == {document.name for document in DOCUMENTS} - {"picard.md"}
+    assert {c.document for c in OURS} >= {"README.md", "adopt.md", "control.md", "tasks.md"}
 
 
 @pytest.mark.parametrize("command", OURS, ids=str)
