@@ -1,9 +1,11 @@
 """Run the package on the oldest versions that pyproject.toml allows.
 
-``python -m benchmarks.oldest`` makes a virtual environment in a temporary folder, installs the
-versions of ``constraints-oldest.txt`` and runs the commands and tests of :data:`TRIED` there.
-``--write`` only writes that file anew from the bounds in pyproject.toml. torch is taken as it
-comes (``--torch VERSION`` for a certain one): its old builds for a GPU are gigabytes.
+    python -m benchmarks.oldest
+
+It makes a virtual environment in a temporary folder, installs the versions of
+``constraints-oldest.txt`` and runs the commands and tests of :data:`TRIED` there. ``--write`` only
+writes that file anew from the bounds in pyproject.toml. torch is taken as it comes (``--torch
+VERSION`` for a certain one): its old builds for a GPU are gigabytes.
 """
 
 import argparse

@@ -12,9 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LONGEST = 60
 TOO_LONG = {
-    "pcm_policy/cli/bench.py": {"tune_main"},
-    "pcm_policy/rollout/generate.py": {"generate"},
-    "pcm_policy/rollout/simulate.py": {"simulate"},
     "pcm_policy/solvers/before/iterate.py": {"iterate"},
     "pcm_policy/solvers/before/paradigms.py": {"paradigms"},
     "pcm_policy/solvers/before/solve.py": {"solve"},

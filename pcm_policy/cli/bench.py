@@ -102,26 +102,26 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
         (output / group).mkdir(exist_ok=True)
         text = "".join(f"{k}: {json.dumps(v)}\n" for k, v in report[group].items())
         write_text(output / group / "tuned.yaml", f"# pcm-bench tune: {why}\n{text}")
-    head = ["candidate", "rounds", "NFE", "RMSE", "p50 ms", "p95 ms"]
-    print(
-        table(
-            head,
-            [
-                [
-                    row["solver"],
-                    f"{row['rounds']:.0f}",
-                    f"{row['nfe']:.0f}",
-                    f"{row['rmse']:.4f}",
-                    f"{row['p50_ms']:.2f}",
-                    f"{row['p95_ms']:.2f}",
-                ]
-                for row in report["candidates"]
-            ],
-        )
-    )
+    print(_candidates(report))
     print(f"chosen: {best.label} ({why})")
     print(evaluation_line(config, output))
     return report
+
+
+def _candidates(report: Mapping[str, Any]) -> str:
+    """Return the table of what was measured."""
+    rows = [
+        [
+            row["solver"],
+            f"{row['rounds']:.0f}",
+            f"{row['nfe']:.0f}",
+            f"{row['rmse']:.4f}",
+            f"{row['p50_ms']:.2f}",
+            f"{row['p95_ms']:.2f}",
+        ]
+        for row in report["candidates"]
+    ]
+    return table(["candidate", "rounds", "NFE", "RMSE", "p50 ms", "p95 ms"], rows)
 
 
 def evaluation_line(config: TuneSettings, output: Path) -> str:

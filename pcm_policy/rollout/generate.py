@@ -54,17 +54,7 @@ def generate(
         raise PcmError(f"episodes={episodes}, attempts={attempts} are at least 1, seed={seed} is 0")
     kind = target_format(path)
     refuse_existing(path)
-    made = {
-        "made_by": "pcm-data generate",
-        "task": world.task,
-        "env_id": world.env_id,
-        **actor.describe(),
-        "seed": seed,
-        "env_args": json.dumps(_env_args(world, control_hz)),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-    }
-    if failures:
-        made["failures"] = True
+    made = _made(actor, world, seed, control_hz) | ({"failures": True} if failures else {})
     journal = Journal.open(path, made, failures)
     kept, tried = _run(actor, journal, episodes, attempts, seed)
     if len(kept) < episodes:
@@ -82,42 +72,67 @@ def generate(
     return made
 
 
+def _made(actor: Actor, world: World, seed: int, control_hz: float) -> dict[str, Any]:
+    """Return how a file is made: what decides its episodes, and the versions they ran with."""
+    return {
+        "made_by": "pcm-data generate",
+        "task": world.task,
+        "env_id": world.env_id,
+        **actor.describe(),
+        "seed": seed,
+        "env_args": json.dumps(_env_args(world, control_hz)),
+        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+    }
+
+
+class _Row:
+    """An unbroken row of seeds whose episodes are in the journal, and those that are kept."""
+
+    def __init__(self, journal: Journal, episodes: int, attempts: int, seed: int) -> None:
+        self.journal, self.episodes, self.attempts, self.seed = journal, episodes, attempts, seed
+        self.kept: list[int] = []
+        self.tried = 0
+
+    @property
+    def going(self) -> bool:
+        """Whether more are wanted, and may be tried."""
+        return len(self.kept) < self.episodes and self.tried < self.attempts
+
+    def missing(self) -> Iterator[int]:
+        """Yield the seeds that have not run."""
+        numbers = range(self.seed, self.seed + self.attempts)
+        return (number for number in numbers if self.journal.outcome(number) is None)
+
+    def catch_up(self) -> None:
+        """Take in what has run since, up to the first seed that has not."""
+        while self.going:
+            number = self.seed + self.tried
+            outcome = self.journal.outcome(number)
+            if outcome is None:
+                return
+            self.kept += [number] if outcome else []
+            self.tried += 1
+
+
 def _run(
     actor: Actor, journal: Journal, episodes: int, attempts: int, seed: int
 ) -> tuple[list[int], int]:
     """Run until enough episodes of an unbroken row of seeds are kept: these, and the row."""
-    kept: list[int] = []
-    tried = 0
-
-    def missing() -> Iterator[int]:
-        for number in range(seed, seed + attempts):
-            if journal.outcome(number) is None:
-                yield number
-
-    def catch_up() -> None:
-        nonlocal tried
-        before = len(kept)
-        while len(kept) < episodes and tried < attempts:
-            outcome = journal.outcome(seed + tried)
-            if outcome is None:
-                break
-            if outcome:
-                kept.append(seed + tried)
-            tried += 1
-        bar.update(len(kept) - before)
-        if tried:
-            bar.set_postfix(share=f"{len(kept) / tried:.2f}")
-
+    seeds = _Row(journal, episodes, attempts, seed)
+    seeds.catch_up()
     with tqdm(total=episodes, desc="kept", unit="ep", disable=None) as bar:
-        catch_up()
-        if len(kept) < episodes and tried < attempts:
-            running = actor.run(missing(), journal)
-            with closing(running):  # type: ignore[type-var]
-                for _ in running:
-                    catch_up()
-                    if len(kept) == episodes:
-                        break
-    return kept, tried
+        bar.update(len(seeds.kept))
+        if not seeds.going:
+            return seeds.kept, seeds.tried
+        with closing(actor.run(seeds.missing(), journal)) as running:  # type: ignore[type-var]
+            for _ in running:
+                seeds.catch_up()
+                bar.update(len(seeds.kept) - bar.n)
+                if seeds.tried:
+                    bar.set_postfix(share=f"{len(seeds.kept) / seeds.tried:.2f}")
+                if len(seeds.kept) == episodes:
+                    break
+    return seeds.kept, seeds.tried
 
 
 def _recording(

@@ -93,6 +93,5 @@ def simulate(
         runs = trials.run(agent, seats=seats, progress=progress)
     finally:
         seats.close()
-    return SimulationResult(
-        EvalResult(outcomes(runs)), agent.outcome(runs), tuple(run.actions for run in runs)
-    )
+    commands = tuple(run.actions for run in runs)
+    return SimulationResult(EvalResult(outcomes(runs)), agent.outcome(runs), commands)
