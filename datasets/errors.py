@@ -33,7 +33,7 @@ class ReplayError(PcmError):
         self.array = array
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.where}: {self.found}; {self.fix}"
+        return printable(f"{self.path}: {self.where}: {self.found}; {self.fix}")
 
     def but(self, advice: str) -> "ReplayError":
         """Return the same fault with one piece of advice more, about no array."""

@@ -14,6 +14,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def printable_lines(text: str) -> str:
+    """Return a text of several lines, each :func:`printable`: for what a command prints."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 class PcmError(ValueError):
     """Bad input: one line that names what is wrong and what to do about it.
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pcm_policy.checks import flag, number, numbers, one_of, vector, whole
 from pcm_policy.datasets.formats.store import ReplayError
-from pcm_policy.errors import PcmError, printable
+from pcm_policy.errors import PcmError, printable, printable_lines
 from tests.bad_values import NAN, not_a_flag, not_a_number, not_a_word, not_whole
 
 anything = st.one_of(
@@ -100,3 +100,10 @@ def test_a_damaged_store_s_names_are_printable() -> None:
 def test_control_codes_are_shown_and_letters_stay() -> None:
     assert printable("\x1b]0;title\x07 \u202e a\nb") == "\\x1b]0;title\\x07 \\u202e a\\nb"
     assert printable("José 実験 run(1)") == "José 実験 run(1)"
+
+
+@given(st.text())
+def test_what_a_command_prints_keeps_its_lines_and_nothing_else(text: str) -> None:
+    shown = printable_lines(text)
+    assert len(shown.split("\n")) == len(text.split("\n"))
+    assert all(line.isprintable() for line in shown.split("\n"))

@@ -7,6 +7,7 @@ from pcm_policy.adopt import Imported, read
 from pcm_policy.adopt.original import SelfCheck, self_check
 from pcm_policy.cli.compose import writable
 from pcm_policy.cli.settings.others import ImportSettings
+from pcm_policy.errors import printable_lines
 from pcm_policy.files import to_json, write_text
 from pcm_policy.policy.folder import save_policy
 from pcm_policy.training.dataset import DatasetConfig
@@ -30,7 +31,7 @@ def import_main(config: ImportSettings) -> Path:
     text = _card(imported, checked)
     save_policy(policy, folder, card=text, observations=observations, sights=sights)
     write_text(output / "import.json", to_json(_report(imported, checked)))
-    print("\n".join([*_lines(imported, checked), str(folder)]))
+    print(printable_lines("\n".join([*_lines(imported, checked), str(folder)])))
     return folder
 
 

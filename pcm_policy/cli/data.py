@@ -13,7 +13,7 @@ from pcm_policy.cli.settings.data import (
 from pcm_policy.cli.tasks import placed
 from pcm_policy.datasets.doctor import report as doctor
 from pcm_policy.datasets.formats.registry import load_formats
-from pcm_policy.errors import PcmError
+from pcm_policy.errors import PcmError, printable_lines
 from pcm_policy.policy.folder import resolve_data
 
 
@@ -118,4 +118,4 @@ def generate_main(config: GenerateSettings) -> None:
 
 def say(text: str) -> None:
     """Print what names from somebody's files are part of, their control codes escaped."""
-    print("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
+    print(printable_lines(text))

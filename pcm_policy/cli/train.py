@@ -121,7 +121,12 @@ def _new_base(
     if start is not None:
         return dataset, data, continued_policy(settings, start), _weights(start)
     policy = new_policy(
-        settings, data, training.seed, section["normalizer"], fit_clip=section["clip"] == AUTO
+        settings,
+        data,
+        training.seed,
+        section["normalizer"],
+        fit_clip=section["clip"] == AUTO,
+        still_range=section["still_range"],
     )
     return dataset, data, policy, None
 

@@ -1,6 +1,5 @@
 """From sections of the command line's config to the controller's objects."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.checks import MOST_STEPS
 from pcm_policy.control.delay import (
     FixedLatency,
     LatencyModel,
@@ -19,6 +19,7 @@ from pcm_policy.control.delay import (
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import join_fields
+from pcm_policy.files import read_json
 
 
 def latency_model(section: Mapping[str, Any], period_ms: float) -> LatencyModel | None:
@@ -99,13 +100,13 @@ def _no_settings() -> None:
 
 
 def _natural(steps: Any) -> int:
-    if not isinstance(steps, int) or steps < 0:
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 0 <= steps <= MOST_STEPS:
         raise PcmError(f"latency.steps={steps!r}: use 0, 1, 2, ...")
     return steps
 
 
 def _time(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or not 0 <= value < np.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < np.inf:
         raise PcmError(f"{name}={value!r}: use a number of milliseconds, or a factor, from 0 on")
     return float(value)
 
@@ -113,8 +114,8 @@ def _time(name: str, value: Any) -> float:
 def _read(path: str) -> Any:
     """Read a JSON list, or the ``latencies_ms`` of an ``eval.json``."""
     try:
-        found = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+        found = read_json(Path(path))
+    except PcmError as error:
         raise PcmError(f"latency.path={path} cannot be read as JSON: {error}") from error
     if isinstance(found, dict):
         found = found.get("latencies_ms")

@@ -112,6 +112,7 @@ def new_policy(
     mode: NormalizerMode = "minmax",
     *,
     fit_clip: bool = False,
+    still_range: float = 0.0,
 ) -> DiffusionPolicy:
     """Build a policy with weights drawn from ``seed`` and normalisers fitted to training rows.
 
@@ -121,6 +122,8 @@ def new_policy(
         seed: of the weights.
         mode: of the normalisers.
         fit_clip: take the largest normalised action of the training rows as ``config.clip``.
+        still_range: an observation that moves less than this counts as constant, see
+            :meth:`.Normalizer.fit`.
 
     Raises:
         PcmError: ``config.clip`` is below that, so that some actions could not be predicted; or
@@ -146,7 +149,8 @@ def new_policy(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = DiffusionPolicy(config)
-    policy.obs_normalizer = _beside_features(policy, Normalizer.fit(data.obs[rows], mode))
+    obs = Normalizer.fit(data.obs[rows], mode, still_range)
+    policy.obs_normalizer = _beside_features(policy, obs)
     policy.action_normalizer = action
     return policy
 

@@ -5,6 +5,8 @@ import sys
 
 from tqdm import tqdm
 
+from pcm_policy.errors import printable_lines
+
 
 def is_first() -> bool:
     """Whether this is the first process, by the rank that a launcher such as torchrun gives."""
@@ -14,4 +16,4 @@ def is_first() -> bool:
 def say(text: str) -> None:
     """Print a line on standard error, above a progress bar."""
     if is_first():
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(printable_lines(text), file=sys.stderr)

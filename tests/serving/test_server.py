@@ -323,6 +323,10 @@ class Refuse:
                                   "tqdm", "matplotlib", "accelerate", "zarr", "scipy"}:
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Refuse())
+import importlib, pkgutil
+import pcm_policy.control
+for module in pkgutil.walk_packages(pcm_policy.control.__path__, "pcm_policy.control."):
+    importlib.import_module(module.name)
 from pcm_policy.control.client import RemoteController
 from pcm_policy.control import Controller, ControlSettings
 try:

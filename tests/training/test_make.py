@@ -79,3 +79,22 @@ def test_batch_norm_without_statistics_is_refused() -> None:
     seeing = PolicyConfig(vision.obs_dim, 2, network_options=NETWORK, vision=vision)
     with pytest.raises(PcmError, match=r"policy.vision.norm=batch keeps the statistics"):
         new_policy(seeing, rows(np.ones((4, 2))), 0)
+
+
+def test_what_lies_still_is_constant_where_the_task_knows_the_unit() -> None:
+    """A simulator's jitter is no signal in metres; who gives no unit is asked for none."""
+    rng = np.random.default_rng(0)
+    data = rows(rng.normal(size=(40, 2)) * 2e-5)
+    data.obs[:, 1] = torch.from_numpy(rng.normal(size=40)).float() * 1e-6
+    data.obs[:, 2] = torch.from_numpy(rng.normal(size=40)).float()
+    known = new_policy(config(), data, 0, still_range=1e-4)
+    assert known.obs_normalizer.scale[:2].tolist() == [1.0, 1.0]
+    assert known.obs_normalizer.scale[2] < 2
+    unknown = new_policy(config(), data, 0)
+    assert unknown.obs_normalizer.scale[1] > 1e5
+    for policy in (known, unknown):  # actions have no such setting: they go to a robot
+        normal = policy.action_normalizer
+        assert (normal.scale > 1e4).all()
+        sampled = policy.raw_chunk(torch.randn(5, 16, 2).clamp(-1, 1))
+        assert (sampled >= normal.low - 1e-9).all()
+        assert (sampled <= normal.high + 1e-9).all()

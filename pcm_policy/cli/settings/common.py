@@ -71,6 +71,8 @@ class TaskSettings:
         prefix_steps: known actions among so many first steps are shown to the network, trained with
         control_hz: rate of the actions; null: as recorded, or else 10
         max_excess: observations further outside the training range, in its widths, are refused
+        still_range: an observation that moves less than this in training, in its own unit, counts
+            as constant: noise of objects that lie still
         symmetry: module:function that maps rows to an equally valid copy; null for none
         cameras: height and width of every camera's images, as {image: [96, 96]}
         crop: cut out of the images at random places in training, in the middle later
@@ -95,6 +97,7 @@ class TaskSettings:
     prefix_steps: Natural = 0
     control_hz: Positive | None = None
     max_excess: NonNegative = 1.0
+    still_range: NonNegative = 0.0
     symmetry: str | None = None
     cameras: dict[str, Size] = field(default_factory=dict)
     crop: Size | None = None

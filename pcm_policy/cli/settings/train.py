@@ -55,6 +55,7 @@ class PolicySettings:
         prediction: flow_velocity goes with schedule.name=flow and sampler.name=flow_euler
         normalizer: how observations and actions are scaled
         max_excess: observations further outside the training range, in its widths, are refused
+        still_range: an observation that moves less than this, in its own unit, counts as constant
         clip: clip predicted chunks to [-clip, clip], normalised; auto: the largest action; null:
             never
         schedule: the noise that is trained with
@@ -65,6 +66,7 @@ class PolicySettings:
     prediction: PredictionType = "epsilon"
     normalizer: NormalizerMode = "minmax"
     max_excess: NonNegative = 1.0
+    still_range: NonNegative = 0.0
     clip: Positive | Literal["auto"] | None = "auto"
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -100,6 +102,7 @@ class TrainSettings(Training):
     groups: ClassVar[Mapping[str, str | None]] = {"task": "custom", "network": "mlp"}
     links: ClassVar[Mapping[str, str]] = {
         "policy.max_excess": "task.max_excess",
+        "policy.still_range": "task.still_range",
         "policy.vision.crop": "task.crop",
     }
 
