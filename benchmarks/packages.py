@@ -124,7 +124,7 @@ def main() -> None:
     lines = [cells(row, rows[0]) for row in rows]
     print(table(HEAD, lines))
     if options.docs:
-        paste("docs/performance.md", "packages", markdown(HEAD, lines))
+        paste("docs/performance.md", "packages", markdown(HEAD, lines) + "\n")
 
 
 if __name__ == "__main__":
