@@ -29,9 +29,10 @@ from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.tables import markdown, table
 from pcm_policy.measure.timing import Side
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.inputs import Inputs, eager
 from pcm_policy.runtime.onnx import Solve, compiled_solve
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver, flat
 
 WITHIN = 0.03
 HEAD = [
@@ -60,14 +61,13 @@ def study_rows(policy: DiffusionPolicy, study: Mapping[str, Any]) -> list[dict[s
     return sorted(rows, key=lambda row: row["solver"].sampler.name != "ddpm")
 
 
-def package(policy: DiffusionPolicy, solver: SolverConfig, inputs: Mapping[str, Tensor]) -> Solve:
+def package(policy: DiffusionPolicy, solver: Solver, inputs: Mapping[str, Tensor]) -> Solve:
     """Export one solve to ONNX and compare it with eager execution."""
 
     def solve(given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         obs, initial, *steps = given
-        found = policy.run(obs, solver, Noise(initial, *steps))
-        assert found.chunk is not None
-        return found.sample, found.chunk
+        sample = eager(policy.assemble, Inputs(obs, Noise(initial, *steps)), solver).sample
+        return sample, policy.raw_chunk(sample)
 
     return compiled_solve(policy, solve, tuple(inputs.values()))
 
@@ -118,7 +118,7 @@ def main() -> None:
     onnx = time_predictions(policy, [], frames, options.calls, others=packages)
     eager = time_predictions(policy, solvers, frames, options.calls)
     for row, fast, slow in zip(rows, onnx, eager, strict=True):
-        row |= {"onnx_ms": fast, "eager_ms": slow, "solver": row["solver"].to_flat()}
+        row |= {"onnx_ms": fast, "eager_ms": slow, "solver": flat(row["solver"])}
     report = {**conditions(policy), "rows": rows}
     write_text(options.output / "packages.json", to_json(report))
     lines = [cells(row, rows[0]) for row in rows]

@@ -14,7 +14,7 @@ from pcm_policy.limits import ActionLimits
 if TYPE_CHECKING:
     from pcm_policy.policy.config import PolicyConfig
     from pcm_policy.policy.policy import DiffusionPolicy, Prediction
-    from pcm_policy.solvers.before.solve import SolverConfig
+    from pcm_policy.solvers.registry import Solver
 
 __all__ = [
     "ActionLimits",
@@ -22,14 +22,14 @@ __all__ = [
     "PcmError",
     "PolicyConfig",
     "Prediction",
-    "SolverConfig",
+    "Solver",
 ]
 # These need torch, which a robot that talks to a policy server does not have.
 _LAZY = {
     "DiffusionPolicy": "pcm_policy.policy.policy",
     "PolicyConfig": "pcm_policy.policy.config",
     "Prediction": "pcm_policy.policy.policy",
-    "SolverConfig": "pcm_policy.solvers.before.solve",
+    "Solver": "pcm_policy.solvers.registry",
 }
 
 

@@ -18,9 +18,12 @@ from torch.export import ExportedProgram
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.timing import time_call
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.inputs import Inputs, eager
 from pcm_policy.runtime.onnx import TOLERANCE, onnx_session, run_session
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.step import needs
+from pcm_policy.solvers.stops import Rounds
 
 Format = Literal["export", "aoti", "onnx"]
 FILES: dict[str, str] = {"export": "policy.pt2", "aoti": "policy_aoti.pt2", "onnx": "policy.onnx"}
@@ -39,31 +42,29 @@ class FixedSolve(nn.Module):
         solver: a fixed number of rounds, see :func:`fixed`.
     """
 
-    def __init__(self, policy: DiffusionPolicy, solver: SolverConfig) -> None:
+    def __init__(self, policy: DiffusionPolicy, solver: Solver) -> None:
         super().__init__()
         self.policy, self.solver = policy, fixed(solver)
 
     def forward(self, obs: Tensor, initial: Tensor, steps: Tensor | None = None) -> Tensor:
         """Map ``(B, To, Do)``, ``(B, T, Da)`` and ``(N, B, T, Da)`` to ``(B, T, Da)``."""
-        chunk = self.policy.run(obs, self.solver, Noise(initial, steps)).chunk
-        assert chunk is not None
-        return chunk
+        given = Inputs(obs, Noise(initial, steps))
+        return self.policy.raw_chunk(eager(self.policy.assemble, given, self.solver).sample)
 
 
-def fixed(solver: SolverConfig) -> SolverConfig:
+def fixed(solver: Solver) -> Solver:
     """Return a solver whose rounds do not depend on data.
 
     Raises:
         PcmError: it stops at a tolerance or a deadline, when it settles, or adapts.
     """
-    ends = solver.deadline_ms, solver.tolerance, solver.settle
-    if solver.adaptive or any(end is not None for end in ends):
+    if type(solver.stop) is not Rounds or solver.deadline_ms is not None:
         raise PcmError(
             f"solver {solver.label} stops when its data say so: a package has a fixed number of "
             "rounds; give solver.rounds and no tolerance, settle or deadline"
         )
-    if solver.method == "newton":
-        raise PcmError("solver.method=newton keeps a Jacobian of its own: use picard or anderson")
+    if "jacobian" in needs(solver.step) and not solver.uses_head:
+        raise PcmError("solver=newton keeps a Jacobian of its own: use picard or anderson")
     return solver
 
 
@@ -84,9 +85,7 @@ class Exported:
     p95_ms: float
 
 
-def example(
-    policy: DiffusionPolicy, solver: SolverConfig, batch: int, seed: int
-) -> dict[str, Tensor]:
+def example(policy: DiffusionPolicy, solver: Solver, batch: int, seed: int) -> dict[str, Tensor]:
     """Return inputs: held-out observations, or some of the training range, and noise."""
     config, generator = policy.config, torch.Generator().manual_seed(seed)
     if policy.held_out is not None and len(policy.held_out) >= batch:
@@ -104,7 +103,7 @@ def example(
 
 def export(
     policy: DiffusionPolicy,
-    solver: SolverConfig,
+    solver: Solver,
     folder: Path,
     formats: Sequence[str],
     inputs: Mapping[str, Tensor],

@@ -5,7 +5,7 @@ A part of this package registers itself under a word. A part of yours is ``modul
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
@@ -19,10 +19,11 @@ class Registry(Generic[T]):
 
     Args:
         kind: what they are, for messages: "solver", "network".
+        base: the class that all derive from; None for functions.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, base: type | None = None) -> None:
+        self.kind, self.base = kind, base
         self._parts: dict[str, T] = {}
 
     def add(self, name: str) -> Callable[[T], T]:
@@ -34,8 +35,11 @@ class Registry(Generic[T]):
 
         return register
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
 
     def __contains__(self, name: object) -> bool:
         return name in self._parts
@@ -56,7 +60,7 @@ class Registry(Generic[T]):
         Raises:
             PcmError: an unknown name, or a module that is not there or may not be imported.
         """
-        if name in self._parts:
+        if isinstance(name, str) and name in self._parts:
             return self._parts[name]
         module, _, own = name.partition(":") if isinstance(name, str) else ("", "", "")
         if not own:
@@ -70,10 +74,15 @@ class Registry(Generic[T]):
                     "first, or name it in PCM_POLICY_IMPORTS"
                 )
             _import(self.kind, module)
-        part: T | None = getattr(sys.modules[module], own, None)
-        if part is None:
-            raise PcmError(f"{self.kind} {name}: {module} has no {own}")
-        return part
+        part: Any = getattr(sys.modules[module], own, None)
+        fits = (
+            isinstance(part, type) and issubclass(part, self.base) if self.base else callable(part)
+        )
+        if not fits:
+            wanted = "function" if self.base is None else self.base.__name__
+            raise PcmError(f"{self.kind} {name}: {module} has no {wanted} of that name")
+        found: T = part
+        return found
 
 
 def _import(kind: str, module: str) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 from pcm_policy.adopt.lerobot_sampling import draw_noise
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Runtime
+from pcm_policy.runtime.inputs import eager
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 ERROR = 1e-3
 OURS: tuple[dict[str, Any], ...] = (  # one line a row; ``sampler`` is filled in
@@ -32,8 +33,8 @@ WITH_HEAD: tuple[dict[str, Any], ...] = (  # rows of the head's own sampler
     {"method": "sequential"},
     {"method": "pcm", "rounds": 1},
     {"method": "pcm", "rounds": 2},
-    {"method": "pcm", "pcm_rounds": 2, "tolerance": ERROR},
-    {"method": "pcm", "adaptive": True, "tolerance": ERROR},
+    {"method": "pcm", "tolerance": ERROR},
+    {"method": "adaptive", "tolerance": ERROR},
 )
 
 
@@ -86,7 +87,7 @@ def finest(policy: DiffusionPolicy, sampler: SamplerConfig) -> SamplerConfig:
 
 def ours(
     policy: DiffusionPolicy,
-    solver: SolverConfig,
+    solver: Solver,
     runtime: Runtime | None = None,
     reference: SamplerConfig | None = None,
 ) -> Side:
@@ -98,8 +99,7 @@ def ours(
     @torch.inference_mode()
     def run(obs: Tensor, seed: int) -> Solved:
         noise = draw_noise(policy, solver.sampler, len(obs), seed)
-        solve = policy.solve if runtime is None else runtime.solve
-        found = solve(obs, solver, noise)
+        found = policy.solve(obs, solver, noise, execute=runtime or eager)
         return Solved(found.sample, found.rounds, found.nfe)
 
     mode = "eager" if runtime is None else runtime.config.mode
@@ -117,7 +117,7 @@ def rows_of(
 ) -> Iterator[Side]:
     """Yield a row a line, eagerly and by every runtime."""
     for values in rows:
-        solver = SolverConfig(sampler=sampler, **values)
+        solver = Solver.of(sampler=sampler, **values)
         for runtime in (None, *runtimes):
             yield ours(policy, solver, runtime, reference)
 

@@ -13,7 +13,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.measure.timing import take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 WARMUP = 2
 
@@ -125,7 +125,7 @@ class Exact:
     def __call__(self, sampler: SamplerConfig, seed: int) -> Tensor:
         """Return the chunk ``(B, T, Da)`` of one seed."""
         if (sampler, seed) not in self._kept:
-            side = ours(self.policy, SolverConfig("sequential", sampler))
+            side = ours(self.policy, Solver.of("sequential", sampler))
             found = side.run(self.obs[seed % len(self.obs)], seed)
             self._kept[sampler, seed] = found.sample.cpu()
         return self._kept[sampler, seed]

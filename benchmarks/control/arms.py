@@ -139,7 +139,7 @@ def fill(options: argparse.Namespace) -> None:
         "control_hz": policy.config.control_hz,
     }
     grid = Grid(options.output / f"{options.task.replace('/', '_')}.json", setup)
-    pcm = {"method": "pcm", "pcm_rounds": options.rounds, "rounds": options.rounds}
+    pcm = {"method": "pcm", "rounds": options.rounds}
     solvers = {"base": {"method": "sequential"}, "pcm": pcm}
     needed = {MODES[mode][0] for mode in options.modes}
     planners = {name: Planner(policy, policy.solver(solvers[name])) for name in needed}

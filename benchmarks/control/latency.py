@@ -39,7 +39,7 @@ from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.simulate import SimulationResult, simulate
 from pcm_policy.serving.planner import Planner
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 ENV_STEPS = 300
 ENV = "pcm_policy/PushTKeypoints-v0"
@@ -75,7 +75,7 @@ class Repeat(gym.Wrapper[Any, Any, Any, Any]):
 
 def run(
     policy: DiffusionPolicy,
-    solver: SolverConfig,
+    solver: Solver,
     latency: LatencyModel,
     settings: ControlSettings,
     options: argparse.Namespace,
@@ -98,10 +98,11 @@ def run(
     )
 
 
-def pcm(policy: DiffusionPolicy, options: argparse.Namespace) -> SolverConfig:
+def pcm(policy: DiffusionPolicy, options: argparse.Namespace) -> Solver:
     """Return rounds of the head, then rounds of the base."""
     rounds = options.rounds + options.base_rounds
-    return policy.solver({"method": "pcm", "pcm_rounds": options.rounds, "rounds": rounds})
+    shares = [1.0] * options.rounds
+    return policy.solver({"method": "pcm", "shares": shares, "rounds": rounds})
 
 
 def point(found: SimulationResult, mode: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pcm_policy.measure.statistics import percentiles
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import TYPES, Runtime
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 DDPM = SamplerConfig("ddpm", 100)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -25,18 +25,18 @@ ERROR = 1e-3
 THROUGHPUT_SECONDS = 5.0
 
 
-def solvers(policy: DiffusionPolicy, picard_rounds: int) -> dict[str, SolverConfig]:
+def solvers(policy: DiffusionPolicy, picard_rounds: int) -> dict[str, Solver]:
     """Return the solvers by label; a new one is one line."""
     assert policy.config.head is not None
     own = policy.config.head.sampler
     found = (
-        SolverConfig("sequential", DDPM),
-        SolverConfig("sequential", SamplerConfig("ddim", 10)),
-        SolverConfig("sequential", own),
-        SolverConfig("picard", DDPM, tolerance=ERROR),
-        SolverConfig("picard", DDPM, rounds=picard_rounds),
-        SolverConfig("pcm", own, rounds=1),
-        SolverConfig("pcm", own, rounds=2),
+        Solver.of("sequential", DDPM),
+        Solver.of("sequential", SamplerConfig("ddim", 10)),
+        Solver.of("sequential", own),
+        Solver.of("picard", DDPM, tolerance=ERROR),
+        Solver.of("picard", DDPM, rounds=picard_rounds),
+        Solver.of("pcm", own, rounds=1),
+        Solver.of("pcm", own, rounds=2),
     )
     return {solver.label: solver for solver in found}
 
@@ -99,7 +99,7 @@ class Figures:
         sides: dict[str, Solve] = {}
         memory: dict[str, float | None] = {}
 
-        def prepare(name: str, solver: SolverConfig) -> None:
+        def prepare(name: str, solver: Solver) -> None:
             side = Solve(self.policy, solver, 1, self.fast)
             memory[name] = peak_memory(lambda: side(obs[0]), self.policy.device)
             sides[name] = side
@@ -164,7 +164,7 @@ class Figures:
             flush=True,
         )
 
-    def throughput(self, name: str, solver: SolverConfig, batch: int) -> None:
+    def throughput(self, name: str, solver: Solver, batch: int) -> None:
         """Add the chunks a second of a solver at one batch size."""
         run = runtime(self.policy, self.mode, self.args.precision)  # its graphs go with it
         side, obs = Solve(self.policy, solver, batch, run), self.observations(4, batch)

@@ -13,10 +13,11 @@ from torch import Tensor
 from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Precision, Runtime, RuntimeConfig
+from pcm_policy.runtime.inputs import eager as plain
 from pcm_policy.sampling.denoise import Network
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 Call = Callable[[Tensor], Tensor]
@@ -60,13 +61,11 @@ class Solve:
         run: how the solve is executed.
     """
 
-    def __init__(
-        self, policy: DiffusionPolicy, solver: SolverConfig, batch: int, run: Runtime
-    ) -> None:
+    def __init__(self, policy: DiffusionPolicy, solver: Solver, batch: int, run: Runtime) -> None:
         config, device = policy.config, policy.device
         self.policy, self.solver, self.runtime = policy, solver, run
         size = (batch, config.horizon, config.action_dim)
-        steps = solver.sampler.steps if policy.sampler(solver.sampler).stochastic else 0
+        steps = policy.sampler(solver.sampler).noise_steps
         self.obs = torch.zeros(batch, config.obs_steps, config.obs_dim, device=device)
         initial = torch.zeros(size, device=device)
         self.noise = Noise(initial, torch.zeros(steps, *size, device=device) if steps else None)
@@ -81,7 +80,7 @@ class Solve:
 
     def solve(self) -> Tensor:
         """Solve with what the inputs hold and return the chunk on the device."""
-        found = self.runtime.solve(self.obs, self.solver, self.noise)
+        found = self.policy.solve(self.obs, self.solver, self.noise, execute=self.runtime)
         self.rounds.append(found.rounds)
         self.nfe.append(found.nfe)
         return found.sample
@@ -102,11 +101,11 @@ class Solve:
         """
         self.draw(torch.Generator(self.obs.device).manual_seed(1))
         found = self.solve()
-        same = SolverConfig("sequential", self.solver.sampler)
-        off = found - eager.solve(self.obs, same, self.noise).sample
+        same = Solver.of("sequential", self.solver.sampler)
+        off = found - self.policy.solve(self.obs, same, self.noise, execute=eager).sample
         flags = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        full = found - self.policy.run(self.obs, same, self.noise).sample
+        full = found - self.policy.solve(self.obs, same, self.noise, execute=plain).sample
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = flags
         return {
             "max_abs_error": float(off.abs().max()),
@@ -192,7 +191,7 @@ def worst_rounds(
     With this number a fixed number of rounds, one graph, is as exact as the adaptive solve was on
     all the tries. Random weights need more rounds than trained ones.
     """
-    probe = Solve(policy, SolverConfig("picard", sampler, tolerance=error), 1, eager)
+    probe = Solve(policy, Solver.of("picard", sampler, tolerance=error), 1, eager)
     generator = torch.Generator(policy.device).manual_seed(0)
     for _ in range(tries):
         probe.obs.uniform_(-1, 1, generator=generator)

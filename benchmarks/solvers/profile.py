@@ -31,9 +31,11 @@ from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.anderson import Anderson
-from pcm_policy.solvers.before.newton import QuasiNewton
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.anderson import Anderson
+from pcm_policy.solvers.newton import Newton
+from pcm_policy.solvers.picard import Picard
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.system import System
 
 PARTS = {
     "encode": "encode",  # step and condition, once a solve
@@ -83,15 +85,16 @@ def watched(policy: DiffusionPolicy, watch: Stopwatch) -> Iterator[None]:
         ("encode", policy.network, "encode"),
         ("network", policy.network, "decode"),
         ("clean", Denoiser, "__call__"),
-        ("correct", QuasiNewton, "__call__"),
-        ("correct", Anderson, "mix"),
+        ("correct", Newton, "step"),
+        ("correct", Anderson, "step"),
+        ("loop", Picard, "step"),
         ("ends", policy, "observe"),
         ("ends", policy, "condition"),
         ("ends", policy, "raw_chunk"),
     ]
-    for module in ("base", "iterate", "newton", "sequential"):
-        owner = import_module(f"pcm_policy.solvers.{module}")  # a function has its module's name
-        places.append(("affine", owner, "combine"))
+    places.append(("affine", System, "sweep"))
+    for module in ("coarse", "sequential"):
+        places.append(("affine", import_module(f"pcm_policy.solvers.{module}"), "combine"))
     if policy.head is not None:
         places.append(("head", policy.head, "forward"))
     with ExitStack() as stack:
@@ -101,17 +104,17 @@ def watched(policy: DiffusionPolicy, watch: Stopwatch) -> Iterator[None]:
         yield
 
 
-def solvers(policy: DiffusionPolicy) -> list[SolverConfig]:
+def solvers(policy: DiffusionPolicy) -> list[Solver]:
     """Return what is profiled with a policy: of random weights two rows, which cost enough."""
     own = policy.config.sampler
-    few = SolverConfig("sequential", SamplerConfig("ddim", 8))
-    rows = [few, SolverConfig("picard", own, rounds=4)]
+    few = Solver.of("sequential", SamplerConfig("ddim", 8))
+    rows = [few, Solver.of("picard", own, rounds=4)]
     if policy.held_out is not None:
-        slow = SolverConfig("sequential", SamplerConfig("ddpm", 100))
-        accelerated = [SolverConfig("coarse", own, rounds=4), SolverConfig("newton", own, rounds=3)]
+        slow = Solver.of("sequential", SamplerConfig("ddpm", 100))
+        accelerated = [Solver.of("coarse", own, rounds=4), Solver.of("newton", own, rounds=3)]
         rows = [slow, *rows, *accelerated]
     if policy.config.head is not None:
-        rows.append(SolverConfig("pcm", policy.config.head.sampler, rounds=2))
+        rows.append(Solver.of("pcm", policy.config.head.sampler, rounds=2))
     return rows
 
 
@@ -129,13 +132,13 @@ def measure(policy: DiffusionPolicy, obs: torch.Tensor, calls: int) -> list[dict
     """Profile every solver of one policy."""
     raw, rows = obs.cpu().numpy(), solvers(policy)
 
-    def predict(solver: SolverConfig, i: int) -> None:
+    def predict(solver: Solver, i: int) -> None:
         noise = paired_noise(policy, solver, 1, i)
         policy.predict(raw[i % len(raw)], solver=solver, noise=noise)
 
     found: list[list[dict[str, float]]] = [[] for _ in rows]
 
-    def side(solver: SolverConfig, parts: list[dict[str, float]]) -> Side:
+    def side(solver: Solver, parts: list[dict[str, float]]) -> Side:
         def call(number: int) -> float:
             watch = Stopwatch()
             whole = watch.timed("loop", policy.predict)

@@ -25,59 +25,54 @@ from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.inputs import Inputs
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.coarse import SHARES
-from pcm_policy.solvers.before.iterate import SAFETY
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.coarse import Coarse
+from pcm_policy.solvers.loop import rounds
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.stops import SAFETY, Rounds
 
 ERROR, MOST, RMSE_ROUNDS = 1e-3, 40, 6
 HEAD = ["solver", "sampler", "rounds until error < 1e-3", "most", "evaluations"]
 HEAD += ["error/residual <= 4 (worst)", "RMSE after 1, 2, 3 ... rounds"]
 
 
-def solvers_of(policy: DiffusionPolicy, sampler: SamplerConfig) -> dict[str, SolverConfig]:
+def solvers_of(policy: DiffusionPolicy, sampler: SamplerConfig) -> dict[str, Solver]:
     """Return what is counted on one sampler, by name."""
     most = min(MOST, sampler.steps)
     found = {
-        "paradigms": SolverConfig("paradigms", sampler, rounds=most),
-        "picard full": SolverConfig("picard", sampler, rounds=most),
+        "paradigms": Solver.of("paradigms", sampler, rounds=most),
+        "picard full": Solver.of("picard", sampler, rounds=most),
     }
     for name in ("picard", "coarse", "anderson", "newton"):
-        found[name] = SolverConfig(name, sampler, tolerance=ERROR, rounds=most)  # type: ignore[arg-type]
-    found["newton coarse"] = replace(found["newton"], shares=SHARES)
+        found[name] = Solver.of(name, sampler, tolerance=ERROR, rounds=most)  # type: ignore[arg-type]
+    found["newton coarse"] = replace(found["newton"], step=Coarse(then=found["newton"].step))
     head = policy.config.head
     if head is not None and head.sampler == sampler:
         for r in (1, 2, 3):
-            found[f"pcm {r} + base"] = SolverConfig("pcm", sampler, rounds=most, pcm_rounds=r)
-        found["pcm adaptive"] = SolverConfig(
-            "pcm", sampler, rounds=most, tolerance=ERROR, adaptive=True
-        )
+            words = {"method": "pcm", "rounds": most, "shares": [1.0] * r}
+            found[f"pcm {r} + base"] = policy.solver(words)
+        words = {"method": "adaptive", "rounds": most, "tolerance": ERROR}
+        found["adaptive"] = policy.solver(words)
     return found
 
 
 def count(
-    policy: DiffusionPolicy, solver: SolverConfig, obs: Tensor, noise: Noise, exact: Tensor
+    policy: DiffusionPolicy, solver: Solver, obs: Tensor, noise: Noise, exact: Tensor
 ) -> tuple[int, int, float]:
     """Solve one observation; return rounds, evaluations, and the worst ratio of error to bound."""
-    errors: list[float] = []
-    evaluated: list[int] = []
-    residuals: list[float] = []
-
-    def network(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        evaluated.append(x.shape[0])
-        result: Tensor = policy.network(x, t, cond)
-        return result
-
-    def watch(states: Tensor) -> None:
-        errors.append(float((states[-1] - exact).abs().max()))
-
-    found = policy.run(obs, solver, noise, watch=watch, network=network)
-    residuals = found.residuals[:, 0].tolist()
+    s, x = policy.assemble(Inputs(obs, noise), solver)
+    errors, evaluated, residuals, pure = [], [], [], []
+    for r, now, residual in rounds(s, x, solver.step, solver.stop):
+        errors.append(float((now.X[-1] - exact).abs().max()))
+        evaluated.append(r.nfe)
+        residuals.append(float(residual))
+        pure.append(r.exact > 0)
     late = max((i for i, e in enumerate(errors) if e >= ERROR), default=-1)
     needed = min(late + 1, len(errors) - 1)
-    pure = range(solver.pcm_rounds or 0, len(errors))
-    ratio = max((errors[i] / residuals[i] for i in pure if residuals[i] > 1e-5), default=0.0)
+    told = zip(errors, residuals, pure, strict=True)
+    ratio = max((e / r for e, r, base in told if base and r > 1e-5), default=0.0)
     return needed + 1, sum(evaluated[: needed + 1]), ratio
 
 
@@ -98,7 +93,7 @@ def measure(policy: DiffusionPolicy, obs: Tensor, sampler: SamplerConfig) -> lis
         obs: ``(n, To, Do)`` raw observations.
         sampler: whose chunk is wanted.
     """
-    sequential = SolverConfig("sequential", sampler)
+    sequential = Solver.of("sequential", sampler)
     noise = paired_noise(policy, sequential, len(obs))
     exact = policy.solve(obs, sequential, noise).sample
     policy.calibrate(obs.flip(0)[:128], sampler, seed=1_000_000)
@@ -125,17 +120,13 @@ def measure(policy: DiffusionPolicy, obs: Tensor, sampler: SamplerConfig) -> lis
 
 
 def rmse_by_round(
-    policy: DiffusionPolicy, solver: SolverConfig, obs: Tensor, exact: Tensor, noise: Noise
+    policy: DiffusionPolicy, solver: Solver, obs: Tensor, exact: Tensor, noise: Noise
 ) -> list[float]:
     """Return the mean RMSE after 1, 2, 3 ... rounds, all observations solved together."""
-    if solver.adaptive:
-        return []
-    found, head = [], solver.pcm_rounds
-    for r in range(1, RMSE_ROUNDS + 1):
-        fixed = replace(solver, rounds=r, pcm_rounds=None if head is None else min(head, r))
-        off = policy.solve(obs, replace(fixed, tolerance=None), noise).sample - exact
-        found.append(float(off.square().mean(dim=(1, 2)).sqrt().mean()))
-    return found
+    s, x = policy.assemble(Inputs(obs, noise), solver)
+    walk = rounds(s, x, solver.step, Rounds(RMSE_ROUNDS))
+    off = [x.X[-1] - exact for _, x, _ in walk]
+    return [float(x.square().mean(dim=(1, 2)).sqrt().mean()) for x in off]
 
 
 def main() -> None:

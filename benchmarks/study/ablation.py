@@ -18,7 +18,6 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,8 @@ from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import fingerprint, held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.pcm import ramp
+from pcm_policy.solvers.registry import Solver
 
 ROUNDS, OTHER_NOISE, EPISODES = (1, 2, 3), 10_000, 8
 PAPER = ("distill.own=0", "distill.warm=0", "distill.prefix=0", "distill.weight=variance")
@@ -93,12 +93,12 @@ HEAD = ["row", "weights", "min", "RMSE 1", "2", "3", "perturbed 1", "2", "3"]
 HEAD += ["visited 1", "2", "3", "ramp", "warm"]
 
 
-def solver_of(policy: DiffusionPolicy, rounds: int) -> SolverConfig:
+def solver_of(policy: DiffusionPolicy, rounds: int) -> Solver:
     """Return ``rounds`` rounds of the head alone, or steps of a consistency model."""
     head = policy.config.head
     if head is not None:
-        return SolverConfig("pcm", head.sampler, rounds=rounds)
-    return SolverConfig("sequential", SamplerConfig("consistency", rounds))
+        return Solver.of("pcm", head.sampler, rounds=rounds)
+    return Solver.of("sequential", SamplerConfig("consistency", rounds))
 
 
 def measure(
@@ -113,7 +113,7 @@ def measure(
         visited: the same of the base's own episodes.
     """
     head = policy.config.head
-    wanted = SolverConfig("sequential", base.config.sampler if head is None else head.sampler)
+    wanted = Solver.of("sequential", base.config.sampler if head is None else head.sampler)
     found: dict[str, Any] = {}
     for name, seen in {**situations(obs), "visited": visited}.items():
         exact = solved(base, wanted, seen)
@@ -126,11 +126,12 @@ def measure(
     if head is None:
         return found | {"ramp": None, "warm": None}
     exact = solved(base, wanted, obs)
-    ramp = SolverConfig("pcm", head.sampler, rounds=3, stiffness=1.0)
+    shares = list(ramp(3, 1.0))
+    ramped = policy.solver({"method": "pcm", "rounds": 3, "shares": shares})
     guess = solved(base, wanted, obs, OTHER_NOISE).sample
-    one = replace(ramp, rounds=1, stiffness=None)
+    one = policy.solver({"method": "pcm", "rounds": 1})
     warm = policy.solve(obs, one, paired_noise(policy, one, len(obs)), guess)
-    found["ramp"] = chunk_error(solved(policy, ramp, obs), exact).rmse
+    found["ramp"] = chunk_error(solved(policy, ramped, obs), exact).rmse
     return found | {"warm": chunk_error(warm, exact).rmse}
 
 

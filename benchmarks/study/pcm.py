@@ -64,10 +64,10 @@ from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.folder import fingerprint, held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver, flat
 
 ROUNDS, SEED, ERRORS = (1, 2, 3, 4, 6, 8), 100_000, (0.02, 0.01)
-Times = dict[SolverConfig, dict[str, float]]
+Times = dict[Solver, dict[str, float]]
 
 
 class Study:
@@ -78,7 +78,7 @@ class Study:
         if policy.config.head is None:
             raise PcmError(f"{options.policy} has no PCM head: give a folder of pcm-distill")
         self.options, self.policy, self.exact = options, policy, policy.config.head.sampler
-        self.base = SolverConfig("sequential", self.exact)
+        self.base = Solver.of("sequential", self.exact)
         self.consistency = None
         if options.consistency:
             self.consistency = DiffusionPolicy.from_pretrained(options.consistency)
@@ -104,7 +104,7 @@ class Study:
         if ancestral and self.chosen("DDPM", schedule.train_steps):
             share = self.exact.temperature
             slow = SamplerConfig("ddpm", schedule.train_steps, temperature=share)
-            rows.append(Row("DDPM", schedule.train_steps, SolverConfig("sequential", slow)))
+            rows.append(Row("DDPM", schedule.train_steps, Solver.of("sequential", slow)))
         for family in parallel_families(self.policy):
             for r in self.options.rounds:
                 if self.chosen(family, r):
@@ -131,7 +131,7 @@ class Study:
                 self.options.tuning_episodes,
                 self.kept,
             )
-            rows.append(Row(family, r, SolverConfig("sequential", sampler)))
+            rows.append(Row(family, r, Solver.of("sequential", sampler)))
         return rows, chosen
 
     def errors(self, rows: Sequence[Row]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -156,9 +156,9 @@ class Study:
 
     def crossings(
         self, rows: Sequence[Row], off: dict[str, Tensor], traces: dict[str, Tensor], error: float
-    ) -> dict[str, tuple[float, SolverConfig] | None]:
+    ) -> dict[str, tuple[float, Solver] | None]:
         """Return for every family rounds and solver at which the mean RMSE is small enough."""
-        found: dict[str, tuple[float, SolverConfig] | None] = {"base": (rows[0].rounds, self.base)}
+        found: dict[str, tuple[float, Solver] | None] = {"base": (rows[0].rounds, self.base)}
         for family, trace in traces.items():
             r = first_round(trace.mean(dim=1).tolist(), error)
             found[family] = r and (r, parallel_solver(self.policy, family, r))
@@ -170,7 +170,7 @@ class Study:
                 found.setdefault(row.family, None)
         return found
 
-    def times(self, solvers: Iterable[SolverConfig]) -> Times:
+    def times(self, solvers: Iterable[Solver]) -> Times:
         """Time one prediction of every solver, taking turns."""
         timed = list(dict.fromkeys(solvers))
         bar = lambda items, what: tqdm(items, desc=what, disable=None)  # noqa: E731
@@ -196,7 +196,7 @@ class Study:
             entry = {"name": row.name, "family": row.family, "rounds": row.rounds}
             entry |= {"rmse": float(error.mean()), "rmse_p95": float(error.quantile(0.95))}
             entry |= compare(played[row.name], played[rows[0].name])
-            entry |= {"ms": ms[row.solver], "solver": row.solver.to_flat()}
+            entry |= {"ms": ms[row.solver], "solver": flat(row.solver)}
             entry |= {"episode_rounds": played[row.name].rounds}
             entries.append(entry)
             tqdm.write("  ".join(cells(entry)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcm_policy.measure.exactness import certification, certified_solver, chunk_error, solved
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 ALONE = 64
 """Observations of each kind that are solved until certified, one by one."""
@@ -72,7 +72,7 @@ def robustness(
         most rounds, and the largest true error.
     """
     assert policy.config.head is not None
-    wanted = SolverConfig("sequential", policy.config.head.sampler)
+    wanted = Solver.of("sequential", policy.config.head.sampler)
     rows: list[dict[str, Any]] = []
     for name, seen in situations(obs).items():
         exact = solved(policy, wanted, seen)

@@ -23,7 +23,9 @@ from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.runtime.inputs import Inputs
+from pcm_policy.solvers.loop import rounds
+from pcm_policy.solvers.registry import Solver, flat
 
 PARALLEL = {
     "PCM": "pcm",
@@ -48,7 +50,7 @@ class Row:
 
     family: str
     rounds: float
-    solver: SolverConfig
+    solver: Solver
 
     @property
     def name(self) -> str:
@@ -65,12 +67,12 @@ class Played:
     rounds: float | None = None
 
 
-def parallel_solver(policy: DiffusionPolicy, family: str, rounds: int) -> SolverConfig:
+def parallel_solver(policy: DiffusionPolicy, family: str, rounds: int) -> Solver:
     """Return ``rounds`` rounds on the head's sampler; past those of the head, base rounds."""
     if family == "PCM":
         return policy.solver({"method": "pcm", "rounds": rounds})
     assert policy.config.head is not None
-    return SolverConfig(PARALLEL[family], policy.config.head.sampler, rounds=rounds)  # type: ignore[arg-type]
+    return Solver.of(PARALLEL[family], policy.config.head.sampler, rounds=rounds)
 
 
 def parallel_families(policy: DiffusionPolicy) -> list[str]:
@@ -96,19 +98,14 @@ def rmse_by_round(
     assert policy.config.head is not None
     most = min(MOST, policy.config.head.sampler.steps)
     solver = parallel_solver(policy, family, most)
-    errors: list[Tensor] = []
-
-    def watch(states: Tensor) -> None:
-        errors.append((states[-1] - exact).square().mean(dim=(1, 2)).sqrt())
-
     noise = paired_noise(policy, solver, len(obs), seed).to(policy.device, policy.dtype)
-    policy.run(obs.to(policy.device, policy.dtype), solver, noise, watch=watch)
+    given = Inputs(obs.to(policy.device, policy.dtype), noise)
+    walk = rounds(*policy.assemble(given, solver), solver.step, solver.stop)
+    errors = [(x.X[-1] - exact).square().mean(dim=(1, 2)).sqrt() for _, x, _ in walk]
     return torch.stack(errors).cpu()
 
 
-def play(
-    policy: DiffusionPolicy, solver: SolverConfig, episodes: int, seed: int, kept: Path
-) -> Played:
+def play(policy: DiffusionPolicy, solver: Solver, episodes: int, seed: int, kept: Path) -> Played:
     """Run the episodes of one row, or read them where they have been run already.
 
     Args:
@@ -119,9 +116,9 @@ def play(
         kept: folder of finished rows; a row is known by the weights it uses, how many steps are
             executed, solver, episodes and seed.
     """
-    used = policy if solver.method == "pcm" else policy.network
+    used = policy if solver.uses_head else policy.network
     what = {"weights": fingerprint(used), "action_steps": policy.config.action_steps}
-    what |= {"solver": solver.to_flat(), "episodes": episodes, "seed": seed}
+    what |= {"solver": flat(solver), "episodes": episodes, "seed": seed}
     file = kept / f"{hashlib.sha256(to_json(what).encode()).hexdigest()[:16]}.json"
     if not file.exists():
         actions = policy.action_normalizer
@@ -201,8 +198,7 @@ def certified_rounds(policy: DiffusionPolicy, obs: Tensor) -> list[dict[str, Any
     sampler, tolerance = policy.config.head.sampler, 1e-2
     solvers = [certified_solver(policy, tolerance)]
     solvers += [
-        SolverConfig(name, sampler, tolerance=tolerance)  # type: ignore[arg-type]
-        for name in ("picard", "anderson", "newton")
+        Solver.of(name, sampler, tolerance=tolerance) for name in ("picard", "anderson", "newton")
     ]
     alone = obs[torch.linspace(0, len(obs) - 1, min(ALONE, len(obs))).long()]
     return [asdict(certification(policy, solver, alone)) for solver in solvers]

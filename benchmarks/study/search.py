@@ -15,7 +15,7 @@ from pcm_policy.measure.few_steps import searched
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import Spacing
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 TUNING_SEED = 500_000
 TEMPERATURES = (1.0, 0.6)
@@ -24,7 +24,7 @@ TEMPERATURES = (1.0, 0.6)
 
 def outcome(policy: DiffusionPolicy, sampler: SamplerConfig, episodes: int, kept: Path) -> float:
     """Return the mean of score and success rate on episodes from ``TUNING_SEED``."""
-    played = play(policy, SolverConfig("sequential", sampler), episodes, TUNING_SEED, kept)
+    played = play(policy, Solver.of("sequential", sampler), episodes, TUNING_SEED, kept)
     return float(np.mean([*played.scores, *played.successes]))
 
 
@@ -57,7 +57,7 @@ def candidates(
     assert base.config.head is not None
     own = base.config.head.sampler
     wanted = own if family == "consistency" else path
-    exact = solved(base, SolverConfig("sequential", wanted), obs, TUNING_SEED)
+    exact = solved(base, Solver.of("sequential", wanted), obs, TUNING_SEED)
     kind = SamplerConfig(FEW_STEPS[family], temperature=wanted.temperature)  # type: ignore[arg-type]
     found: dict[str, SamplerConfig] = {}
     for spacing in get_args(Spacing):
@@ -111,7 +111,7 @@ def visited_observations(policy: DiffusionPolicy, episodes: int) -> Tensor:
 
     config = policy.config
     sampler = config.sampler if config.head is None else config.head.sampler
-    runner = EpisodePolicy(policy, SolverConfig("sequential", sampler))
+    runner = EpisodePolicy(policy, Solver.of("sequential", sampler))
     evaluate(
         runner,
         "pcm_policy/PushTKeypoints-v0",

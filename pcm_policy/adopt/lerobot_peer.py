@@ -19,7 +19,7 @@ from pcm_policy.adopt.lerobot_sampling import draw_noise, renamed, unsupported
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 EQUAL = 1e-4
 """Largest difference to our chunk, in normalised action units, at which LeRobot's row is shown."""
@@ -131,7 +131,7 @@ class LeRobotPeer:
         for i, seed in enumerate(self.seeds):
             obs = self.obs[i]
             noise = draw_noise(self.policy, self.sampler, len(obs), seed)
-            ours = self.policy.solve(obs, SolverConfig("sequential", self.sampler), noise).sample
+            ours = self.policy.solve(obs, Solver.of("sequential", self.sampler), noise).sample
             off.append((ours.cpu() - self.chunks[i]).abs())
         worst = float(torch.stack(off).max())
         if not worst <= EQUAL:

@@ -23,7 +23,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.sequential import sequential
 
 _PATCH = 5  # pixels
 CHUNK = 1e-6
@@ -129,12 +129,10 @@ def _images(
 def _compare(
     policy: DiffusionPolicy, raw: Tensor, noise: Noise, name: str, outputs: Mapping[str, Tensor]
 ) -> SelfCheck:
-    from pcm_policy.solvers.before.solve import solve
-
     config = policy.config
     seen = policy.obs_normalizer.normalize(raw).flatten(1)
     denoise = policy.denoiser(outputs["seen"], config.sampler)
-    ours = solve(SolverConfig("sequential", config.sampler), denoise, noise).sample
+    ours = sequential(denoise, noise).sample
     ours = ours[..., : config.action_dim]
     first = config.obs_steps - 1
     action = policy.action_normalizer.unnormalize(ours)[:, first : first + config.action_steps]

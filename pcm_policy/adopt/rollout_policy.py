@@ -11,7 +11,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.fields import parse_field
 from pcm_policy.history import History, RecedingHorizon
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 
 class RolloutPolicy:
@@ -31,7 +31,7 @@ class RolloutPolicy:
     """
 
     def __init__(
-        self, policy: DiffusionPolicy, solver: SolverConfig | None = None, frame_stack: bool = False
+        self, policy: DiffusionPolicy, solver: Solver | None = None, frame_stack: bool = False
     ) -> None:
         if not policy.config.obs_fields:
             raise PcmError(

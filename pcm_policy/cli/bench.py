@@ -24,7 +24,7 @@ from pcm_policy.policy.folder import held_out_observations, held_out_sights
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
 from pcm_policy.runtime.execute import RuntimeConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 
 def bench_main(config: BenchSettings) -> Bench:
@@ -77,7 +77,7 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
         progress=progress,
     )
 
-    def scores(solver: SolverConfig) -> list[float]:
+    def scores(solver: Solver) -> list[float]:
         result = evaluate(
             EpisodePolicy(policy, solver),
             str(config.task.env_id),
@@ -90,7 +90,7 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
 
     reference = scores(candidates[0].solver) if target.score_within is not None else []
 
-    def closeness(solver: SolverConfig) -> tuple[float, float, float]:
+    def closeness(solver: Solver) -> tuple[float, float, float]:
         found = scores(solver)
         low, high = paired_difference_interval(found, reference)
         return float(np.mean(found) - np.mean(reference)), low, high

@@ -22,6 +22,7 @@ from pcm_policy.cli.words import Vocabulary
 from pcm_policy.configs import register
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.settings import defaults, plain, read
 
 __all__ = ["compose", "env_kwargs", "load_policy", "pick_device", "plain", "writable"]
@@ -196,7 +197,7 @@ def load_policy(config: Any) -> DiffusionPolicy:
     """Load the policy that a command's settings name, on its device and with its runtime."""
     policy = DiffusionPolicy.from_pretrained(config.policy, pick_device(config.device))
     if hasattr(config, "runtime"):
-        policy.use(config.runtime)
+        policy.use(Runtime(policy, config.runtime))
     return policy
 
 

@@ -89,4 +89,4 @@ class Head(nn.Module, ABC):
         """Measure on some observations what the head keeps of the base; nothing by default."""
 
 
-HEADS: Registry[type[Head]] = Registry("head")
+HEADS: Registry[type[Head]] = Registry("head", Head)

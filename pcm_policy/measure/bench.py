@@ -22,7 +22,7 @@ from pcm_policy.measure.rows import OURS, Row, default_rows, sequential, setting
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.measure.timing import Progress, Side, no_progress, take_turns, time_call
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Bench:
 
 def prediction_sides(
     policy: DiffusionPolicy,
-    solvers: Sequence[SolverConfig],
+    solvers: Sequence[Solver],
     observations: Sequence[Any] | NDArray[np.float32],
 ) -> list[Side]:
     """Return a side for every solver: one ``predict`` at batch 1, noise named by the call.
@@ -131,7 +131,7 @@ def prediction_sides(
             ``(To, Do)``, whose images are encoded already: the solve alone is timed then.
     """
 
-    def side(solver: SolverConfig) -> Side:
+    def side(solver: Solver) -> Side:
         def call(number: int) -> None:
             obs = observations[number % len(observations)]
             noise = paired_noise(policy, solver, 1, number)
@@ -147,7 +147,7 @@ def prediction_sides(
 
 def time_predictions(
     policy: DiffusionPolicy,
-    solvers: Sequence[SolverConfig],
+    solvers: Sequence[Solver],
     observations: Sequence[Any] | NDArray[np.float32],
     calls: int,
     progress: Progress = no_progress,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime, RuntimeConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +68,7 @@ def commit() -> str:
 
 def runtime(policy: DiffusionPolicy) -> dict[str, Any]:
     """Return how a policy's solves are executed: mode, and the number type of its network."""
-    config = RuntimeConfig() if policy.runtime is None else policy.runtime.config
+    config = policy.execute.config if isinstance(policy.execute, Runtime) else RuntimeConfig()
     own = str(policy.dtype).removeprefix("torch.")
     precision = own if config.precision == "float32" else config.precision
     return {"mode": config.mode, "precision": precision, "tf32": config.tf32}

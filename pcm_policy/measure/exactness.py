@@ -16,7 +16,8 @@ from pcm_policy.measure.tables import markdown
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise, episode_noise
 from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.before.solve import SETTLED_BY, SolverConfig
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.stops import Settle
 
 ROUNDS = (1, 2, 3, 4)
 TOLERANCES = (1e-2, 1e-3)
@@ -66,17 +67,13 @@ class Certification:
     coverage: float
 
 
-def paired_noise(policy: DiffusionPolicy, solver: SolverConfig, count: int, seed: int = 0) -> Noise:
+def paired_noise(policy: DiffusionPolicy, solver: Solver, count: int, seed: int = 0) -> Noise:
     """Return noise of ``count`` rows named ``seed, seed + 1, ...``, the same for every solver."""
-    stochastic = policy.sampler(solver.sampler).stochastic
-    shape = policy.config.chunk_shape
-    rows = range(seed, seed + count)
-    return episode_noise(rows, [0] * count, shape, solver.sampler.steps * stochastic)
+    rows, shape = range(seed, seed + count), policy.config.chunk_shape
+    return episode_noise(rows, [0] * count, shape, policy.sampler(solver.sampler).noise_steps)
 
 
-def solved(
-    policy: DiffusionPolicy, solver: SolverConfig, obs: Tensor, seed: int = 0
-) -> SolveResult:
+def solved(policy: DiffusionPolicy, solver: Solver, obs: Tensor, seed: int = 0) -> SolveResult:
     """Solve all observations ``(n, To, Do)`` at once with paired noise."""
     return policy.solve(
         obs.to(policy.device, policy.dtype), solver, paired_noise(policy, solver, len(obs), seed)
@@ -94,7 +91,7 @@ def chunk_error(found: SolveResult, exact: SolveResult) -> ChunkError:
 
 
 def certification(
-    policy: DiffusionPolicy, solver: SolverConfig, obs: Tensor, seed: int = 0
+    policy: DiffusionPolicy, solver: Solver, obs: Tensor, seed: int = 0
 ) -> Certification:
     """Solve every observation alone until it is certified.
 
@@ -104,7 +101,7 @@ def certification(
         obs: ``(n, To, Do)`` raw observations.
         seed: of the noise.
     """
-    exact = solved(policy, SolverConfig("sequential", solver.sampler), obs, seed).sample
+    exact = solved(policy, Solver.of("sequential", solver.sampler), obs, seed).sample
     rounds, errors = [], []
     for i in range(len(obs)):
         found = solved(policy, solver, obs[i : i + 1], seed + i)
@@ -117,13 +114,14 @@ def certification(
     return Certification(solver.label, solver.tolerance, mean, max(rounds), max(errors), covered)
 
 
-def certified_solver(policy: DiffusionPolicy, tolerance: float) -> SolverConfig:
+def certified_solver(policy: DiffusionPolicy, tolerance: float) -> Solver:
     """Return the head's way to a certified chunk: adaptive where the head can, else a step."""
     assert policy.config.head is not None
-    sampler, rounds = policy.config.head.sampler, policy.config.head.rounds
-    if policy.head is not None and policy.head.adds_to_base:
-        return SolverConfig("pcm", sampler, tolerance=tolerance, adaptive=True)
-    return SolverConfig("pcm", sampler, tolerance=tolerance, pcm_rounds=rounds)
+    assert policy.head is not None
+    if policy.head.adds_to_base:
+        return policy.solver({"method": "adaptive", "tolerance": tolerance})
+    shares = [1.0] * policy.config.head.rounds
+    return policy.solver({"method": "pcm", "tolerance": tolerance, "shares": shares})
 
 
 def settle_level(policy: DiffusionPolicy, obs: Tensor, rounds: float, seed: int = 0) -> float:
@@ -132,14 +130,15 @@ def settle_level(policy: DiffusionPolicy, obs: Tensor, rounds: float, seed: int 
     Args:
         policy: with a PCM head.
         obs: ``(n, To, Do)`` raw observations.
-        rounds: wanted mean over them, not exceeded, between 1 and ``SETTLED_BY``.
+        rounds: wanted mean over them, not exceeded, between 1 and :class:`Settle`'s most.
         seed: of the noise.
 
     Raises:
         PcmError: a mean outside that.
     """
-    if not 1 < rounds < SETTLED_BY:
-        raise PcmError(f"rounds={rounds:g} on average: give more than 1 and less than {SETTLED_BY}")
+    most = Settle().rounds
+    if most is None or not 1 < rounds < most:
+        raise PcmError(f"rounds={rounds:g} on average: give more than 1 and less than {most}")
     low, high = -10.0, 2.0  # of the logarithm: as good as never, and always
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -152,7 +151,7 @@ def settle_level(policy: DiffusionPolicy, obs: Tensor, rounds: float, seed: int 
     return math.exp(high)
 
 
-def settling(policy: DiffusionPolicy, level: float) -> SolverConfig:
+def settling(policy: DiffusionPolicy, level: float) -> Solver:
     """Return the head's solver that stops a row when its chunk moves by less than ``level``."""
     return policy.solver({"method": "pcm", "settle": float(f"{level:.3g}")})
 
@@ -168,7 +167,7 @@ def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy
     base.to(policy.device)
     head = policy.config.head
     reference = base.config.sampler if head is None else head.sampler
-    exact = solved(base, SolverConfig("sequential", reference), obs)
+    exact = solved(base, Solver.of("sequential", reference), obs)
     solvers = [
         policy.solver({"method": "sequential", "steps": r} if head is None else {"rounds": r})
         for r in ROUNDS
@@ -194,7 +193,7 @@ def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy
     alone = obs[torch.linspace(0, len(obs) - 1, min(SOLVED_ALONE, len(obs))).long()]
     rows = []
     for tolerance in TOLERANCES:
-        plain = SolverConfig("picard", reference, tolerance=tolerance)
+        plain = Solver.of("picard", reference, tolerance=tolerance)
         for solver in (certified_solver(policy, tolerance), plain):
             proven = certification(policy, solver, alone)
             counted = f"{proven.rounds:.1f}", str(proven.worst_rounds)

@@ -14,7 +14,7 @@ from pcm_policy.measure.exactness import solved
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.search import Schedule, search
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 
 @torch.inference_mode()
@@ -30,7 +30,7 @@ def rmse(
         exact: ``(n, T, Da)`` chunks with the noise of ``seed``, normalised.
         seed: of the noise.
     """
-    sample = solved(policy, SolverConfig("sequential", sampler), obs, seed).sample
+    sample = solved(policy, Solver.of("sequential", sampler), obs, seed).sample
     return (sample - exact).square().mean(dim=(1, 2)).sqrt().cpu()
 
 

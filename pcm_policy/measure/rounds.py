@@ -1,7 +1,7 @@
 """Rounds that an iteration takes until its chunk stays close to the sequential one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.rows import Row, settings
 from pcm_policy.measure.timing import Progress
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.runtime.inputs import Inputs
+from pcm_policy.solvers.loop import rounds
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.stops import Rounds
 
 COUNTED_ROUNDS = 40
-COUNTED_MARGIN = 100.0  # an adaptive solve whose rounds are counted goes on until far below
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,7 @@ class Trace:
     @property
     def label(self) -> str:
         """The solver's name, without where it stops."""
-        flat = settings(self.row.solver)
-        if self.row.method != "pcm":
-            return self.row.method
-        return "pcm adaptive" if flat["adaptive"] else f"pcm {flat['pcm_rounds']} + base"
+        return self.row.solver.step.label()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -78,17 +77,12 @@ def count_rounds(
     counted = [row for row in rows if row.solver.tolerance is not None]
     result = []
     for row in progress(counted, "rounds"):
-        solver, sequential = row.solver, SolverConfig("sequential", row.reference)
-        noise = paired_noise(policy, sequential, len(obs), seed)
+        sequential = Solver.of("sequential", row.reference)
+        noise = paired_noise(policy, sequential, len(obs), seed).to(policy.device, policy.dtype)
         exact = policy.solve(obs, sequential, noise).sample
-        errors: list[Tensor] = []
-
-        def watch(states: Tensor, exact: Tensor = exact, errors: list[Tensor] = errors) -> None:
-            errors.append((states[-1] - exact).abs().amax(dim=(1, 2)))
-
-        limit = min(COUNTED_ROUNDS, row.reference.steps)
-        until = error / COUNTED_MARGIN if solver.adaptive else None
-        policy.solve(obs, replace(solver, rounds=limit, tolerance=until), noise, watch=watch)
+        s, x = policy.assemble(Inputs(obs, noise), row.solver)
+        walk = rounds(s, x, row.solver.step, Rounds(min(COUNTED_ROUNDS, row.reference.steps)))
+        errors = [(x.X[-1] - exact).abs().amax(dim=(1, 2)) for _, x, _ in walk]
         trace = torch.stack(errors).cpu()
         late = trace >= error
         last = torch.where(late, torch.arange(1, len(trace) + 1)[:, None], 0).amax(dim=0)

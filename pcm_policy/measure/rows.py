@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import Method, SolverConfig
+from pcm_policy.solvers.registry import Solver, flat
+from pcm_policy.solvers.step import STEPS
 
 OURS = "pcm_policy"
 FEW_STEPS = (1, 2, 3, 4, 8)
 FINE_STEPS = (32, 16)
-PARALLEL: tuple[Method, ...] = ("paradigms", "picard", "coarse", "anderson", "newton")
+PARALLEL = ("paradigms", "picard", "coarse", "anderson", "newton")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Row:
         package: whose loop runs.
     """
 
-    solver: SolverConfig
+    solver: Solver
     reference: SamplerConfig
     package: str = OURS
 
@@ -37,22 +38,22 @@ class Row:
     @property
     def method(self) -> str:
         """The solver's method."""
-        return str(settings(self.solver)["method"])
+        return self.solver.method
 
 
-def settings(solver: SolverConfig) -> dict[str, Any]:
+def settings(solver: Solver) -> dict[str, Any]:
     """Return a solver's settings as one flat mapping, as ``solver=...`` takes them."""
-    return solver.to_flat()
+    return flat(solver)
 
 
-def described(solver: SolverConfig) -> dict[str, Any]:
+def described(solver: Solver) -> dict[str, Any]:
     """Return a solver for a file of results: its label, and its settings flat."""
     return {"label": solver.label, **settings(solver)}
 
 
 def sequential(sampler: SamplerConfig, package: str = OURS) -> Row:
     """Return the row of a sampler's own sequential solve."""
-    return Row(SolverConfig("sequential", sampler), sampler, package)
+    return Row(Solver.of("sequential", sampler), sampler, package)
 
 
 def default_rows(
@@ -71,10 +72,10 @@ def default_rows(
     Raises:
         PcmError: a method that does not exist.
     """
-    unknown = sorted(set(methods or ()) - set(get_args(Method)))
+    unknown = sorted(set(methods or ()) - set(STEPS))
     if unknown:
-        raise PcmError(f"methods: {unknown[0]!r} is none of {', '.join(get_args(Method))}")
-    wanted = get_args(Method) if methods is None else ("sequential", *methods)
+        raise PcmError(f"methods: {unknown[0]!r} is none of {', '.join(STEPS)}")
+    wanted = tuple(STEPS) if methods is None else ("sequential", *methods)
     finer = references(policy)
     head = policy.config.head
     fixed = finer[-1] if head is None else head.sampler
@@ -103,23 +104,23 @@ def _until_exact(policy: DiffusionPolicy, sampler: SamplerConfig, error: float) 
     yield sequential(sampler)
     for method in PARALLEL:
         if method != "paradigms" or policy.sampler(sampler).one_step:
-            yield Row(SolverConfig(method, sampler, tolerance=error), sampler)
+            yield Row(Solver.of(method, sampler, tolerance=error), sampler)
 
 
 def _fixed_rounds(policy: DiffusionPolicy, sampler: SamplerConfig, error: float) -> Iterator[Row]:
     for rounds in (2, 3, 4):
-        yield Row(SolverConfig("picard", sampler, rounds=rounds), sampler)
+        yield Row(Solver.of("picard", sampler, rounds=rounds), sampler)
     if policy.config.head is None:
         return
     for rounds in (1, 2, 3):
-        yield Row(SolverConfig("pcm", sampler, rounds=rounds), sampler)
-    yield Row(SolverConfig("pcm", sampler, pcm_rounds=2, tolerance=error), sampler)
+        yield Row(Solver.of("pcm", sampler, rounds=rounds), sampler)
+    yield Row(policy.solver({"method": "pcm", "tolerance": error}), sampler)
     if policy.head is not None and policy.head.adds_to_base:
-        yield Row(SolverConfig("pcm", sampler, adaptive=True, tolerance=error), sampler)
+        yield Row(policy.solver({"method": "adaptive", "tolerance": error}), sampler)
 
 
 def _few_steps(policy: DiffusionPolicy, reference: SamplerConfig) -> Iterator[Row]:
     for steps in FEW_STEPS:
         if steps <= policy.config.schedule.train_steps:
             sampler = with_steps(policy.config.sampler, steps)
-            yield Row(SolverConfig("sequential", sampler), reference)
+            yield Row(Solver.of("sequential", sampler), reference)

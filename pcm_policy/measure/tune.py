@@ -23,12 +23,13 @@ from pcm_policy.measure.few_steps import searched
 from pcm_policy.measure.rows import settings
 from pcm_policy.measure.timing import Progress, no_progress, time_call
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.inputs import eager
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import Spacing
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
-Closeness = Callable[[SolverConfig], tuple[float, float, float]]
+Closeness = Callable[[Solver], tuple[float, float, float]]
 """Paired difference of a solver's score to the reference's: mean, lower and upper end."""
 
 
@@ -58,7 +59,7 @@ class Target:
 class Candidate:
     """One way to solve, and what it costs and is worth here."""
 
-    solver: SolverConfig
+    solver: Solver
     runtime: RuntimeConfig
     rmse: float
     rounds: float
@@ -103,7 +104,7 @@ def searched_samplers(
     if policy.config.schedule.is_flow or not steps:
         return []
     reference = reference_sampler(policy)
-    exact = solved(policy, SolverConfig("sequential", reference), obs, seed)
+    exact = solved(policy, Solver.of("sequential", reference), obs, seed)
     ddim = SamplerConfig("ddim", temperature=reference.temperature)
     spacings: tuple[Spacing, ...] = ("trailing", "leading")
     kinds = [[replace(ddim, steps=few, spacing=s) for s in spacings] for few in steps]
@@ -114,11 +115,11 @@ def searched_samplers(
 
 def candidate_solvers(
     policy: DiffusionPolicy, samplers: Sequence[SamplerConfig] = ()
-) -> list[SolverConfig]:
+) -> list[Solver]:
     """List the solvers that are tried, the reference first; ``samplers`` sequentially as well."""
     reference = reference_sampler(policy)
     steps, trained = reference.steps, policy.config.schedule.train_steps
-    found = [SolverConfig("sequential", reference)]
+    found = [Solver.of("sequential", reference)]
     evenly: tuple[Spacing, ...] = ("trailing", "linspace")
     for spacing in evenly:
         for few in (1, 2, 3, 4, 6, 8, 12):
@@ -126,21 +127,22 @@ def candidate_solvers(
                 ddim = SamplerConfig("ddim", temperature=reference.temperature)
                 kind = reference if policy.config.schedule.is_flow else ddim
                 sampler = replace(kind, steps=min(few, trained), spacing=spacing)
-                found.append(SolverConfig("sequential", sampler))
-    found += [SolverConfig("sequential", sampler) for sampler in samplers]
+                found.append(Solver.of("sequential", sampler))
+    found += [Solver.of("sequential", sampler) for sampler in samplers]
     for rounds in (1, 2, 3, 4, 6, 8):
         if rounds < steps:
-            found.append(SolverConfig("picard", reference, rounds=rounds))
-            found.append(SolverConfig("newton", reference, rounds=rounds))
+            found.append(Solver.of("picard", reference, rounds=rounds))
+            found.append(Solver.of("newton", reference, rounds=rounds))
         if 2 < rounds < steps:
-            found.append(SolverConfig("coarse", reference, rounds=rounds))
-            found.append(SolverConfig("anderson", reference, rounds=rounds))
+            found.append(Solver.of("coarse", reference, rounds=rounds))
+            found.append(Solver.of("anderson", reference, rounds=rounds))
             window = max(steps // 2, steps - rounds + 1)
-            found.append(SolverConfig("picard", reference, rounds=rounds, window=window))
+            found.append(Solver.of("picard", reference, rounds=rounds, window=window))
     if policy.config.head is not None:
         for rounds in range(1, policy.config.head.rounds + 1):
-            found.append(SolverConfig("pcm", reference, rounds=rounds))
-            found.append(SolverConfig("pcm", reference, rounds=rounds + 1, pcm_rounds=rounds))
+            found.append(Solver.of("pcm", reference, rounds=rounds))
+            words = {"rounds": rounds + 1, "shares": [1.0] * rounds}
+            found.append(policy.solver({"method": "pcm", **words}))
     return found
 
 
@@ -178,19 +180,18 @@ def measure(
     solvers, reference = candidate_solvers(policy, samplers), reference_sampler(policy)
     noise = paired_noise(policy, solvers[0], len(obs), seed)
     policy.calibrate(obs, reference, seed + 1_000_000)
-    kept, found = policy.runtime, []
+    kept, found = policy.execute, []
+    exact = policy.solve(obs, solvers[0], noise, execute=eager).sample
     try:
         for runtime in runtimes:
-            policy.runtime = None
-            exact = policy.solve(obs, solvers[0], noise).sample
-            policy.use(runtime)
+            policy.use(Runtime(policy, runtime))
             times = time_predictions(policy, solvers, frames, calls, progress)
             for solver, spent in zip(solvers, times, strict=True):
                 one = policy.solve(obs, solver, noise)
                 rmse = float((one.sample - exact).square().mean(dim=(1, 2)).sqrt().mean())
                 found.append(Candidate(solver, runtime, rmse, one.rounds, one.nfe, spent))
     finally:
-        policy.runtime = kept
+        policy.use(kept)
     return found
 
 

@@ -29,14 +29,17 @@ from pcm_policy.policy.inputs import check_guess, check_noise, check_prefix, che
 from pcm_policy.policy.normalize import Normalizer
 from pcm_policy.policy.observe import observe
 from pcm_policy.policy.vision import Vision
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.inputs import Execute, Inputs, eager
 from pcm_policy.sampling.denoise import Denoiser, Network, Prefix, inpainting
 from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.sampling.samplers import AffineSampler, SamplerConfig, build_sampler
-from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.before.base import Watch
-from pcm_policy.solvers.before.newton import Jacobian, mean_jacobian
-from pcm_policy.solvers.before.solve import SETTLED_BY, SolverConfig, solve
+from pcm_policy.solvers.jacobian import Jacobian
+from pcm_policy.solvers.loop import start
+from pcm_policy.solvers.newton import mean_jacobian
+from pcm_policy.solvers.registry import Solver, read
+from pcm_policy.solvers.result import SolveResult
+from pcm_policy.solvers.step import Known, needs
+from pcm_policy.solvers.system import Iterate, System
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class DiffusionPolicy(nn.Module):
         super().__init__()
         self.config = config
         self.limits: ActionLimits | None = None
-        self.runtime: Runtime | None = None
+        self.execute: Execute = eager
         # what came with the policy in its folder, and is saved with it
         self.card: str | None = None
         self.held_out: Tensor | None = None  # raw observations
@@ -142,19 +145,14 @@ class DiffusionPolicy(nn.Module):
                 raise PcmError(f"{name} holds NaN or infinity: restore it or train again")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what another process or a copy cannot have: generator, programs, locks."""
-        state = dict(self.__dict__)
-        state["_generator"] = self._generator.get_state()
-        state["runtime"] = None if self.runtime is None else self.runtime.config
-        return state
+        """Leave out what another process or a copy cannot have: the generator."""
+        return dict(self.__dict__) | {"_generator": self._generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the generator and the runtime again."""
-        generator, runtime = torch.Generator(), state["runtime"]
+        """Make the generator again."""
+        generator = torch.Generator()
         generator.set_state(state["_generator"])
-        super().__setstate__(state | {"_generator": generator, "runtime": None})  # type: ignore[no-untyped-call]
-        if runtime is not None:
-            self.use(runtime)
+        super().__setstate__(state | {"_generator": generator})  # type: ignore[no-untyped-call]
 
     def push_to_hub(
         self, repo: str, *, private: bool = False, token: str | None = None, card: str | None = None
@@ -199,40 +197,63 @@ class DiffusionPolicy(nn.Module):
             self._samplers[config] = kept
         return kept
 
-    def solver(self, values: Mapping[str, Any]) -> SolverConfig:
-        """Build a solver config from flat settings; what is None comes from this policy.
+    def solver(self, values: Mapping[str, Any] | None = None) -> Solver:
+        """Build a solver from flat settings; what is None or unsaid comes from this policy.
 
-        A ``pcm`` solver takes its sampler from the head, other solvers from the policy. Rounds past
-        those the head was trained for are base rounds.
+        A solver that needs the base's Jacobian has it measured here, once per sampler, on the
+        observations that came with the policy.
+
+        Args:
+            values: as ``solver=...`` takes them; None for the policy's usual solver: two PCM rounds
+                if there is a head, else its own sampler, sequentially.
 
         Raises:
             PcmError: unknown or invalid settings, or a sampler that the head was not trained for.
         """
-        values, head = dict(values), self.config.head
-        if values.get("method") is None:
-            values["method"] = self.default_solver().method
-        sampler = self.config.sampler
-        if values["method"] == "pcm" and head is not None:
-            sampler = head.sampler
-        name = values.get("sampler")
-        if name is not None and name != sampler.name:
-            steps = self.config.schedule.train_steps if name == "ddpm" else sampler.steps
-            sampler = SamplerConfig(name, steps, temperature=sampler.temperature)
-        if values["method"] == "pcm" and values.get("settle") and values.get("rounds") is None:
-            values["rounds"] = SETTLED_BY
-        unsaid = all(values.get(k) is None for k in ("pcm_rounds", "tolerance", "stiffness"))
-        asked = values.get("rounds") or 0
-        if values["method"] == "pcm" and head is not None and unsaid and asked > head.rounds:
-            values["pcm_rounds"] = head.rounds
-        result = SolverConfig.from_flat(values, sampler)
-        self._check_head(result)
-        return result
+        found = self.complete(read(values or {}, self._known()))
+        missing = "jacobian" in needs(found.step) and found.sampler not in self._jacobians
+        if missing and not found.uses_head and self.held_out is not None:
+            self.calibrate(self.held_out[:128], found.sampler)
+        return found
 
-    def default_solver(self) -> SolverConfig:
-        """Two PCM rounds if there is a head, else the policy's own sampler, sequentially."""
-        if self.config.head is None:
-            return SolverConfig("sequential", self.config.sampler)
-        return SolverConfig("pcm", self.config.head.sampler, rounds=2)
+    def default_solver(self) -> Solver:
+        """Return the policy's usual solver."""
+        return self.solver()
+
+    def complete(self, solver: Solver) -> Solver:
+        """Return a solver with its sampler: the head's if it uses the head, else the policy's.
+
+        Raises:
+            PcmError: it uses a head and there is none, or one that was trained for another sampler.
+        """
+        head = self.config.head if solver.uses_head else None
+        if solver.uses_head and head is None:
+            raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
+        own = self.config.sampler if head is None else head.sampler
+        if solver.sampler is None:
+            return replace(solver, sampler=own)
+        if head is not None and solver.sampler != own:
+            have, want = asdict(solver.sampler), asdict(own)
+            key = next(k for k in want if have[k] != want[k])
+            raise PcmError(
+                f"the PCM head was trained for sampler {key}={want[key]!r}, not {have[key]!r}: "
+                f"leave solver.{'sampler' if key == 'name' else key} out or distil another head"
+            )
+        return solver
+
+    def _known(self) -> Known:
+        """Return what settings that are not said mean for this policy."""
+        config, head = self.config, self.config.head
+        if head is None or self.head is None:
+            return Known(config.sampler, config.schedule.train_steps)
+        return Known(
+            config.sampler,
+            config.schedule.train_steps,
+            method="pcm",
+            head_sampler=head.sampler,
+            head_rounds=head.rounds,
+            head_jacobian=self.head.jacobian(self.sampler(head.sampler)) is not None,
+        )
 
     def condition(self, obs: Tensor, prefix: Prefix | None = None) -> Tensor:
         """Map raw observations ``(B, To, Do)`` and what is known already to ``(B, C)``."""
@@ -307,17 +328,17 @@ class DiffusionPolicy(nn.Module):
             seed: of the noise.
         """
         generator = torch.Generator().manual_seed(seed)
-        noise = self.draw_noise(len(obs), SolverConfig("sequential", config), generator)
+        noise = self.draw_noise(len(obs), config, generator)
         noise = noise.to(self.device, self.dtype)
         denoise = self.denoiser(self.condition(obs.to(self.device, self.dtype)), config)
         diagonal = mean_jacobian(denoise, noise)
         self._jacobians[config] = Jacobian.of(denoise.sampler, diagonal)
 
     def draw_noise(
-        self, batch: int, solver: SolverConfig, generator: torch.Generator | None = None
+        self, batch: int, sampler: SamplerConfig, generator: torch.Generator | None = None
     ) -> Noise:
-        """Draw noise from a generator; None is the policy's own."""
-        steps = solver.sampler.steps if self.sampler(solver.sampler).stochastic else 0
+        """Draw a sampler's noise from a generator; None is the policy's own."""
+        steps = self.sampler(sampler).noise_steps
         shape = self.config.chunk_shape
         return generator_noise(generator or self._generator, batch, shape, steps)
 
@@ -325,63 +346,58 @@ class DiffusionPolicy(nn.Module):
     def solve(
         self,
         obs: Tensor,
-        solver: SolverConfig | None = None,
+        solver: Solver | None = None,
         noise: Noise | None = None,
         guess: Tensor | None = None,
         prefix: Prefix | None = None,
-        watch: Watch | None = None,
+        execute: Execute | None = None,
     ) -> SolveResult:
         """Solve for normalised chunks, tensors in and out, without checks.
 
         Args:
             obs: ``(B, To, Do)`` raw observations on the policy's device; see :meth:`observe`.
-            solver: how to solve; None for :meth:`default_solver`.
+            solver: how to solve; None for the policy's usual one.
             noise: all the randomness; None draws it from the policy's own generator.
             guess: ``(B, T, Da)`` normalised guess of the clean chunk.
             prefix: actions that are known already, see :meth:`known_prefix`.
-            watch: called with all states after every round.
+            execute: how the solve is executed; None as :meth:`use` said, else eagerly.
         """
-        solver = self.default_solver() if solver is None else solver
-        self._check_head(solver)
-        noise = self.draw_noise(obs.shape[0], solver) if noise is None else noise
-        noise = noise.to(self.device, self.dtype)
-        if self.runtime is not None and watch is None:
-            return self.runtime.solve(obs, solver, noise, guess, prefix)
-        return self.run(obs, solver, noise, guess, prefix, watch)
-
-    def run(
-        self,
-        obs: Tensor,
-        solver: SolverConfig,
-        noise: Noise,
-        guess: Tensor | None = None,
-        prefix: Prefix | None = None,
-        watch: Watch | None = None,
-        network: Network | None = None,
-    ) -> SolveResult:
-        """Solve eagerly, with another base network if one is given; see :meth:`solve`."""
-        denoise = self.denoiser(self.condition(obs, prefix), solver.sampler, prefix)
-        denoise = denoise if network is None else denoise.with_network(network)
-        jacobian = self._jacobians.get(solver.sampler)
-        if solver.method == "newton" and jacobian is None and self.held_out is not None:
-            self.calibrate(self.held_out[:128], solver.sampler)
-            jacobian = self._jacobians[solver.sampler]
-        found = solve(solver, denoise, noise, self.head, guess, jacobian, watch)
+        solver = self.default_solver() if solver is None else self.complete(solver)
+        noise = self.draw_noise(obs.shape[0], solver.sampler) if noise is None else noise
+        given = Inputs(obs, noise.to(self.device, self.dtype), guess, prefix)
+        found = (execute or self.execute)(self.assemble, given, solver)
         return replace(found, chunk=self.raw_chunk(found.sample))
 
-    def use(self, config: RuntimeConfig) -> None:
-        """Execute solves as ``config`` says, from now on; after loading weights and moving.
+    def assemble(
+        self, given: Inputs, solver: Solver, network: Network | None = None
+    ) -> tuple[System, Iterate]:
+        """Return the system that a solve is about, and where it starts.
 
-        Raises:
-            PcmError: the device or the head does not allow it.
+        Args:
+            given: what the solve reads.
+            solver: complete, see :meth:`complete`.
+            network: in place of the base network.
         """
-        self.runtime = Runtime(self, config)
+        cond = self.condition(given.obs, given.prefix)
+        denoise = self.denoiser(cond, solver.sampler, given.prefix)
+        denoise = denoise if network is None else denoise.with_network(network)
+        head = self.head if solver.uses_head else None
+        jacobian = self._jacobians.get(solver.sampler)
+        if head is not None:
+            jacobian = head.jacobian(denoise.sampler)
+        elif jacobian is not None:
+            jacobian = jacobian.to(self.device, self.dtype)
+        return start(denoise, given.noise, given.guess, head, jacobian)
+
+    def use(self, execute: Execute) -> None:
+        """Execute solves by ``execute`` from now on, such as a :class:`Runtime` of this policy."""
+        self.execute = execute
 
     def predict(
         self,
         obs: ArrayLike | Mapping[str, ArrayLike],
         *,
-        solver: SolverConfig | None = None,
+        solver: Solver | None = None,
         noise: Noise | None = None,
         guess: Tensor | None = None,
         prefix: Prefix | None = None,
@@ -391,7 +407,7 @@ class DiffusionPolicy(nn.Module):
 
         Args:
             obs: raw observations, oldest first, see :meth:`observe`.
-            solver: how to solve; None for :meth:`default_solver`.
+            solver: how to solve; None for the policy's usual one.
             noise: all the randomness; None draws it from the policy's own generator.
             guess: ``(B, T, Da)`` normalised guess of the clean chunk.
             prefix: actions that are known already, see :meth:`known_prefix`.
@@ -443,19 +459,6 @@ class DiffusionPolicy(nn.Module):
                 range.
         """
         return observe(self.config, self.obs_normalizer, self.vision, obs)
-
-    def _check_head(self, solver: SolverConfig) -> None:
-        if solver.method != "pcm":
-            return
-        if self.config.head is None:
-            raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
-        if solver.sampler != self.config.head.sampler:
-            have, want = asdict(solver.sampler), asdict(self.config.head.sampler)
-            key = next(k for k in want if have[k] != want[k])
-            raise PcmError(
-                f"the PCM head was trained for sampler {key}={want[key]!r}, not {have[key]!r}: "
-                f"leave solver.{'sampler' if key == 'name' else key} out or distil another head"
-            )
 
 
 def _check_loaded(policy: DiffusionPolicy, _: object) -> None:

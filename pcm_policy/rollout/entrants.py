@@ -19,7 +19,7 @@ from pcm_policy.rollout.controlled import ControlAgent
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.episodes import Agent, Run
 from pcm_policy.rollout.robomimic_policy import RobomimicPolicy
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 NOT_CONTROLLED: dict[str, Any] = {
     "counts": None,
@@ -64,7 +64,7 @@ class PolicyEntrant(Entrant):
         solve_batch: rows of every prediction.
     """
 
-    def __init__(self, policy: DiffusionPolicy, solver: SolverConfig, solve_batch: int) -> None:
+    def __init__(self, policy: DiffusionPolicy, solver: Solver, solve_batch: int) -> None:
         self.policy, self.solver = policy, solver
         self.runner = EpisodePolicy(policy, solver)
         self.agent = ChunkAgent(self.runner, policy.config.obs_steps, solve_batch)
@@ -173,7 +173,7 @@ class BaselineEntrant(Entrant):
 
 
 def time_policy(
-    policy: DiffusionPolicy, solver: SolverConfig, frames: Sequence[Any], calls: int
+    policy: DiffusionPolicy, solver: Solver, frames: Sequence[Any], calls: int
 ) -> dict[str, float]:
     """Time ``predict`` at batch 1, and with cameras the encoding alone."""
     timed = time_predictions(policy, [solver], frames, calls)[0]

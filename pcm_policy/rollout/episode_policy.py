@@ -12,7 +12,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.chunks import RowFaults
 from pcm_policy.rollout.episodes import row
 from pcm_policy.sampling.noise import Noise, episode_noise
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 KEPT_OBSERVATIONS = 256
 
@@ -25,10 +25,9 @@ class EpisodePolicy:
         solver: how to solve.
     """
 
-    def __init__(self, policy: DiffusionPolicy, solver: SolverConfig) -> None:
-        self.policy, self.solver = policy, solver
-        stochastic = policy.sampler(solver.sampler).stochastic
-        self._noise_steps = solver.sampler.steps if stochastic else 0
+    def __init__(self, policy: DiffusionPolicy, solver: Solver) -> None:
+        self.policy, self.solver = policy, policy.complete(solver)
+        self._noise_steps = policy.sampler(self.solver.sampler).noise_steps
         self._rounds: list[float] = []
         self._nfe: list[int] = []
         self._seen: list[Any] = []

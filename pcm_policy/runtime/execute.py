@@ -12,20 +12,22 @@ import copy
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
+from pcm_policy.runtime.inputs import Assemble, Inputs
 from pcm_policy.runtime.onnx import Solve, compiled_solve, require_onnx
-from pcm_policy.sampling.denoise import Network, Prefix
-from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.before.base import combine, forcing
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.runtime.recorded import Function, Recorded
+from pcm_policy.sampling.denoise import Network
 from pcm_policy.solvers.deadline import Deadline, synchronize
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.result import SolveResult
+from pcm_policy.solvers.system import Iterate, System
 
 if TYPE_CHECKING:
     from pcm_policy.policy.policy import DiffusionPolicy
@@ -133,85 +135,49 @@ class Runtime:
             torch.backends.cuda.matmul.allow_tf32 = config.tf32
             torch.backends.cudnn.allow_tf32 = config.tf32
         self.policy, self.config = policy, config
-        network: nn.Module = policy.network
-        if dtype is not None:
-            network = LowPrecision(network, dtype).eval()
-        self.network: Network = network
-        if config.mode == "compile":
-            self.network = Compiled(network)
+        self._made: Network | None = None
         self._programs: dict[Any, Program] = {}
         self._lock = threading.Lock()
 
-    def solve(
-        self,
-        obs: Tensor,
-        solver: SolverConfig,
-        noise: Noise,
-        guess: Tensor | None = None,
-        prefix: Prefix | None = None,
-    ) -> SolveResult:
-        """Solve as :meth:`DiffusionPolicy.solve` does; results are the caller's own."""
+    @property
+    def network(self) -> Network:
+        """What stands in for the policy's network."""
+        if self._made is None:
+            network, dtype = self.policy.network, TYPES[self.config.precision]
+            if dtype is not None:
+                network = LowPrecision(network, dtype).eval()
+            self._made = Compiled(network) if self.config.mode == "compile" else network
+        return self._made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what another process or a copy cannot have: programs and locks."""
+        return {"policy": self.policy, "config": self.config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make them again, when they are needed."""
+        self.__dict__.update(state, _made=None, _programs={}, _lock=threading.Lock())
+
+    def __call__(self, assemble: Assemble, given: Inputs, solver: Solver) -> SolveResult:
+        """Solve as :func:`~pcm_policy.runtime.inputs.eager` does; results are the caller's own."""
         if self.config.mode not in ("graph", "onnx"):
             # The compiler is not safe in threads; eager solves share nothing.
             guard: AbstractContextManager[Any]
             guard = self._lock if self.config.mode == "compile" else nullcontext()
             with guard:
-                return self.policy.run(obs, solver, noise, guess, prefix, network=self.network)
-        inputs = Inputs(obs, noise, guess, prefix)
-        key = (solver, inputs.shape)
+                return solver(*assemble(given, solver, self.network))
+        key = (solver, given.shape)
         with self._lock:
             if key not in self._programs:
                 self._programs[key] = Program(
-                    self.policy, self.network, solver, inputs, self.config.mode
+                    self.policy, self.network, solver, given, self.config.mode
                 )
         # A graph's buffers are one solve's at a time; a session has none.
         with self._lock if self.config.mode == "graph" else nullcontext():
-            return self._programs[key](inputs)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What one solve reads."""
-
-    obs: Tensor
-    noise: Noise
-    guess: Tensor | None
-    prefix: Prefix | None
-
-    def tensors(self) -> list[Tensor | None]:
-        """Return all of them, in a fixed order."""
-        known = None if self.prefix is None else self.prefix.known
-        values = None if self.prefix is None else self.prefix.values
-        return [self.obs, self.noise.initial, self.noise.steps, self.guess, values, known]
-
-    def present(self) -> list[Tensor]:
-        """Return those that there are."""
-        return [value for value in self.tensors() if value is not None]
-
-    def filled(self, given: Sequence[Tensor]) -> "Inputs":
-        """Return the same inputs with other tensors, in the order of :meth:`present`."""
-        rest = iter(given)
-        found = [None if value is None else next(rest) for value in self.tensors()]
-        obs, initial, steps, guess, values, known = found
-        assert obs is not None
-        assert initial is not None
-        prefix = self.prefix
-        if prefix is not None:
-            assert values is not None
-            assert known is not None
-            prefix = replace(prefix, values=values, known=known)
-        return Inputs(obs, Noise(initial, steps), guess, prefix)
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """What a program is made for."""
-        over = self.prefix is not None and self.prefix.overwrite_input
-        shapes = tuple(None if t is None else tuple(t.shape) for t in self.tensors())
-        return (over, *shapes)
+            return self._programs[key](given)
 
 
 class Program:
-    """One solver for inputs of fixed shapes.
+    """One solver, recorded for inputs of fixed shapes.
 
     Args:
         policy: the policy.
@@ -219,105 +185,31 @@ class Program:
         solver: how to solve.
         inputs: the first solve's inputs, for their shapes.
         mode: ``graph`` and ``onnx`` record; else the same functions run as they are.
-
-    Raises:
-        PcmError: a tolerance or deadline with a solver other than ``picard`` and plain ``pcm``.
     """
 
     def __init__(
         self,
         policy: "DiffusionPolicy",
         network: Network,
-        solver: SolverConfig,
+        solver: Solver,
         inputs: Inputs,
         mode: str = "eager",
     ) -> None:
-        self.policy, self.network, self.solver = policy, network, solver
-        self.like = inputs
-        self.fixed = solver.tolerance is None and solver.deadline_ms is None
-        if solver.settle is not None:
-            raise PcmError(
-                f"runtime.mode={mode} records all rounds at once, and solver.settle asks after "
-                "each: use runtime.mode=eager, or fixed solver.rounds"
-            )
-        if not self.fixed and (solver.method not in ("picard", "pcm") or solver.adaptive):
-            raise PcmError(
-                f"runtime.mode={mode} with a tolerance or a deadline takes solver.method=picard or "
-                "pcm (not adaptive): use runtime.mode=eager, or fixed solver.rounds"
-            )
-        heads = sum(1 for s in solver.strengths if s > 0)
-        self.opening = solver
-        if not self.fixed:
-            self.opening = replace(
-                solver,
-                rounds=max(1, heads),
-                pcm_rounds=heads if solver.method == "pcm" else None,
-                tolerance=None,
-                deadline_ms=None,
-                window=None,
-            )
-        self.counted = 0, 0  # rounds and evaluations of the opening
-        given = inputs.present()
-        self._first = _record(policy, self._open, given, mode)
-        self._again: Solve | None = None
-        if not self.fixed:
-            states = self._first(given)[3]
-            done = torch.zeros_like(states[0, :, 0, 0], dtype=torch.bool)
-            self._again = _record(policy, self._round, [*given, states, done], mode)
+        def begin(given: Sequence[Tensor]) -> tuple[System, Iterate]:
+            return policy.assemble(inputs.filled(given), solver, network)
+
+        def record(function: Function, given: Sequence[Tensor]) -> Function:
+            return _record(policy, function, given, mode)
+
+        self.deadline_ms = solver.deadline_ms
+        timed = solver.deadline_ms is not None
+        self._recorded = Recorded(begin, solver.step, solver.stop, record, timed=timed)
 
     def __call__(self, inputs: Inputs) -> SolveResult:
         """Solve."""
-        solver, device, given = self.solver, inputs.obs.device, inputs.present()
-        stop = None
-        if solver.deadline_ms is not None:
-            stop = Deadline(solver.deadline_ms, lambda: synchronize(device))
-        sample, bound, certified, states, residuals, chunk = self._first(given)
-        (used, nfe), steps = self.counted, solver.sampler.steps
-        if self._again is None:
-            return SolveResult(sample, used, nfe, residuals, certified, bound, states, chunk)
-        tolerance = solver.tolerance or 0.0
-        history = list(residuals)
-        base = 0 if self.opening.method == "pcm" else used
-        done = certified if base else torch.zeros_like(certified)
-        bound = bound if base else torch.full_like(bound, torch.inf)
-        while base < steps and not bool((bound <= tolerance).all()):
-            if (solver.rounds is not None and used >= solver.rounds) or (stop and stop()):
-                break
-            states, moved = self._again([*given, states, done])
-            used, base, nfe = used + 1, base + 1, nfe + steps
-            history.append(moved)
-            bound = torch.where(done, bound, solver.safety * moved)
-            bound = torch.zeros_like(bound) if base >= steps else bound
-            done = bound <= tolerance
-        bound = torch.where(states[-1].isfinite().flatten(1).all(dim=1), bound, torch.inf)
-        chunk = self.policy.raw_chunk(states[-1])
-        residuals = torch.stack(history)
-        return SolveResult(
-            states[-1], used, nfe, residuals, bound <= tolerance, bound, states, chunk
-        )
-
-    def _open(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        i = self.like.filled(given)
-        found = self.policy.run(
-            i.obs, self.opening, i.noise, i.guess, i.prefix, network=self.network
-        )
-        self.counted = found.rounds, found.nfe
-        assert found.chunk is not None
-        state = found.trajectory, found.residuals
-        return found.sample, found.bound, found.certified, *state, found.chunk
-
-    def _round(self, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """One base round over all states; rows that are done stay."""
-        *read, states, done = given
-        i = self.like.filled(read)
-        cond = self.policy.condition(i.obs, i.prefix)
-        denoise = self.policy.denoiser(cond, self.solver.sampler, i.prefix)
-        denoise = denoise.with_network(self.network)
-        steps = denoise.sampler.steps
-        predictions = denoise(states[:-1], slice(0, steps))
-        swept = forcing(denoise.sampler, i.noise) + combine(denoise.sampler.M, predictions)
-        swept = torch.where(done[:, None, None], states, swept)
-        return swept, (swept - states).abs().amax(dim=(0, 2, 3))
+        finish = partial(synchronize, inputs.obs.device)
+        clock = None if self.deadline_ms is None else partial(Deadline, self.deadline_ms, finish)
+        return self._recorded(inputs.present(), clock)
 
 
 def _record(

@@ -55,6 +55,11 @@ class AffineSampler:
         """Number of denoising steps ``N``."""
         return self.timesteps.shape[0]
 
+    @property
+    def noise_steps(self) -> int:
+        """Number of noises that are drawn beside the initial one: 0 if it is deterministic."""
+        return self.steps if self.stochastic else 0
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> "AffineSampler":
         """Return a copy whose coefficients lie on ``device`` in ``dtype``."""
         moved: dict[str, Any] = {

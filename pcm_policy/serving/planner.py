@@ -12,11 +12,13 @@ from pcm_policy.control.safety import chunk_fault
 from pcm_policy.control.settings import PolicySpec
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import Noise, episode_noise
 from pcm_policy.serving.memory import Memory, clean_predictions, shift_chunk, shift_noise
-from pcm_policy.solvers.before.base import SolveResult, forcing
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.result import SolveResult
+from pcm_policy.solvers.system import forcing
 
 
 def describe(policy: DiffusionPolicy) -> PolicySpec:
@@ -56,13 +58,13 @@ class Planner:
         solver: how every request is solved; None for the policy's default.
     """
 
-    def __init__(self, policy: DiffusionPolicy, solver: SolverConfig | None = None) -> None:
+    def __init__(self, policy: DiffusionPolicy, solver: Solver | None = None) -> None:
         self.policy = policy
-        self.solver = policy.default_solver() if solver is None else solver
+        self.solver = policy.solver() if solver is None else policy.complete(solver)
         self.spec = describe(policy)
         self._sampler = policy.sampler(self.solver.sampler)
-        self._noise_steps = self.solver.sampler.steps if self._sampler.stochastic else 0
-        starts = self.solver.method == "pcm" and policy.head is not None and policy.head.starts
+        self._noise_steps = self._sampler.noise_steps
+        starts = self.solver.uses_head and policy.head is not None and policy.head.starts
         self._auto = "off" if starts else "trajectory"
 
     def plan(self, request: PlanRequest) -> Plan:
@@ -72,8 +74,8 @@ class Planner:
     @property
     def compiles(self) -> bool:
         """Whether every kind and size of solve is prepared when it first comes."""
-        runtime = self.policy.runtime
-        return runtime is not None and runtime.config.mode != "eager"
+        execute = self.policy.execute
+        return isinstance(execute, Runtime) and execute.config.mode != "eager"
 
     def kind(self, request: PlanRequest) -> str:
         """Return the one of :data:`KINDS` that a request is; only its like is solved with it."""

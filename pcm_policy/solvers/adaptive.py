@@ -6,6 +6,7 @@ certified, in any round, as soon as the residual is small enough; the base round
 been computed already, so that certification costs no further round.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,8 +14,9 @@ import torch
 
 from pcm_policy.errors import PcmError
 from pcm_policy.solvers.anderson import Anderson
+from pcm_policy.solvers.newton import Newton
 from pcm_policy.solvers.settings import setting
-from pcm_policy.solvers.step import STEPS, Step, after
+from pcm_policy.solvers.step import STEPS, Known, Step, after
 from pcm_policy.solvers.stops import Stop
 from pcm_policy.solvers.system import Iterate, Round, System
 
@@ -35,6 +37,17 @@ class Adaptive(Step):
     shrink: float = setting(0.5, least=0)
     inner: Step = Anderson()
     needs: ClassVar[frozenset[str]] = frozenset({"head"})
+
+    def fitted(self, known: Known, stop: Stop, said: Collection[str]) -> "Adaptive":
+        """Take quasi-Newton rounds where the head keeps the Jacobian."""
+        if known.head_jacobian and "inner" not in said and isinstance(self.inner, Anderson):
+            return replace(self, inner=replace(self.inner, inner=Newton()))
+        return self
+
+    def details(self, stop: Stop | None) -> str:
+        """Return what differs from the defaults, for the label: not the Jacobian of a head."""
+        usual = self.inner in (Anderson(), Anderson(inner=Newton()))
+        return super(Adaptive, replace(self, inner=Anderson()) if usual else self).details(stop)
 
     def ready(self, s: System, stop: Stop) -> System:
         """Check that the head can be added to a base prediction.

@@ -13,6 +13,7 @@ from torch import Tensor
 from pcm_policy.errors import PcmError
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
+from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.jacobian import Jacobian
 from pcm_policy.solvers.loop import rounds, start
 from pcm_policy.solvers.picard import Picard
@@ -24,7 +25,7 @@ from pcm_policy.solvers.system import Iterate, Round, System
 __all__ = ["Jacobian", "Newton", "mean_jacobian"]
 
 
-@STEPS.add("newton")
+@STEPS.add("linearised")
 @dataclass(frozen=True)
 class Newton(Step):
     """Solve whole rounds of another step with the base's mean Jacobian linearised in.
@@ -60,6 +61,18 @@ class Newton(Step):
         if r.whole:
             r = replace(r, X=s.sweep(s.jacobian.predict(r.P, s.F[:-1], x.X[:-1])))
         return r, memory
+
+
+@STEPS.add("newton")
+@dataclass(frozen=True)
+class MixedNewton(Anderson):
+    """Quasi-Newton rounds, extrapolated: what ``solver=newton`` means.
+
+    Attributes:
+        inner: the step whose rounds are extrapolated.
+    """
+
+    inner: Step = Newton()
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ class Paradigms(Step):
     """
 
     window: int | None = setting(None, int, least=1)
-    limits: ClassVar[frozenset[str]] = frozenset({"rounds", "tolerance"})
+    limits: ClassVar[tuple[str, ...]] = ("rounds", "tolerance")
 
     def ready(self, s: System, stop: Stop) -> System:
         """Check that the sampler has increments, and that the window reaches the chunk.

@@ -4,13 +4,17 @@ A head has a fixed point of its own; once its share is zero the iteration is the
 converges to the base model's sample.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from pcm_policy.checks import number, whole
 from pcm_policy.solvers.anderson import Anderson
+from pcm_policy.solvers.newton import Newton
+from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.settings import setting
-from pcm_policy.solvers.step import STEPS, Step, after
-from pcm_policy.solvers.stops import Stop
+from pcm_policy.solvers.step import STEPS, Known, Step, after
+from pcm_policy.solvers.stops import Rounds, Stop
 from pcm_policy.solvers.system import Iterate, Round, System
 
 
@@ -28,6 +32,30 @@ class PCM(Step):
     shares: tuple[float, ...] = setting((1.0, 1.0), least=0, most=1)
     then: Step = Anderson()
     needs: ClassVar[frozenset[str]] = frozenset({"head"})
+    usual: ClassVar[Stop] = Rounds(2)
+
+    def fitted(self, known: Known, stop: Stop, said: Collection[str]) -> "PCM":
+        """Use the head for as many fixed rounds as it was trained for, then its Jacobian."""
+        if stop.fixed is None:
+            return self
+        count = min(stop.fixed, known.head_rounds)
+        shares = self.shares if "shares" in said else (1.0,) * count
+        if "then" in said or stop.fixed <= len(shares):
+            return replace(self, shares=shares)
+        return replace(self, shares=shares, then=Newton() if known.head_jacobian else Picard())
+
+    def details(self, stop: Stop | None) -> str:
+        """Return how long the head is used, and what follows it, for the label."""
+        ones, usual = set(self.shares) <= {1.0}, type(self)()
+        all_of_them = stop is not None and stop.fixed is not None and stop.fixed <= len(self.shares)
+        found = (
+            f" head {len(self.shares)}"
+            if ones
+            else " shares " + ",".join(f"{v:g}" for v in self.shares)
+        )
+        if ones and (all_of_them or self.shares == usual.shares):
+            found = ""
+        return found + ("" if self.then == usual.then else f" then {self.then.label()}")
 
     def ready(self, s: System, stop: Stop) -> System:
         """Encode only what the head evaluates, where no other round is made.
@@ -36,6 +64,8 @@ class PCM(Step):
             PcmError: the system has no head.
         """
         head, count = s.needed_head(), len(self.shares)
+        if not any(self.shares):
+            return self.then.ready(s, stop)
         if stop.rounds is None or stop.rounds > count or 0.0 in self.shares[: stop.rounds]:
             return s.encoded()
         return s.encoded(head.nodes(s.denoise.sampler)[0])
@@ -57,5 +87,11 @@ class PCM(Step):
 
 
 def ramp(rounds: int, stiffness: float) -> tuple[float, ...]:
-    """Return the paper's shares, ``lambda(k) = clip(1 - s k / K, 0, 1)`` for ``K = rounds``."""
+    """Return the paper's shares, ``lambda(k) = clip(1 - s k / K, 0, 1)`` for ``K = rounds``.
+
+    Raises:
+        PcmError: no round, or a stiffness that is not positive.
+    """
+    whole("rounds", rounds, 1)
+    number("stiffness", stiffness, above=0)
     return tuple(min(1.0, max(0.0, 1.0 - stiffness * k / rounds)) for k in range(rounds))

@@ -11,7 +11,7 @@ from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.loop import solve, start
 from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.step import STEPS, Step
-from pcm_policy.solvers.stops import Rounds
+from pcm_policy.solvers.stops import Rounds, Stop
 from pcm_policy.solvers.system import Iterate, Round, System, combine
 
 
@@ -23,7 +23,8 @@ class Sequential(Step):
     No round revises a state, so the round moves nothing and the result is exact.
     """
 
-    limits: ClassVar[frozenset[str]] = frozenset()
+    limits: ClassVar[tuple[str, ...]] = ()
+    usual: ClassVar[Stop] = Rounds()
 
     def step(self, s: System, x: Iterate, memory: None) -> tuple[Round, None]:
         """Solve state by state."""

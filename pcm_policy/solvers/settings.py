@@ -7,15 +7,16 @@ from pcm_policy.checks import number, whole
 from pcm_policy.errors import PcmError
 
 
-def setting(default: Any, kind: type = float, **bounds: float) -> Any:
+def setting(default: Any, kind: type = float, said: str = "", **bounds: float) -> Any:
     """Return a dataclass field that :func:`check` checks.
 
     Args:
         default: None also allows None; a tuple asks for a list.
         kind: ``int`` or ``float``.
+        said: what ``solver.NAME`` calls it, if not as the field.
         bounds: as :func:`pcm_policy.checks.number` takes them.
     """
-    return field(default=default, metadata={"kind": kind, "bounds": bounds})
+    return field(default=default, metadata={"kind": kind, "said": said, "bounds": bounds})
 
 
 def check(part: Any) -> None:
@@ -29,7 +30,7 @@ def check(part: Any) -> None:
         if "kind" not in f.metadata or (value is None and f.default is None):
             continue
         read: Any = whole if f.metadata["kind"] is int else number
-        name, usual = f"solver.{f.name}", f.default
+        name, usual = f"solver.{f.metadata['said'] or f.name}", f.default
         given = value if isinstance(usual, tuple) else [value]
         if not isinstance(given, list | tuple):
             raise PcmError(f"{name}={value!r}: use a list of numbers, such as {usual}")

@@ -1,14 +1,37 @@
 """A solver is a step: how the next states are proposed from the present ones."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from pcm_policy.errors import PcmError
 from pcm_policy.registry import Registry
+from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.settings import check
-from pcm_policy.solvers.system import Round, System
+from pcm_policy.solvers.stops import Stop, Tolerance
+from pcm_policy.solvers.system import Iterate, Round, System
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a policy knows where settings say nothing.
+
+    Attributes:
+        sampler: its own.
+        train_steps: of its noise schedule.
+        method: the solver that it is solved by.
+        head_sampler: the sampler that its head was trained for, if there is one.
+        head_rounds: rounds that the head was trained for.
+        head_jacobian: whether the head keeps the base's Jacobian.
+    """
+
+    sampler: SamplerConfig
+    train_steps: int
+    method: str = "sequential"
+    head_sampler: SamplerConfig | None = None
+    head_rounds: int = 2
+    head_jacobian: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,8 +49,10 @@ class Step(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """``head``, ``jacobian``: what the policy must have for it."""
-    limits: ClassVar[frozenset[str]] = frozenset({"rounds", "tolerance", "settle", "deadline_ms"})
+    limits: ClassVar[tuple[str, ...]] = ("rounds", "tolerance", "settle", "deadline_ms")
     """What may end a solve by it."""
+    usual: ClassVar[Stop] = Tolerance()
+    """What ends it where nothing is said."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -36,7 +61,34 @@ class Step(ABC):
             if isinstance(f.default, Step) and not isinstance(value, Step):
                 raise PcmError(f"solver.{f.name}={value!r}: name a solver")
 
-    def ready(self, s: System, stop: Any) -> System:
+    def fitted(self, known: Known, stop: Stop, said: Collection[str]) -> "Step":
+        """Return the step with what a policy knows better than the defaults.
+
+        Args:
+            known: what it knows.
+            stop: when the solve ends.
+            said: the settings that were given; they stay.
+        """
+        return self
+
+    def label(self, stop: Stop | None = None) -> str:
+        """Return a short name: what differs from the defaults, and the stop."""
+        before, after = ("", "") if stop is None else stop.labels
+        return f"{STEPS.name(type(self))}{before}{self.details(stop)}{after}"
+
+    def details(self, stop: Stop | None) -> str:
+        """Return the settings that differ from the defaults, for the label."""
+        found = ""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value == f.default:
+                continue
+            values = value if isinstance(value, tuple) else (value,)
+            words = [v.label() if isinstance(v, Step) else f"{v:g}" for v in values]
+            found += f" {f.name} {','.join(words)}"
+        return found
+
+    def ready(self, s: System, stop: Stop) -> System:
         """Return the system with what all rounds share computed ahead.
 
         Raises:
@@ -58,7 +110,7 @@ class Step(ABC):
         return None
 
     @abstractmethod
-    def step(self, s: System, x: Any, memory: Any) -> tuple[Round, Any]:
+    def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
         """Return a round from the iterate ``x``, and the memory for the next one.
 
         It reads nothing back from the device and makes no tensor from host data, so that a
@@ -66,7 +118,7 @@ class Step(ABC):
         """
 
 
-STEPS: Registry[type[Step]] = Registry("solver")
+STEPS: Registry[type[Step]] = Registry("solver", Step)
 
 
 def wrapped(step: Step) -> Iterator[Step]:

@@ -34,7 +34,7 @@ class Rounds:
 
     rounds: int | None = setting(None, int, least=1)
     safety: float = setting(SAFETY, least=1)
-    error: float = setting(0.0, least=0)
+    error: float = setting(0.0, said="tolerance", least=0)
 
     def __post_init__(self) -> None:
         check(self)
@@ -50,6 +50,11 @@ class Rounds:
     def between_replays(self) -> "Rounds":
         """Return the stop that ends solves alike and keeps on the device what is final."""
         return Tolerance(self.rounds, self.safety, self.error)
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What a solver's label says of it, before and after the step's settings."""
+        return "" if self.rounds is None else f" {self.rounds}", ""
 
     def begin(self, x: Iterate) -> Iterate:
         """Return the first iterate with what this stop keeps in it."""
@@ -100,7 +105,7 @@ class Tolerance(Rounds):
         True
     """
 
-    error: float = setting(1e-3, least=0)
+    error: float = setting(1e-3, said="tolerance", least=0)
     reads: ClassVar[bool] = True
 
     def between_replays(self) -> "Rounds":
@@ -111,6 +116,11 @@ class Tolerance(Rounds):
     def fixed(self) -> int | None:
         """None: rows end by themselves."""
         return None
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What a solver's label says of it, before and after the step's settings."""
+        return super().labels[0], f" tol {self.error:g}"
 
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no state final."""
@@ -145,12 +155,13 @@ class Tolerance(Rounds):
     def look(self, x: Iterate) -> Iterate:
         """Read back what is final: states in all rows, and rows."""
         assert x.front is not None
-        front, N = x.front.tolist(), len(x.P)
-        going = [row for row, reached in enumerate(front) if reached < N]
-        rows = None
-        if len(going) < len(front):
-            rows = torch.tensor(going, dtype=torch.int64).to(x.front.device)
-        return replace(x, lo=min(front), rows=rows)
+        going, batch = x.front < len(x.P), len(x.front)
+        # both numbers in one, so that the device is waited for once
+        lo, count = divmod(int(x.front.min() * (batch + 1) + going.sum()), batch + 1)
+        rows = x.rows
+        if count < (batch if rows is None else len(rows)):
+            rows = going.nonzero()[:, 0]
+        return replace(x, lo=lo, rows=rows)
 
     def why(self, s: System, x: Iterate) -> Ended:
         """Return why a solve ended here."""
@@ -163,6 +174,7 @@ class Settle(Rounds):
     """Row by row, once a round moved the chunk by at most ``level``. That proves nothing.
 
     Attributes:
+        rounds: the most.
         level: root mean square over a chunk, in normalised action units.
 
     Example:
@@ -170,12 +182,19 @@ class Settle(Rounds):
         0.02
     """
 
-    level: float = setting(0.015, above=0)
+    rounds: int | None = setting(4, int, least=1)
+    level: float = setting(0.015, said="settle", above=0)
+
     reads: ClassVar[bool] = True
 
     def between_replays(self) -> "Rounds":
         """Return this stop."""
         return self
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What a solver's label says of it, before and after the step's settings."""
+        return super().labels[0], f" settle {self.level:g}"
 
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no row over."""

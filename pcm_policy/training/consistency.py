@@ -22,7 +22,7 @@ from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.sampling.denoise import Network, PredictionType, Prefix, to_clean
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before import sequential
+from pcm_policy.solvers.sequential import sequential
 from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
 from pcm_policy.training.cloning import refuse_inpainting
 from pcm_policy.training.loop import Share

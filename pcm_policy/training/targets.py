@@ -184,9 +184,10 @@ class Targets:
         cond = self.policy.join(seen, prefix)
         denoise = denoiser_of(self.policy, cond, prefix)
         sampler = denoise.sampler
-        steps = sampler.steps if sampler.stochastic else 0
         shape = config.chunk_shape
-        noise = generator_noise(generator, self.pool, shape, steps).to(seen.device, seen.dtype)
+        noise = generator_noise(generator, self.pool, shape, sampler.noise_steps).to(
+            seen.device, seen.dtype
+        )
         solver = denoise
         if self.near is not None:
             solver = self.policy.denoiser(cond, self.near, prefix)

@@ -207,7 +207,7 @@ def policies(policy: DiffusionPolicy) -> None:
     assert places(policy) == {"gpu"}
     assert policy.sampler(policy.config.sampler).p.device.type == "gpu"
     solver = policy.default_solver()
-    noise = policy.draw_noise(B, solver).to(DEVICE, policy.dtype)
+    noise = policy.draw_noise(B, solver.sampler).to(DEVICE, policy.dtype)
     obs = gpu.empty((B, policy.config.obs_steps, policy.config.obs_dim), policy.dtype)
     with gpu.allow():
         found = policy.solve(obs, solver, noise)
@@ -230,7 +230,7 @@ def small(network: str, head: str) -> None:
     policy.solve(torch.zeros(B, 2, OBS_DIM), solver)
     policy.to(DEVICE)
     policies(policy)
-    noise = policy.draw_noise(B, solver).to(DEVICE, policy.dtype)
+    noise = policy.draw_noise(B, solver.sampler).to(DEVICE, policy.dtype)
     with gpu.allow():
         policy.solve(gpu.empty((B, 2, OBS_DIM), policy.dtype), solver, noise)
 

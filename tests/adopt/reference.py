@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pcm_policy.adopt import Imported
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def ours(imported: Imported, raw: Tensor, noise: Noise) -> tuple[Tensor, Tensor]
     """The normalised chunk and the raw actions to execute, from an import's own defaults."""
     policy = imported.policy()
     found = policy.predict(raw.numpy(), solver=policy.default_solver(), noise=noise)
-    assert policy.default_solver() == SolverConfig("sequential", imported.config.sampler)
+    assert policy.default_solver() == Solver.of("sequential", imported.config.sampler)
     return found.solve.sample, torch.from_numpy(found.action)
 
 

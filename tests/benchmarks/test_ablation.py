@@ -12,7 +12,7 @@ from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.exactness import chunk_error, solved
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.distillation import with_head
 
 SMALL = ["device=cpu", "threads=1", "train.batch=8", "train.warmup=2"]
@@ -65,9 +65,9 @@ def test_an_untrained_head_measures_as_plain_picard(base: Path) -> None:
     assert found["visited"] == found["rmse"]
     assert untrained.config.head is not None
     sampler = untrained.config.head.sampler
-    exact = solved(policy, SolverConfig("sequential", sampler), obs)
+    exact = solved(policy, Solver.of("sequential", sampler), obs)
     for r in (1, 2, 3):
-        plain = solved(policy, SolverConfig("picard", sampler, rounds=r), obs)
+        plain = solved(policy, Solver.of("picard", sampler, rounds=r), obs)
         assert found["rmse"][str(r)] == pytest.approx(chunk_error(plain, exact).rmse, abs=1e-6)
     assert found["ramp"] == pytest.approx(found["rmse"]["3"], abs=1e-6)
     assert torch.isfinite(torch.tensor(found["warm"]))

@@ -33,7 +33,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ def test_our_rows_equal_diffusers(
     kind = getattr(diffusers, f"{name.upper()}Scheduler")
     scheduler = kind(**scheduler_settings(policy), **clipping(policy))
     theirs = diffusers_loop(policy, scheduler, f"{name}-{steps}", steps, sampler).run(obs[0], 5)
-    mine = ours(policy, SolverConfig("sequential", sampler)).run(obs[0], 5)
+    mine = ours(policy, Solver.of("sequential", sampler)).run(obs[0], 5)
     assert (theirs.rounds, theirs.nfe) == (mine.rounds, mine.nfe) == (steps, steps)
     torch.testing.assert_close(theirs.sample, mine.sample, atol=1e-5, rtol=0)
 
@@ -79,7 +79,7 @@ def test_the_published_loop_is_exact_at_tolerance_zero(
     scheduler = kind(**scheduler_settings(policy), **clipping(policy))
     scheduler.set_timesteps(steps)
     noise = draw_noise(policy, sampler, len(obs[0]), 2)
-    exact = ours(policy, SolverConfig("sequential", sampler)).run(obs[0], 2).sample
+    exact = ours(policy, Solver.of("sequential", sampler)).run(obs[0], 2).sample
     for window in (steps, 5):
         found = paradigms_diffusers(
             scheduler,
@@ -227,7 +227,7 @@ def test_the_eager_loop_is_the_sampler(sampler: SamplerConfig) -> None:
         noise = replace(noise, steps=torch.stack([torch.randn(2, 16, 2) for _ in noise.steps]))
         torch.manual_seed(3)
     found = EagerLoop(policy, sampler, policy.network).run(observations[:2], noise.initial)
-    exact = policy.solve(observations[:2], SolverConfig("sequential", sampler), noise).sample
+    exact = policy.solve(observations[:2], Solver.of("sequential", sampler), noise).sample
     torch.testing.assert_close(found, exact, atol=1e-5, rtol=0)
 
 
@@ -258,7 +258,7 @@ def test_costs_of_a_known_network() -> None:
 
 def test_a_side_that_refuses_is_listed_with_why() -> None:
     policy, observations, _ = load("unet-tiny", torch.device("cpu"))
-    good = ours(policy, SolverConfig("sequential", DDIM))
+    good = ours(policy, Solver.of("sequential", DDIM))
 
     def refuse(obs: torch.Tensor, seed: int) -> Solved:
         raise PcmError("not like this")

@@ -23,7 +23,7 @@ from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.search import search
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 NAME = "released/pusht_mlp"
 
@@ -108,7 +108,7 @@ def test_few_steps_stand_for_a_path_without_noise_and_ddim_is_tried_with_it_too(
     for name, sampler in found.items():
         noise = (1.0, 0.1) if "noisy" in name else (0.0, 0.6)  # the base's, or the path's
         assert (sampler.eta, sampler.temperature) == noise
-    exact = solved(noisy_base, SolverConfig("sequential", path), obs[:4], TUNING_SEED).sample
+    exact = solved(noisy_base, Solver.of("sequential", path), obs[:4], TUNING_SEED).sample
     off = {
         name: float(rmse(noisy_base, found[name], obs[:4], exact, TUNING_SEED).mean())
         for name in ("leading", "linspace", "trailing", "searched")
@@ -124,7 +124,7 @@ def test_errors_by_round_are_those_of_separate_solves(
     policy: DiffusionPolicy, obs: torch.Tensor, family: str
 ) -> None:
     assert policy.config.head is not None
-    exact = solved(policy, SolverConfig("sequential", policy.config.head.sampler), obs).sample
+    exact = solved(policy, Solver.of("sequential", policy.config.head.sampler), obs).sample
     trace = rmse_by_round(policy, family, obs, exact)
     assert trace.shape == (16, len(obs))
     for r in (1, 2, 4):
@@ -167,7 +167,7 @@ def test_perturbed_chunks_stay_certified(policy: DiffusionPolicy, obs: torch.Ten
 
 
 def test_a_finished_row_is_read_again(policy: DiffusionPolicy, tmp_path: Path) -> None:
-    solver = SolverConfig("sequential", SamplerConfig("ddim", 1))
+    solver = Solver.of("sequential", SamplerConfig("ddim", 1))
     first = play(policy, solver, 1, 7, tmp_path)
     (file,) = tmp_path.glob("*.json")
     changed = json.loads(file.read_text()) | {"scores": [0.5]}

@@ -16,7 +16,7 @@ from pcm_policy.policy.folder import FORMAT_VERSION
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 FOLDER = Path(__file__).parent / "vision"
 DDIM = SamplerConfig("ddim", 6, "leading")
@@ -58,7 +58,7 @@ def inputs() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 def chunk(built: DiffusionPolicy) -> torch.Tensor:
     """What the policy computes."""
     obs, initial = inputs()
-    solver = SolverConfig("sequential", built.config.sampler)
+    solver = Solver.of("sequential", built.config.sampler)
     found = built.predict(
         {k: v.numpy() for k, v in obs.items()}, solver=solver, noise=Noise(initial)
     )

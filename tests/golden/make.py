@@ -19,7 +19,7 @@ from pcm_policy.policy.folder import fingerprint, save_policy
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 HERE = Path(__file__).parent
 DDIM = SamplerConfig("ddim", 8)
@@ -45,14 +45,14 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 
 
-def solvers(policy: DiffusionPolicy) -> dict[str, SolverConfig]:
+def solvers(policy: DiffusionPolicy) -> dict[str, Solver]:
     """The solvers whose chunks are kept."""
     own = policy.config.sampler
-    found = {"sequential": SolverConfig("sequential", own)}
-    found["picard"] = SolverConfig("picard", own, rounds=3)
+    found = {"sequential": Solver.of("sequential", own)}
+    found["picard"] = Solver.of("picard", own, rounds=3)
     if policy.config.head is not None:
-        found["sequential"] = SolverConfig("sequential", DDIM)
-        found["pcm"] = SolverConfig("pcm", DDIM, rounds=2)
+        found["sequential"] = Solver.of("sequential", DDIM)
+        found["pcm"] = Solver.of("pcm", DDIM, rounds=2)
     return found
 
 

@@ -11,15 +11,15 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser, Prefix
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before import picard, sequential
-from pcm_policy.solvers.before.base import forcing
-from pcm_policy.solvers.before.solve import SolverConfig, as_predictor, solve
+from pcm_policy.solvers import Picard
 from pcm_policy.solvers.loop import clipped_start, start
-from pcm_policy.solvers.system import System
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.system import System, forcing
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.guessing import FLOOR, near_sampler
 from pcm_policy.training.loop import Share
+from tests.solving import picard, sequential, solve
 
 B, T, DA, STEPS = 3, 8, 2, 6
 
@@ -90,11 +90,9 @@ def test_a_pcm_solve_starts_from_it_and_others_do_not(nodes: int | None) -> None
     assert given is not None
     assert given.shape == (B, T, DA)
     assert made.config.head is not None
-    pcm = SolverConfig("pcm", made.config.head.sampler, rounds=2)
+    pcm = Solver.of("pcm", made.config.head.sampler, rounds=2)
     found = solve(pcm, denoise, noise(), head)
-    same = picard(
-        denoise, noise(), rounds=2, head=as_predictor(head), strengths=(1.0, 1.0), guess=given
-    )
+    same = picard(denoise, noise(), rounds=2, head=head, shares=(1.0, 1.0))
     assert torch.equal(found.trajectory, same.trajectory)
     warm = torch.full((B, T, DA), 0.3)
     mine = solve(pcm, denoise, noise(), head, warm)
@@ -104,7 +102,7 @@ def test_a_pcm_solve_starts_from_it_and_others_do_not(nodes: int | None) -> None
     torch.testing.assert_close(mixed[:, 1], found.trajectory[:, 1], rtol=0, atol=1e-5)
     torch.testing.assert_close(mixed[:, ::2], mine.trajectory[:, ::2], rtol=0, atol=1e-5)
     assert not torch.allclose(mine.sample, found.sample, atol=1e-3)
-    base = replace(pcm, method="picard")
+    base = replace(pcm, step=Picard())
     plain = picard(denoise, noise(), rounds=2)
     nobody = torch.full((B, T, DA), torch.nan)
     assert torch.equal(solve(base, denoise, noise(), head, nobody).sample, plain.sample)
@@ -118,7 +116,7 @@ def test_the_fixed_point_does_not_depend_on_it(adaptive: bool) -> None:
     made = policy()
     denoise, head = parts(made)
     assert made.config.head is not None
-    solver = SolverConfig("pcm", made.config.head.sampler, tolerance=1e-6, adaptive=adaptive)
+    solver = made.solver({"method": "adaptive" if adaptive else "pcm", "tolerance": 1e-6})
     found = solve(solver, denoise, noise(), head)
     exact = sequential(denoise, noise())
     torch.testing.assert_close(found.sample, exact.sample, rtol=0, atol=1e-5)

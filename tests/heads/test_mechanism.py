@@ -9,7 +9,9 @@ from pcm_policy.measure.exactness import certified_solver, solved
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers import Adaptive
+from pcm_policy.solvers.pcm import ramp
+from pcm_policy.solvers.registry import Solver
 
 EVERY = {"released/pusht_mlp": 4, "released/pusht": 16}
 """Policies and which of their observations are taken; the second draws noise in every step."""
@@ -39,7 +41,7 @@ def sampler(policy: DiffusionPolicy) -> SamplerConfig:
 
 
 def exact(policy: DiffusionPolicy, obs: Tensor) -> Tensor:
-    return solved(policy, SolverConfig("sequential", sampler(policy)), obs).sample
+    return solved(policy, Solver.of("sequential", sampler(policy)), obs).sample
 
 
 def largest(found: Tensor, wanted: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ def largest(found: Tensor, wanted: Tensor) -> Tensor:
 def test_a_head_alone_ends_elsewhere(policy: DiffusionPolicy, obs: Tensor, name: str) -> None:
     """Most rows come to rest, others wander, and no chunk is the base's."""
     rounds = 4 * sampler(policy).steps
-    alone = solved(policy, SolverConfig("pcm", sampler(policy), rounds=rounds), obs)
+    alone = solved(policy, Solver.of("pcm", sampler(policy), rounds=rounds), obs)
     assert (alone.residuals[-1] < 1e-3).float().mean() >= RESTING[name]
     off = largest(alone.sample, exact(policy, obs))
     assert off.min() > 1e-4  # what switching reaches, below
@@ -57,21 +59,22 @@ def test_a_head_alone_ends_elsewhere(policy: DiffusionPolicy, obs: Tensor, name:
 
 
 @pytest.mark.parametrize(
-    "switching", [{"pcm_rounds": 1}, {"pcm_rounds": 3}, {"stiffness": 2.5}, {"stiffness": 8.0}]
+    "switching", [(1.0,), (1.0,) * 3, 2.5, 8.0], ids=["1", "3", "ramp 2.5", "ramp 8"]
 )
 def test_with_switching_the_end_is_the_base_chunk(
-    policy: DiffusionPolicy, obs: Tensor, switching: dict[str, float]
+    policy: DiffusionPolicy, obs: Tensor, switching: tuple[float, ...] | float
 ) -> None:
     steps = sampler(policy).steps
-    rounds = 2 * steps if "stiffness" in switching else steps + 3
-    solver = SolverConfig("pcm", sampler(policy), rounds=rounds, **switching)  # type: ignore[arg-type]
+    rounds = 2 * steps if isinstance(switching, float) else steps + 3
+    shares = ramp(rounds, switching) if isinstance(switching, float) else switching
+    solver = policy.solver({"method": "pcm", "rounds": rounds, "shares": shares})
     found = solved(policy, solver, obs)
     assert largest(found.sample, exact(policy, obs)).max() <= 1e-4
 
 
 def test_errors_off_the_data_grow_by_less_than_two(policy: DiffusionPolicy, name: str) -> None:
     obs = held_out_observations(name)[:: EVERY[name] // 4]
-    solver = SolverConfig("pcm", sampler(policy), rounds=2)
+    solver = Solver.of("pcm", sampler(policy), rounds=2)
     errors = {}
     for kind, seen in situations(obs).items():
         off = solved(policy, solver, seen).sample - exact(policy, seen)
@@ -90,13 +93,13 @@ def test_where_the_head_is_unsure_the_residual_says_so(
     policy: DiffusionPolicy, obs: Tensor
 ) -> None:
     """A base round after two of the head: its residual covers their error, on the data and off."""
-    two = SolverConfig("pcm", sampler(policy), rounds=2)
-    measured = SolverConfig("pcm", sampler(policy), rounds=3, pcm_rounds=2)
+    two = Solver.of("pcm", sampler(policy), rounds=2)
+    measured = policy.solver({"method": "pcm", "rounds": 3, "shares": [1.0, 1.0]})
     errors, residuals = [], []
     for seen in (obs, nonsense(policy, obs)):
         errors.append(largest(solved(policy, two, seen).sample, exact(policy, seen)))
         residuals.append(solved(policy, measured, seen).residuals[-1])
-        assert (errors[-1] <= measured.safety * residuals[-1]).float().mean() > 0.98
+        assert (errors[-1] <= measured.stop.safety * residuals[-1]).float().mean() > 0.98
     logs = torch.stack([torch.cat(errors), torch.cat(residuals)]).log()
     assert torch.corrcoef(logs)[0, 1] > 0.9
 
@@ -116,9 +119,9 @@ def test_adaptive_switching_falls_back_and_stays_certified(
             for p in policy.head.parameters():
                 p.add_(0.3 * torch.randn(p.shape, generator=generator))
     solver = certified_solver(policy, TOLERANCE)
-    assert solver.adaptive
+    assert isinstance(solver.step, Adaptive)
     found = solved(policy, solver, obs)
     assert found.certified.all()
     assert largest(found.sample, exact(policy, obs)).max() <= TOLERANCE
-    plain = solved(policy, SolverConfig("picard", sampler(policy), tolerance=TOLERANCE), obs)
-    assert found.rounds <= plain.rounds + solver.head_rounds
+    plain = solved(policy, Solver.of("picard", sampler(policy), tolerance=TOLERANCE), obs)
+    assert found.rounds <= plain.rounds + solver.step.head_rounds

@@ -1,6 +1,5 @@
 """A head on quasi-Newton rounds: without its share they are the solver's, and so they end."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,17 @@ from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.before import newton, picard, sequential
-from pcm_policy.solvers.before.base import combine, forcing
-from pcm_policy.solvers.before.solve import SolverConfig, solve
 from pcm_policy.solvers.coarse import between_nodes
 from pcm_policy.solvers.jacobian import DAMPING, Jacobian
 from pcm_policy.solvers.loop import clipped_start, start
 from pcm_policy.solvers.newton import mean_jacobian
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.result import SolveResult
+from pcm_policy.solvers.system import combine, forcing
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import Share
-from tests.oracle.adapters import call
+from tests.solving import call, newton, picard, sequential, solve
 
 B, T, DA, STEPS = 3, 8, 2, 6
 
@@ -55,6 +54,10 @@ def parts(made: DiffusionPolicy, batch: int = B) -> tuple[Denoiser, Noise]:
     steps = torch.randn(STEPS, batch, T, DA, generator=gen)
     first = torch.randn(batch, T, DA, generator=gen)
     return denoise, Noise(first, steps if denoise.sampler.stochastic else None)
+
+
+def largest(a: SolveResult, b: SolveResult) -> float:
+    return float((a.sample - b.sample).abs().max())
 
 
 def by_hand(head: WindowHead, denoise: Denoiser, forced: Tensor, x: Tensor) -> Tensor:
@@ -110,14 +113,15 @@ def test_an_untrained_head_is_the_quasi_newton_solver() -> None:
     assert jacobian is not None
     given = clipped_start(start(denoise, noise, head=made.head)[0])
     for rounds, headed in ((2, None), (4, 2), (4, 1)):
-        config = SolverConfig("pcm", made.config.head.sampler, rounds=rounds, pcm_rounds=headed)
+        words = {"rounds": rounds, "shares": [1.0] * (headed or rounds)}
+        config = made.solver({"method": "pcm", **words})
         found = solve(config, denoise, noise, made.head)
         same = newton(denoise, noise, jacobian=jacobian, memory=0, rounds=rounds, guess=given)
         torch.testing.assert_close(found.sample, same.sample, rtol=0, atol=1e-5)
     # and that is another thing than Picard rounds
     plain = picard(denoise, noise, rounds=2, guess=given)
-    assert float((solve(replace(config, rounds=2, pcm_rounds=1), denoise, noise, made.head).sample
-                  - plain.sample).abs().max()) > 1e-4  # fmt: skip
+    config = made.solver({"method": "pcm", "rounds": 2, "shares": [1.0]})
+    assert largest(solve(config, denoise, noise, made.head), plain) > 1e-4
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
@@ -130,9 +134,7 @@ def test_switched_off_it_ends_at_the_sequential_chunk(
     made = policy(nodes, trained=True, sampler=sampler)
     assert made.config.head is not None
     denoise, noise = parts(made)
-    config = SolverConfig("pcm", made.config.head.sampler, tolerance=1e-6, adaptive=adaptive)
-    if not adaptive:
-        config = replace(config, pcm_rounds=2)
+    config = made.solver({"method": "adaptive" if adaptive else "pcm", "tolerance": 1e-6})
     found = solve(config, denoise, noise, made.head)
     exact = sequential(denoise, noise)
     torch.testing.assert_close(found.sample, exact.sample, rtol=0, atol=1e-5)
@@ -152,7 +154,7 @@ def test_the_jacobian_travels_with_the_head(tmp_path: Path) -> None:
     assert float(made.head.diagonal.abs().max()) > 0.01
     denoise, noise = parts(made)
     assert made.config.head is not None
-    config = SolverConfig("pcm", made.config.head.sampler, rounds=2)
+    config = Solver.of("pcm", made.config.head.sampler, rounds=2)
     found, same = (solve(config, denoise, noise, p.head).sample for p in (made, again))
     assert torch.equal(found, same)
     again.head.load_state_dict({k: 0 * v for k, v in made.head.state_dict().items()})

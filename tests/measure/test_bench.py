@@ -20,7 +20,7 @@ from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.distillation import with_head
 
 
@@ -91,7 +91,7 @@ def test_report_can_be_written(bench: Bench, report: dict, tmp_path: Path) -> No
 
 def test_timing_needs_a_call(policy: DiffusionPolicy) -> None:
     with pytest.raises(PcmError, match="calls=0"):
-        time_predictions(policy, [SolverConfig()], np.zeros((1, 2, 3), np.float32), 0)
+        time_predictions(policy, [Solver.of()], np.zeros((1, 2, 3), np.float32), 0)
 
 
 def test_chosen_methods(policy: DiffusionPolicy) -> None:

@@ -13,7 +13,7 @@ from pcm_policy.measure import conditions as module
 from pcm_policy.measure.conditions import command_line, commit, conditions, said
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime, RuntimeConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def test_the_runtime_is_the_policys(
     runtime: RuntimeConfig, dtype: torch.dtype, mode: str, precision: str
 ) -> None:
     policy = small(dtype)
-    policy.use(runtime)
+    policy.use(Runtime(policy, runtime))
     found = conditions(policy)
     assert found["runtime"] == {"mode": mode, "precision": precision, "tf32": False}
     assert f"{mode}, {precision}" in said(found)
@@ -46,7 +46,7 @@ def test_onnx_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     policy = small()
     assert conditions(policy)["runtime"]["mode"] == "eager"  # nothing was chosen
-    policy.use(RuntimeConfig("onnx"))
+    policy.use(Runtime(policy, RuntimeConfig("onnx")))
     assert conditions(policy)["runtime"]["mode"] == "onnx"
 
 

@@ -19,7 +19,7 @@ from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 NAME = "released/pusht_mlp"
 
@@ -38,7 +38,7 @@ def test_errors_are_in_pixels(policy: DiffusionPolicy, obs: torch.Tensor) -> Non
     """Against two predictions of every observation alone and plain numpy."""
     assert policy.config.head is not None
     sampler = policy.config.head.sampler
-    wanted = SolverConfig("sequential", sampler)
+    wanted = Solver.of("sequential", sampler)
     solver = policy.solver({"method": "pcm", "rounds": 1})
     error = chunk_error(solved(policy, solver, obs, 7), solved(policy, wanted, obs, 7))
     chunks, samples = [], []
@@ -57,10 +57,10 @@ def test_errors_are_in_pixels(policy: DiffusionPolicy, obs: torch.Tensor) -> Non
 
 
 def test_noise_is_paired_over_solvers(policy: DiffusionPolicy) -> None:
-    slow = SolverConfig("sequential", SamplerConfig("ddpm", 100))
+    slow = Solver.of("sequential", SamplerConfig("ddpm", 100))
     drawn = paired_noise(policy, slow, 3, seed=5)
     assert drawn.steps is not None
-    assert torch.equal(drawn.initial[2], paired_noise(policy, SolverConfig(), 1, seed=7).initial[0])
+    assert torch.equal(drawn.initial[2], paired_noise(policy, Solver.of(), 1, seed=7).initial[0])
 
 
 def test_certified_chunks_are_the_base_chunk(policy: DiffusionPolicy, obs: torch.Tensor) -> None:

@@ -28,11 +28,11 @@ from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver, flat
 
 
 def candidate(steps: int, rmse: float, p50: float, p95: float) -> Candidate:
-    solver = SolverConfig("sequential", SamplerConfig("ddim", steps))
+    solver = Solver.of("sequential", SamplerConfig("ddim", steps))
     times = {"p50": p50, "p95": p95, "p99": p95, "max": p95}
     return Candidate(solver, RuntimeConfig(), rmse, steps, steps, times)
 
@@ -58,7 +58,7 @@ def test_an_error_gets_the_fastest_that_reaches_it() -> None:
 def test_a_score_gets_the_fastest_that_is_shown_to_be_equal() -> None:
     differences = {2: (-0.2, -0.3, -0.1), 4: (0.0, -0.04, 0.04), 16: (0.0, 0.0, 0.0)}
 
-    def closeness(solver: SolverConfig) -> tuple[float, float, float]:
+    def closeness(solver: Solver) -> tuple[float, float, float]:
         return differences[solver.sampler.steps]
 
     best, why, known = choose(ALL, Target(score_within=0.05), closeness)
@@ -94,21 +94,21 @@ def test_searched_timesteps_are_closer_than_even_ones() -> None:
     assert found.timesteps is not None
     assert len(found.timesteps) == found.steps == 2
     others = obs[128:192]
-    exact = solved(policy, SolverConfig("sequential", reference_sampler(policy)), others, 7).sample
+    exact = solved(policy, Solver.of("sequential", reference_sampler(policy)), others, 7).sample
     error = float(rmse(policy, found, others, exact, 7).mean())
     for spacing in ("trailing", "leading", "linspace"):
         even = rmse(policy, SamplerConfig("ddim", 2, spacing), others, exact, 7)  # type: ignore[arg-type]
         assert error < 0.8 * float(even.mean())
-    assert SolverConfig("sequential", found) in candidate_solvers(policy, [found])
+    assert Solver.of("sequential", found) in candidate_solvers(policy, [found])
 
 
 def test_flat_settings_give_the_solver_back() -> None:
     policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
     short = SamplerConfig("ddim", 2, timesteps=(70, 10))
     for solver in candidate_solvers(policy, [short]):
-        assert policy.solver(solver.to_flat()) == solver
+        assert policy.solver(flat(solver)) == solver
     timed = replace(candidate_solvers(policy)[0], method="picard", rounds=4, deadline_ms=3.0)
-    assert policy.solver(timed.to_flat()) == timed
+    assert policy.solver(flat(timed)) == timed
 
 
 def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ from pcm_policy.networks.unet1d import ConditionalUnet1d
 from pcm_policy.runtime.execute import LowPrecision
 from pcm_policy.sampling import denoise as denoise_module
 from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.before import coarse, paradigms, picard, sequential
-from pcm_policy.solvers.before.solve import as_predictor
 from tests.problems import (
     DA,
     F64,
@@ -28,6 +26,7 @@ from tests.problems import (
     problem,
     randomize,
 )
+from tests.solving import coarse, paradigms, picard, sequential
 
 NETWORKS = ["mlp", "unet1d", "transformer"]
 
@@ -61,7 +60,7 @@ def test_steps_and_conditions_broadcast(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_solve_encodes_once_and_finds_what_it_found(name: str) -> None:
     denoise, noise = problem(F64, network=build(name))
-    head = as_predictor(make_head("window", denoise).double())
+    head = make_head("window", denoise).double()
 
     def solves() -> list[SolveResult]:
         return [
@@ -70,7 +69,7 @@ def test_a_solve_encodes_once_and_finds_what_it_found(name: str) -> None:
             picard(denoise, noise, tolerance=1e-9, window=5),
             coarse(denoise, noise, rounds=4),
             paradigms(denoise, noise, rounds=6),
-            picard(denoise, noise, rounds=3, head=head, strengths=(1.0, 1.0)),
+            picard(denoise, noise, rounds=3, head=head, shares=(1.0, 1.0)),
         ]
 
     with patch.object(denoise.network, "encode", wraps=denoise.network.encode) as encode:  # type: ignore[attr-defined]

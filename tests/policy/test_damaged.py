@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import save_policy
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime, RuntimeConfig
 from tests.bad_values import not_a_flag, not_a_number, not_natural, not_positive, not_whole
 from tests.policy.test_checkpoint import make
 
@@ -219,9 +219,9 @@ def test_what_came_with_a_policy_is_saved_with_it(folder: Path, tmp_path: Path) 
 def test_a_policy_may_go_to_another_process(how: str, runtime: RuntimeConfig | None) -> None:
     policy = make("window")
     if runtime is not None:
-        policy.use(runtime)
+        policy.use(Runtime(policy, runtime))
     policy.predict(OBS)  # the generator has moved on
     other = pickle.loads(pickle.dumps(policy)) if how == "pickle" else copy.deepcopy(policy)
-    assert (other.runtime is None) == (runtime is None)
-    assert other.runtime is None or other.runtime.policy is other
+    assert isinstance(other.execute, Runtime) == (runtime is not None)
+    assert not isinstance(other.execute, Runtime) or other.execute.policy is other
     np.testing.assert_array_equal(other.predict(OBS).chunk, policy.predict(OBS).chunk)

@@ -13,10 +13,10 @@ from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.camera import CameraEncoder
 from pcm_policy.policy.vision import VisionConfig
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime, RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.serving.planner import describe
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from tests.reference_vision import encode
 
 DDIM = SamplerConfig("ddim", 6)
@@ -88,12 +88,12 @@ def test_images_are_encoded_once_a_solve(method: Any, monkeypatch: pytest.Monkey
     policy, calls = make(), []
     inner = CameraEncoder.forward
     monkeypatch.setattr(CameraEncoder, "forward", lambda s, x: calls.append(len(x)) or inner(s, x))
-    solver = SolverConfig(method, DDIM, tolerance=1e-6 if method == "picard" else None)
-    noise = policy.draw_noise(2, solver)
+    solver = Solver.of(method, DDIM, tolerance=1e-6 if method == "picard" else None)
+    noise = policy.draw_noise(2, solver.sampler)
     found = policy.predict(draw(), solver=solver, noise=noise)
     assert calls == [4, 4]
     assert int(torch.as_tensor(found.solve.rounds).max()) >= 3
-    exact = policy.predict(draw(), solver=SolverConfig("sequential", DDIM), noise=noise)
+    exact = policy.predict(draw(), solver=Solver.of("sequential", DDIM), noise=noise)
     np.testing.assert_allclose(found.chunk, exact.chunk, atol=1e-4)
     other = draw()
     other["wrist"] = 255 - other["wrist"]
@@ -103,12 +103,12 @@ def test_images_are_encoded_once_a_solve(method: Any, monkeypatch: pytest.Monkey
 
 def test_without_a_batch_axis_and_in_a_runtime() -> None:
     policy, obs = make(), draw(None)
-    noise = policy.draw_noise(1, SolverConfig("sequential", DDIM))
+    noise = policy.draw_noise(1, DDIM)
     alone = policy.predict(obs, noise=noise)
     assert alone.action.shape == (1, 4, 2)
     batch = policy.predict({k: v[None] for k, v in obs.items()}, noise=noise)
     np.testing.assert_array_equal(alone.chunk, batch.chunk)
-    policy.use(RuntimeConfig())
+    policy.use(Runtime(policy, RuntimeConfig()))
     np.testing.assert_allclose(policy.predict(obs, noise=noise).chunk, alone.chunk, atol=1e-6)
 
 

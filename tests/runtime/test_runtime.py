@@ -11,26 +11,27 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Inputs, LowPrecision, Program, Runtime, RuntimeConfig
+from pcm_policy.runtime.inputs import eager as run_eagerly
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import SolveResult
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DDIM = SamplerConfig("ddim", 16)
 FIXED = [
-    SolverConfig("sequential", DDIM),
-    SolverConfig("picard", DDIM, rounds=3),
-    SolverConfig("picard", SamplerConfig("ddpm", 100), rounds=4),
-    SolverConfig("anderson", DDIM, rounds=4),
-    SolverConfig("coarse", DDIM, rounds=4),
-    SolverConfig("pcm", rounds=2),
-    SolverConfig("pcm", rounds=3, pcm_rounds=2),
+    Solver.of("sequential", DDIM),
+    Solver.of("picard", DDIM, rounds=3),
+    Solver.of("picard", SamplerConfig("ddpm", 100), rounds=4),
+    Solver.of("anderson", DDIM, rounds=4),
+    Solver.of("coarse", DDIM, rounds=4),
+    Solver.of("pcm", rounds=2),
+    Solver.of("pcm", rounds=3, shares=(1.0, 1.0)),
 ]
 CHECKED = [
-    SolverConfig("picard", DDIM, tolerance=1e-3),
-    SolverConfig("picard", DDIM, tolerance=1e-3, rounds=4),
-    SolverConfig("pcm", pcm_rounds=2, tolerance=1e-3),
-    SolverConfig("pcm", pcm_rounds=1, tolerance=1e-2, rounds=3),
+    Solver.of("picard", DDIM, tolerance=1e-3),
+    Solver.of("picard", DDIM, tolerance=1e-3, rounds=4),
+    Solver.of("pcm", then="picard", tolerance=1e-3),
+    Solver.of("pcm", shares=(1.0,), then="picard", tolerance=1e-2, rounds=3),
 ]
 
 
@@ -39,16 +40,16 @@ def policy() -> DiffusionPolicy:
     return DiffusionPolicy.from_pretrained("released/pusht_mlp")
 
 
-def bound_to(policy: DiffusionPolicy, solver: SolverConfig) -> SolverConfig:
+def bound_to(policy: DiffusionPolicy, solver: Solver) -> Solver:
     head = policy.config.head
     assert head is not None
     return replace(solver, sampler=head.sampler) if solver.method == "pcm" else solver
 
 
-def inputs(policy: DiffusionPolicy, solver: SolverConfig, batch: int, extras: bool) -> Inputs:
+def inputs(policy: DiffusionPolicy, solver: Solver, batch: int, extras: bool) -> Inputs:
     obs = held_out_observations("released/pusht_mlp")[:batch].to(policy.device)
     policy._generator.manual_seed(1)
-    noise = policy.draw_noise(batch, solver).to(policy.device, policy.dtype)
+    noise = policy.draw_noise(batch, solver.sampler).to(policy.device, policy.dtype)
     if not extras:
         return Inputs(obs, noise, None, None)
     guess = torch.full((batch, 16, 2), 0.3, device=policy.device)
@@ -56,9 +57,9 @@ def inputs(policy: DiffusionPolicy, solver: SolverConfig, batch: int, extras: bo
     return Inputs(obs, noise, guess, prefix)
 
 
-def eager(policy: DiffusionPolicy, solver: SolverConfig, i: Inputs) -> SolveResult:
+def eager(policy: DiffusionPolicy, solver: Solver, i: Inputs) -> SolveResult:
     with torch.inference_mode():
-        return policy.run(i.obs, solver, i.noise, i.guess, i.prefix)
+        return policy.solve(i.obs, solver, i.noise, i.guess, i.prefix, execute=run_eagerly)
 
 
 def off(a: SolveResult, b: SolveResult) -> float:
@@ -69,7 +70,7 @@ def off(a: SolveResult, b: SolveResult) -> float:
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("solver", FIXED, ids=lambda s: s.label)
 def test_a_program_is_the_eager_solve(
-    policy: DiffusionPolicy, solver: SolverConfig, batch: int, extras: bool
+    policy: DiffusionPolicy, solver: Solver, batch: int, extras: bool
 ) -> None:
     solver = bound_to(policy, solver)
     first, second = (inputs(policy, solver, batch, extras) for _ in range(2))
@@ -82,7 +83,8 @@ def test_a_program_is_the_eager_solve(
     for found, i in ((kept, first), (other, second)):
         want = eager(policy, solver, i)
         assert off(found, want) <= 1e-5
-        torch.testing.assert_close(found.chunk, want.chunk, rtol=0, atol=3e-3)  # pixels
+        chunk = policy.raw_chunk(found.sample)
+        torch.testing.assert_close(chunk, want.chunk, rtol=0, atol=3e-3)  # pixels
         assert (found.rounds, found.nfe) == (want.rounds, want.nfe)
         torch.testing.assert_close(found.residuals, want.residuals, rtol=0, atol=1e-5)
     assert torch.equal(kept.sample, before)  # the caller's own
@@ -91,25 +93,24 @@ def test_a_program_is_the_eager_solve(
 @pytest.mark.parametrize("extras", [False, True])
 @pytest.mark.parametrize("solver", CHECKED, ids=lambda s: s.label)
 def test_checks_between_replays_certify_what_the_eager_solve_certifies(
-    policy: DiffusionPolicy, solver: SolverConfig, extras: bool
+    policy: DiffusionPolicy, solver: Solver, extras: bool
 ) -> None:
     solver = bound_to(policy, solver)
     i = inputs(policy, solver, 4, extras)
-    exact = eager(policy, SolverConfig("sequential", solver.sampler), i)
+    exact = eager(policy, Solver.of("sequential", solver.sampler), i)
     with torch.inference_mode():
         found = Program(policy, policy.network, solver, i)(i)
     want = eager(policy, solver, i)
     error = (found.sample - exact.sample).abs().amax(dim=(1, 2))
     assert (error <= found.bound).all()
     assert (error[found.certified] <= (solver.tolerance or 0.0)).all()
-    torch.testing.assert_close(found.chunk, policy.raw_chunk(found.sample))
-    assert abs(found.rounds - want.rounds) <= 1  # settled states are evaluated again here
-    if solver.rounds is None:
+    assert found.rounds == want.rounds
+    if solver.stop.rounds is None:
         assert found.certified.all()
 
 
 def test_a_deadline_is_looked_at_between_replays(policy: DiffusionPolicy) -> None:
-    solver = SolverConfig("picard", DDIM, tolerance=1e-9, deadline_ms=1e-6)
+    solver = Solver.of("picard", DDIM, tolerance=1e-9, deadline_ms=1e-6)
     i = inputs(policy, solver, 1, False)
     with torch.inference_mode():
         found = Program(policy, policy.network, solver, i)(i)
@@ -118,16 +119,16 @@ def test_a_deadline_is_looked_at_between_replays(policy: DiffusionPolicy) -> Non
 
 
 ONNX = [
-    (SolverConfig("sequential", SamplerConfig("ddpm", 100)), 1, False),
-    (SolverConfig("sequential", SamplerConfig("dpmpp_2m", 8)), 3, True),
-    (SolverConfig("pcm", rounds=2), 3, True),
-    (SolverConfig("pcm", pcm_rounds=1, tolerance=1e-2), 2, False),
+    (Solver.of("sequential", SamplerConfig("ddpm", 100)), 1, False),
+    (Solver.of("sequential", SamplerConfig("dpmpp_2m", 8)), 3, True),
+    (Solver.of("pcm", rounds=2), 3, True),
+    (Solver.of("pcm", shares=(1.0,), then="picard", tolerance=1e-2), 2, False),
 ]
 
 
 @pytest.mark.parametrize(("solver", "batch", "extras"), ONNX, ids=lambda v: getattr(v, "label", v))
 def test_onnx_runtime_gives_the_eager_solve(
-    policy: DiffusionPolicy, solver: SolverConfig, batch: int, extras: bool
+    policy: DiffusionPolicy, solver: Solver, batch: int, extras: bool
 ) -> None:
     solver = bound_to(policy, solver)
     first = inputs(policy, solver, batch, extras)
@@ -140,15 +141,18 @@ def test_onnx_runtime_gives_the_eager_solve(
     )
     for i in (first, second):  # the second one by what was recorded for the first
         with torch.inference_mode():
-            found = runtime.solve(i.obs, solver, i.noise, i.guess, i.prefix)
+            found = runtime(policy.assemble, i, solver)
             want = Program(policy, policy.network, solver, i)(i)
         assert off(found, want) <= rounding
-        torch.testing.assert_close(found.chunk, want.chunk, rtol=0, atol=3e-3)  # pixels
+        chunk = policy.raw_chunk(found.sample)
+        torch.testing.assert_close(
+            chunk, policy.raw_chunk(want.sample), rtol=0, atol=3e-3
+        )  # pixels
         assert (found.rounds, found.nfe) == (want.rounds, want.nfe)
         torch.testing.assert_close(found.residuals, want.residuals, rtol=0, atol=rounding)
         assert torch.equal(found.certified, want.certified)
         if solver.tolerance is not None:
-            exact = eager(policy, SolverConfig("sequential", solver.sampler), i)
+            exact = eager(policy, Solver.of("sequential", solver.sampler), i)
             assert found.certified.all()
             assert off(found, exact) <= solver.tolerance
 
@@ -160,24 +164,25 @@ def test_low_precision_stays_close_and_returns_float32(
     solver = policy.default_solver()
     i = inputs(policy, solver, 8, False)
     with torch.inference_mode():
-        found = Runtime(policy, RuntimeConfig(precision=precision)).solve(i.obs, solver, i.noise)
+        runtime = Runtime(policy, RuntimeConfig(precision=precision))
+        found = runtime(policy.assemble, i, solver)
     assert found.sample.dtype == torch.float32
     difference = (found.sample - eager(policy, solver, i).sample).square().mean().sqrt()
     assert 0 < float(difference) < 0.05
 
 
 def test_compiled_solves_agree_and_repeat_bitwise(policy: DiffusionPolicy) -> None:
-    solver = SolverConfig("picard", DDIM, rounds=2)
+    solver = Solver.of("picard", DDIM, rounds=2)
     i = inputs(policy, solver, 1, False)
     runtime = Runtime(policy, RuntimeConfig(mode="compile"))
     with torch.inference_mode():
-        first = runtime.solve(i.obs, solver, i.noise)
-        assert torch.equal(first.sample, runtime.solve(i.obs, solver, i.noise).sample)
+        first = runtime(policy.assemble, i, solver)
+        assert torch.equal(first.sample, runtime(policy.assemble, i, solver).sample)
     assert off(first, eager(policy, solver, i)) <= 1e-5
 
 
 @pytest.mark.parametrize("solver", FIXED, ids=lambda s: s.label)
-def test_same_inputs_give_the_same_bits(policy: DiffusionPolicy, solver: SolverConfig) -> None:
+def test_same_inputs_give_the_same_bits(policy: DiffusionPolicy, solver: Solver) -> None:
     solver = bound_to(policy, solver)
     i = inputs(policy, solver, 3, False)
     assert torch.equal(eager(policy, solver, i).trajectory, eager(policy, solver, i).trajectory)
@@ -187,10 +192,10 @@ def test_threads_and_policies_do_not_disturb_each_other() -> None:
     policies = [DiffusionPolicy.from_pretrained("released/pusht_mlp") for _ in range(2)]
     solvers = [bound_to(policies[0], s) for s in (FIXED[1], FIXED[5])]
     for policy in policies:
-        policy.use(RuntimeConfig(precision="bf16"))
+        policy.use(Runtime(policy, RuntimeConfig(precision="bf16")))
     jobs = [(p, s, inputs(p, s, b, False)) for p in policies for s in solvers for b in (1, 3)]
 
-    def run(job: tuple[DiffusionPolicy, SolverConfig, Inputs]) -> torch.Tensor:
+    def run(job: tuple[DiffusionPolicy, Solver, Inputs]) -> torch.Tensor:
         policy, solver, i = job
         return policy.solve(i.obs, solver, i.noise).sample
 
@@ -212,17 +217,13 @@ def test_threads_and_policies_do_not_disturb_each_other() -> None:
 def test_what_cannot_be_executed_is_refused(policy: DiffusionPolicy) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(PcmError, match="needs a CUDA device"):
-            policy.use(RuntimeConfig(mode="graph"))
+            policy.use(Runtime(policy, RuntimeConfig(mode="graph")))
     with pytest.raises(PcmError, match=r"mode=onnx runs on a CPU in float32"):
-        policy.use(RuntimeConfig(mode="onnx", precision="bf16"))
+        policy.use(Runtime(policy, RuntimeConfig(mode="onnx", precision="bf16")))
     with pytest.raises(PcmError, match=r"runtime\.mode='fast': use one of"):
         RuntimeConfig(mode="fast")  # type: ignore[arg-type]
     with pytest.raises(PcmError, match=r"runtime\.precision='int8': use one of"):
         RuntimeConfig(precision="int8")  # type: ignore[arg-type]
-    solver = SolverConfig("anderson", DDIM, tolerance=1e-3)
-    i = inputs(policy, solver, 1, False)
-    with pytest.raises(PcmError, match="picard or"):
-        Program(policy, policy.network, solver, i)
 
 
 def test_low_precision_takes_a_copy_of_the_weights(policy: DiffusionPolicy) -> None:
@@ -233,12 +234,12 @@ def test_low_precision_takes_a_copy_of_the_weights(policy: DiffusionPolicy) -> N
 @needs_cuda
 @pytest.mark.parametrize("extras", [False, True])
 @pytest.mark.parametrize("solver", FIXED + CHECKED, ids=lambda s: s.label)
-def test_graphs_are_the_eager_solve(solver: SolverConfig, extras: bool) -> None:
+def test_graphs_are_the_eager_solve(solver: Solver, extras: bool) -> None:
     policy = DiffusionPolicy.from_pretrained("released/pusht_mlp", "cuda")
     solver = bound_to(policy, solver)
     i = inputs(policy, solver, 2, extras)
     want = eager(policy, solver, i)
-    policy.use(RuntimeConfig(mode="graph"))
+    policy.use(Runtime(policy, RuntimeConfig(mode="graph")))
     for _ in range(2):
         found = policy.solve(i.obs, solver, i.noise, i.guess, i.prefix)
         assert off(found, want) <= (1e-4 if solver.tolerance is None else 2 * solver.tolerance)
@@ -247,7 +248,7 @@ def test_graphs_are_the_eager_solve(solver: SolverConfig, extras: bool) -> None:
 @needs_cuda
 def test_a_fixed_round_graph_neither_waits_nor_allocates() -> None:
     policy = DiffusionPolicy.from_pretrained("released/pusht_mlp", "cuda")
-    policy.use(RuntimeConfig(mode="graph"))
+    policy.use(Runtime(policy, RuntimeConfig(mode="graph")))
     solver = policy.default_solver()
     i = inputs(policy, solver, 1, False)
     for _ in range(3):
@@ -271,7 +272,7 @@ def test_graphs_of_two_policies_in_threads() -> None:
     for policy in policies:
         i = inputs(policy, solver, 2, False)
         wanted.append((i, eager(policy, solver, i)))
-        policy.use(RuntimeConfig(mode="graph"))
+        policy.use(Runtime(policy, RuntimeConfig(mode="graph")))
         policy.solve(i.obs, solver, i.noise)
 
     def worker(n: int) -> None:

@@ -15,7 +15,7 @@ from pcm_policy.export import FixedSolve
 from pcm_policy.policy.config import HeadConfig
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.cloning import Cloning
 
@@ -90,7 +90,7 @@ def test_every_solver_finds_the_chunk_of_the_plain_loop(
         if method == "newton":
             policy.calibrate(obs, sampler)
         tolerance = None if method == "sequential" else 1e-10
-        solver = SolverConfig(method, sampler, tolerance=tolerance)  # type: ignore[arg-type]
+        solver = Solver.of(method, sampler, tolerance=tolerance)  # type: ignore[arg-type]
         found = policy.solve(obs, solver, noise)
         gap = (found.sample[..., :DA] - expected).abs().max()
         assert gap < 1e-6, method  # diffusers computes coefficients in float32
@@ -102,7 +102,7 @@ def test_every_solver_finds_the_chunk_of_the_plain_loop(
 def test_the_observation_counts_and_a_batch_row_is_its_own() -> None:
     policy = make()
     obs, noise = draw(DDIM)
-    solver = SolverConfig("sequential", DDIM)
+    solver = Solver.of("sequential", DDIM)
     found = policy.solve(obs, solver, noise).sample
     obs[1, 0, 2] += 0.5
     change = (policy.solve(obs, solver, noise).sample - found).abs().amax((1, 2))
@@ -116,12 +116,12 @@ def test_known_actions_beside(overwrite_input: bool) -> None:
     obs, noise = draw(TO_ONE)
     actions = torch.full((B, 2, DA), 0.3).numpy()
     prefix = policy.known_prefix(actions, overwrite_input)
-    exact = policy.solve(obs, SolverConfig("sequential", TO_ONE), noise, prefix=prefix)
+    exact = policy.solve(obs, Solver.of("sequential", TO_ONE), noise, prefix=prefix)
     assert exact.chunk is not None
     np.testing.assert_allclose(exact.chunk[:, 1:3], actions, atol=1e-6)
     seen = policy.obs_normalizer.normalize(obs)
     assert (exact.sample[:, :TO, DA:] - seen).abs().max() < 1e-6
-    solver = SolverConfig("picard", TO_ONE, tolerance=1e-10)
+    solver = Solver.of("picard", TO_ONE, tolerance=1e-10)
     found = policy.solve(obs, solver, noise, prefix=prefix)
     assert (found.sample - exact.sample).abs().max() < 1e-8
 
@@ -131,13 +131,13 @@ def test_heads_see_the_observation(tmp_path: Path) -> None:
     policy = make(head=head).float()
     assert isinstance(policy.head, nn.Module)
     obs, noise = draw(DDIM)
-    one = policy.solve(obs.float(), SolverConfig("pcm", DDIM, rounds=2), noise)
+    one = policy.solve(obs.float(), Solver.of("pcm", DDIM, rounds=2), noise)
     assert one.sample.shape == (B, T, DA + DO)
     plain = make().float()
     plain.save_pretrained(tmp_path / "p")
     again = DiffusionPolicy.from_pretrained(tmp_path / "p")
     assert again.config == plain.config
-    solver = SolverConfig("sequential", DDIM)
+    solver = Solver.of("sequential", DDIM)
     first, second = (p.solve(obs.float(), solver, noise).sample for p in (plain, again))
     assert torch.equal(first, second)
     action = again.predict(obs.float().numpy()).action
@@ -156,7 +156,7 @@ def test_exported() -> None:
     policy = make().float()
     obs, noise = draw(DDIM)
     inputs = obs.float(), noise.initial.float()
-    call = FixedSolve(policy, SolverConfig("picard", DDIM, rounds=2))
+    call = FixedSolve(policy, Solver.of("picard", DDIM, rounds=2))
     expected = call(*inputs)  # the sampler's coefficients are kept from here on
     program = torch.export.export(call, inputs).module()
     torch.testing.assert_close(program(*inputs), expected, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ from pcm_policy.sampling.denoise import Denoiser, PredictionType
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler, SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers.before.sequential import sequential
+from tests.solving import sequential
 
 F64 = torch.float64
 anytime = settings(deadline=None)  # the first example pays for lazy imports

@@ -1,6 +1,6 @@
 """Samplers as the command line names them, and flows of any setting under parallel solvers."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from typing import Any, get_args
 
 import pytest
@@ -9,26 +9,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcm_policy.cli.compose import compose
-from pcm_policy.cli.settings.solver import known
 from pcm_policy.errors import PcmError
 from pcm_policy.sampling.denoise import Denoiser, PredictionType
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing
-from pcm_policy.solvers.before import anderson, coarse, paradigms, picard, sequential
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import read
+from pcm_policy.solvers.step import Known
 from tests.problems import F64, distance, problem
+from tests.solving import anderson, coarse, paradigms, picard, sequential
 
 
 def named(own: SamplerConfig, *overrides: str) -> SamplerConfig:
     """The sampler that a command line asks of a policy whose own one is ``own``."""
     flat = compose("eval", [*overrides, "output_dir=x"]).solver
-    return SolverConfig.from_flat(flat, own).sampler
+    return read(flat, Known(own, 100)).sampler
 
 
 def test_the_command_line_knows_every_setting_of_a_sampler() -> None:
-    expected = {f.name for f in fields(SamplerConfig)} - {"name"} | {"sampler"}
-    assert expected <= set(known())
-    assert compose("eval", ["output_dir=x"]).solver == {}
+    own = SamplerConfig("ddim", 12)
+    other = SamplerConfig("ddim", 9, "linspace", 0.5, "ratio", 1, False, False, "fixed_large")
+    other = replace(other, temperature=0.5)
+    words = [f"solver.{k}={v}" for k, v in asdict(other).items() if k != "name" and v is not None]
+    assert named(own, "solver=ddim", *words) == other
+    assert {f.name for f in fields(SamplerConfig)} == {*asdict(other)}
+    chosen = named(own, "solver=ddim", "solver.timesteps=[9,5,1]")
+    assert chosen == replace(own, steps=3, timesteps=(9, 5, 1))
+    shifted = named(SamplerConfig("flow_euler", 12), "solver=flow", "solver.shift=2.0")
+    assert shifted.shift == 2.0
 
 
 @pytest.mark.parametrize(
@@ -41,9 +48,9 @@ def test_the_command_line_knows_every_setting_of_a_sampler() -> None:
     ids=["stochastic", "ratio", "ddpm"],
 )
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m"])
-def test_dpm_solver_takes_steps_and_spacing_of_any_policy(own: SamplerConfig, name: str) -> None:
+def test_dpm_solver_takes_the_steps_of_any_policy(own: SamplerConfig, name: str) -> None:
     found = named(own, "solver=dpmpp", f"solver.sampler={name}")
-    assert (found.name, found.steps, found.spacing) == (name, 12, "linspace")
+    assert (found.name, found.steps, found.spacing) == (name, 12, "trailing")
     assert build_sampler(NoiseSchedule(), found).steps == 12
 
 

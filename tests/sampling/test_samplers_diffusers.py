@@ -19,7 +19,7 @@ from pcm_policy.sampling.denoise import Denoiser, PredictionType
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig, Variance, build_sampler
 from pcm_policy.sampling.schedules import BetaSchedule, NoiseSchedule, Spacing, timesteps
-from pcm_policy.solvers.before.sequential import sequential
+from tests.solving import sequential
 
 B, T, DA, C = 3, 2, 2, 3
 ATOL = 1e-5

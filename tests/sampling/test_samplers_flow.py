@@ -20,9 +20,9 @@ from pcm_policy.sampling.denoise import Denoiser, PredictionType, to_clean, trai
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler, SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing, flow_levels
-from pcm_policy.solvers.before import anderson, coarse, paradigms, picard, sequential
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from tests.sampling.test_samplers_diffusers import Wobble, draw
+from tests.solving import anderson, coarse, paradigms, picard, sequential
 
 FLOW = NoiseSchedule("flow", 100)
 Euler: Any = diffusers.FlowMatchEulerDiscreteScheduler
@@ -214,9 +214,9 @@ def test_a_flow_policy_is_trained_and_solved_in_parallel(tmp_path: Path) -> None
     assert losses[-1] < 0.6 * losses[0]
     assert policy.held_out is not None
     obs, sampler = policy.held_out[:4], policy.config.sampler
-    noise = policy.draw_noise(4, SolverConfig("sequential", sampler))
-    exact = policy.solve(obs, SolverConfig("sequential", sampler), noise)
-    found = policy.solve(obs, SolverConfig("picard", sampler, tolerance=1e-4), noise)
+    noise = policy.draw_noise(4, sampler)
+    exact = policy.solve(obs, Solver.of("sequential", sampler), noise)
+    found = policy.solve(obs, Solver.of("picard", sampler, tolerance=1e-4), noise)
     assert found.certified.all()
     assert float((found.sample - exact.sample).abs().max()) <= 1e-4
     second = policy.solver({"method": "picard", "sampler": "flow_2m", "tolerance": 1e-4})

@@ -15,9 +15,9 @@ from pcm_policy.sampling.denoise import Denoiser, PredictionType
 from pcm_policy.sampling.multistep import solver_timesteps
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import BetaSchedule, NoiseSchedule, Spacing
-from pcm_policy.solvers.before import anderson, coarse, paradigms, picard, sequential
 from tests.problems import F64, distance, problem
 from tests.sampling.test_samplers_diffusers import Wobble, draw
+from tests.solving import anderson, coarse, paradigms, picard, sequential
 
 DPM: Any = diffusers.DPMSolverMultistepScheduler
 PREDICTIONS: tuple[PredictionType, ...] = ("epsilon", "sample", "v_prediction")

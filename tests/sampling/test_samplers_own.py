@@ -13,8 +13,8 @@ from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers.before import anderson, coarse, paradigms, picard, sequential
 from tests.problems import F64, problem
+from tests.solving import anderson, coarse, paradigms, picard, sequential
 
 DOCS = Path(__file__).parents[2] / "docs" / "affine.md"
 LEVELS = [1.0, 0.8, 0.65, 0.4, 0.3, 0.1]

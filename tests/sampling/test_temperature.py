@@ -14,11 +14,11 @@ from pcm_policy.sampling.denoise import PredictionType
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers.before import anderson, paradigms, picard, sequential
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.distillation import with_head
 from pcm_policy.training.guessing import near_sampler
 from tests.problems import F64, distance, problem
+from tests.solving import anderson, paradigms, picard, sequential
 
 STEPS = 8
 KINDS: list[dict[str, Any]] = [
@@ -92,8 +92,8 @@ def test_every_sampler_of_a_policy_is_at_its_temperature_unless_told() -> None:
 
 def test_a_label_says_what_is_not_plain() -> None:
     own = SamplerConfig("ddim", 32, eta=1.0, temperature=0.3)
-    assert SolverConfig("pcm", own, rounds=2).label == "pcm 2 (ddim-32 eta 1 at 0.3)"
-    assert SolverConfig("sequential", SamplerConfig("ddpm", 100)).label == "ddpm-100"
+    assert Solver.of("pcm", own, rounds=2).label == "pcm 2 (ddim-32 eta 1 at 0.3)"
+    assert Solver.of("sequential", SamplerConfig("ddpm", 100)).label == "ddpm-100"
 
 
 def test_a_head_and_its_guess_are_at_the_temperature_they_are_asked_for() -> None:

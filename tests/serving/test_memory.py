@@ -7,8 +7,8 @@ import torch
 
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.serving.memory import shift_chunk, shift_noise
-from pcm_policy.solvers.before import picard, sequential
 from tests.problems import F64, N, distance, problem
+from tests.solving import picard, sequential
 
 
 def test_a_plan_moves_forward_and_repeats_its_last_action() -> None:

@@ -13,8 +13,8 @@ from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.serving.memory import Memory, clean_predictions
 from pcm_policy.serving.planner import KINDS, Planner
-from pcm_policy.solvers.before.base import forcing
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.system import forcing
 
 OBS = held_out_observations("released/pusht_mlp").numpy()
 NONE = np.zeros((0, 2), np.float32)
@@ -100,7 +100,7 @@ def test_predictions_behind_a_trajectory(policy: DiffusionPolicy, name: str) -> 
     sampler = policy.sampler(config)
     noise = episode_noise([0, 1], [0, 0], (16, 2), config.steps if sampler.stochastic else 0)
     obs = torch.from_numpy(OBS[:2])
-    found = policy.solve(obs, SolverConfig("sequential", config), noise)
+    found = policy.solve(obs, Solver.of("sequential", config), noise)
     back = clean_predictions(sampler, found.trajectory, forcing(sampler, noise))
     denoise = policy.denoiser(policy.condition(obs), config)
     with torch.no_grad():

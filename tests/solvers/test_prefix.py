@@ -17,7 +17,7 @@ from pcm_policy.runtime.execute import Inputs, Program
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Windows, random_prefixes
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.loop import Share
@@ -84,7 +84,7 @@ def test_the_network_sees_the_prefix_and_the_chunk_keeps_it() -> None:
     policy = tiny(6)
     obs = torch.rand(2, 2, 3)
     noise = generator_noise(torch.Generator().manual_seed(1), 2, (16, 2), 0)
-    solver = SolverConfig("sequential", SamplerConfig("ddim", 8))
+    solver = Solver.of("sequential", SamplerConfig("ddim", 8))
     free = policy.solve(obs, solver, noise).sample
     prefix = policy.known_prefix(np.full((2, 3, 2), 0.5))
     held = policy.solve(obs, solver, noise, prefix=prefix).sample
@@ -96,11 +96,9 @@ def test_the_network_sees_the_prefix_and_the_chunk_keeps_it() -> None:
     assert torch.equal(cond[:, :6], policy.condition(obs)[:, :6])
     assert policy.condition(obs)[:, 6:].abs().sum() == 0
     for method in ("picard", "anderson", "coarse"):
-        found = policy.solve(
-            obs, SolverConfig(method, solver.sampler, rounds=8), noise, None, prefix
-        )
+        found = policy.solve(obs, Solver.of(method, solver.sampler, rounds=8), noise, None, prefix)
         torch.testing.assert_close(found.sample, held, rtol=0, atol=1e-5)
-    checked = SolverConfig("picard", solver.sampler, tolerance=1e-4)
+    checked = Solver.of("picard", solver.sampler, tolerance=1e-4)
     with torch.inference_mode():
         i = Inputs(obs, noise, None, prefix)
         program = Program(policy, policy.network, checked, i)
@@ -153,7 +151,7 @@ def test_trained_and_saved_with_prefixes(trained: Path) -> None:
     assert policy.held_out is not None
     obs = policy.held_out[:64]
     noise = generator_noise(torch.Generator().manual_seed(1), len(obs), (16, 2), 0)
-    solver = SolverConfig("sequential", SamplerConfig("ddim", 8))
+    solver = Solver.of("sequential", SamplerConfig("ddim", 8))
     centre = obs[:, -1:, 18:20].numpy()
     for shift in (-60.0, 60.0):
         known = np.clip(np.repeat(centre + shift, 3, axis=1), 0, 512)

@@ -16,11 +16,11 @@ from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.policy.folder import RELEASED, held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
-from pcm_policy.runtime.execute import RuntimeConfig
 from pcm_policy.sampling.denoise import Prefix
-from pcm_policy.solvers.before import anderson, coarse, picard
-from pcm_policy.solvers.before.solve import SETTLED_BY, SolverConfig, as_predictor
+from pcm_policy.solvers import PCM, Settle
+from pcm_policy.solvers.registry import Solver
 from tests.problems import B, N, make_head, problem
+from tests.solving import anderson, coarse, picard
 
 LEVELS = [1e-6, 0.003, 0.03, 0.3, 10.0]
 RELEASE: Path = RELEASED / "pusht_mlp"
@@ -31,12 +31,12 @@ RELEASE: Path = RELEASED / "pusht_mlp"
 def test_a_row_stops_as_it_would_alone(name: str, level: float) -> None:
     """By hand: the rounds of a fixed solve, up to the first that moved the sample by less."""
     denoise, noise = problem(batch=5)
-    head = as_predictor(make_head("window", denoise))
+    head = make_head("window", denoise)
     solver = {
         "picard": picard,
         "anderson": anderson,
         "coarse": coarse,
-        "pcm": partial(picard, head=head, strengths=(1.0, 1.0)),
+        "pcm": partial(picard, head=head, shares=(1.0, 1.0)),
     }[name]
     samples: list[Tensor] = []
     solver(denoise, noise, rounds=N, watch=lambda x: samples.append(x[-1].clone()))
@@ -74,10 +74,11 @@ def test_the_released_policy_spends_rounds_where_they_are_needed() -> None:
     policy = DiffusionPolicy.from_pretrained(RELEASE)
     obs = torch.as_tensor(held_out_observations(RELEASE)[:64])
     solver = policy.solver({"method": "pcm", "settle": 0.02})
-    assert (solver.rounds, solver.pcm_rounds) == (SETTLED_BY, 2)
+    assert isinstance(solver.step, PCM)
+    assert (solver.stop.rounds, solver.step.shares) == (Settle().rounds, (1.0, 1.0))
     noise = paired_noise(policy, solver, len(obs))
     found = policy.solve(obs, solver, noise)
-    exact = policy.solve(obs, SolverConfig("sequential", solver.sampler), noise).sample
+    exact = policy.solve(obs, Solver.of("sequential", solver.sampler), noise).sample
     assert found.row_rounds is not None
     assert set(found.row_rounds.tolist()) >= {1, 2, 3}
     error = (found.sample - exact).square().mean(dim=(1, 2)).sqrt()
@@ -101,33 +102,45 @@ def test_episodes_count_the_rounds_of_every_row() -> None:
         one(np.asarray(obs[i : i + 1]), np.array([i]), np.zeros(1, np.int64))
         alone.append(one.mean_rounds)
     assert runner.mean_rounds == pytest.approx(np.mean(alone))
-    assert 1 < runner.mean_rounds < SETTLED_BY
+    assert 1 < runner.mean_rounds < 4
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"method": "sequential", "rounds": 2},
-        {"method": "picard"},
-        {"method": "picard", "rounds": 2, "tolerance": 0.1},
-        {"method": "picard", "rounds": 2, "settle": 0.0},
+        {"method": "sequential"},
+        {"method": "paradigms"},
+        {"method": "picard", "tolerance": 0.1},
+        {"method": "picard", "settle": 0.0},
     ],
 )
 def test_what_it_does_not_go_with(wrong: dict[str, object]) -> None:
-    with pytest.raises(PcmError, match=r"solver\.settle="):
-        SolverConfig(**{"settle": 0.1} | wrong)  # type: ignore[arg-type]
+    with pytest.raises(PcmError, match=r"settle"):
+        Solver.of(**{"settle": 0.1} | wrong)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [2, 5])
+def test_a_window_moves_the_chunk_only_once_it_has_reached_it(window: int) -> None:
+    """A window that slides by one a round gets there after ``N - window`` rounds."""
+    denoise, noise = problem(batch=B)
+    found = picard(denoise, noise, rounds=N, settle=1e9, window=window)
+    assert found.row_rounds is not None
+    assert set(found.row_rounds.tolist()) == {N - window + 1}
+
+
+@torch.no_grad()
+def test_rows_that_have_settled_keep_their_predictions() -> None:
+    """So that the residuals of the rounds after that say that nothing moved."""
+    denoise, noise = problem(batch=5)
+    found = picard(denoise, noise, rounds=N, settle=0.03)
+    assert found.row_rounds is not None
+    over = torch.arange(found.rounds)[:, None] >= found.row_rounds
+    assert over.any()
+    assert float(found.residuals[over].max()) <= 1e-5
 
 
 def test_where_rounds_are_fixed_it_is_refused() -> None:
-    denoise, noise = problem(batch=B)
-    with pytest.raises(PcmError, match=r"no solver\.window"):
-        picard(denoise, noise, rounds=N, settle=0.1, window=2)
-    solver = SolverConfig("picard", rounds=3, settle=0.1)
+    solver = Solver.of("picard", rounds=3, settle=0.1)
     with pytest.raises(PcmError, match="no tolerance, settle or deadline"):
         fixed(solver)
-    policy = DiffusionPolicy.from_pretrained(RELEASE)
-    policy.use(RuntimeConfig(mode="onnx"))
-    with pytest.raises(PcmError, match=r"mode=onnx records all rounds at once.*mode=eager"):
-        policy.predict(
-            held_out_observations(RELEASE)[0], solver=policy.solver({"method": "pcm", "settle": 1})
-        )

@@ -3,6 +3,7 @@
 Tolerances as in test_solvers.py: 1e-4 in float32, 1e-9 in float64.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,14 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcm_policy.errors import PcmError
+from pcm_policy.heads import Head
 from pcm_policy.sampling.denoise import Denoiser, PredictionType, Prefix
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.before import adaptive, anderson, coarse, newton, picard, sequential
-from pcm_policy.solvers.before.anderson import _solve
-from pcm_policy.solvers.before.base import between_nodes
-from pcm_policy.solvers.before.newton import Jacobian, mean_jacobian
-from pcm_policy.solvers.before.solve import on_base
+from pcm_policy.solvers import Coarse, Iterate, Picard, System
+from pcm_policy.solvers.anderson import least_squares
+from pcm_policy.solvers.coarse import between_nodes
 from pcm_policy.solvers.deadline import Deadline
+from pcm_policy.solvers.jacobian import Jacobian
+from pcm_policy.solvers.newton import mean_jacobian
 from tests.problems import (
     DA,
     F64,
@@ -35,6 +37,7 @@ from tests.problems import (
     make_head,
     problem,
 )
+from tests.solving import adaptive, anderson, coarse, newton, picard, run, sequential
 
 
 def jacobian(denoise: Denoiser, scale: float = 0.5) -> Jacobian:
@@ -140,10 +143,12 @@ def test_interpolation_is_linear_in_log_snr() -> None:
     sampler = denoise.sampler
     level = (sampler.alpha / sampler.sigma).log()
     nodes = [2, 5, 6, 11]
-    found = between_nodes(sampler, nodes, 2) @ (3.0 * level[nodes] + 1.0)
+    found = between_nodes(sampler, torch.tensor(nodes), 2) @ (3.0 * level[nodes] + 1.0)
     torch.testing.assert_close(found, 3.0 * level[2:] + 1.0, rtol=0, atol=1e-12)
     values = torch.randn(4, dtype=F64)
-    assert torch.equal((between_nodes(sampler, nodes, 2) @ values)[[0, 3, 4, 9]], values)
+    assert torch.equal(
+        (between_nodes(sampler, torch.tensor(nodes), 2) @ values)[[0, 3, 4, 9]], values
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -154,7 +159,7 @@ def test_small_systems_are_solved_as_by_the_library(count: int) -> None:
     right = torch.randn(5, 4, count, generator=gen, dtype=F64)
     level = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
     want = torch.linalg.solve(gram + 1e-3 * level * torch.eye(count, dtype=F64), right)
-    found = _solve(gram.permute(2, 3, 0, 1), right.permute(2, 0, 1), 1e-3)
+    found = least_squares(gram.permute(2, 3, 0, 1), right.permute(2, 0, 1), 1e-3)
     torch.testing.assert_close(found.permute(1, 2, 0), want, rtol=1e-9, atol=1e-9)
 
 
@@ -177,11 +182,26 @@ def test_adaptive_switching_certifies_even_with_an_arbitrary_head() -> None:
     denoise, noise = problem(F64, name="ddpm")
     exact = sequential(denoise, noise)
     for gain in (0.0, 1.0, 30.0):
-        head = on_base(make_head("window", denoise, gain=gain).to(F64))
+        head = make_head("window", denoise, gain=gain).to(F64)
         found = adaptive(denoise, noise, head=head, most=3, tolerance=1e-8)
         assert found.certified.all()
         assert distance(found, exact) <= 1e-8
         assert found.rounds <= N
+
+
+class Given(Head):
+    """A head that adds what a function says to the base."""
+
+    adds_to_base = True
+
+    def __init__(self, function: Callable[[Iterate, torch.Tensor | None], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(
+        self, s: System, x: Iterate, share: float, base: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.function(x, base)
 
 
 def test_a_head_that_knows_the_answer_is_certified_one_round_after_its_jump() -> None:
@@ -189,7 +209,7 @@ def test_a_head_that_knows_the_answer_is_certified_one_round_after_its_jump() ->
     exact = sequential(denoise, noise)
     solution = denoise(exact.trajectory[:-1], slice(0, 24))
     plain = picard(denoise, noise, tolerance=1e-6)
-    found = adaptive(denoise, noise, head=lambda *_: solution, most=3, tolerance=1e-6)
+    found = adaptive(denoise, noise, head=Given(lambda *_: solution), most=3, tolerance=1e-6)
     assert found.rounds == 2 < plain.rounds
     assert found.certified.all()
 
@@ -198,13 +218,12 @@ def test_a_head_that_stops_helping_is_left_row_by_row() -> None:
     denoise, noise = problem(F64, name="ddim", steps=24)
     calls: list[int] = []
 
-    def stuck(
-        d: Denoiser, f: torch.Tensor, x: torch.Tensor, k: int, base: torch.Tensor
-    ) -> torch.Tensor:
-        calls.append(k)
+    def stuck(x: Iterate, base: torch.Tensor | None) -> torch.Tensor:
+        calls.append(x.k)
+        assert base is not None
         return torch.zeros_like(base)
 
-    found = adaptive(denoise, noise, head=stuck, most=20, tolerance=1e-6)
+    found = adaptive(denoise, noise, head=Given(stuck), most=20, tolerance=1e-6)
     plain = picard(denoise, noise, tolerance=1e-6)
     assert found.certified.all()
     assert found.rounds <= plain.rounds + 3
@@ -212,9 +231,9 @@ def test_a_head_that_stops_helping_is_left_row_by_row() -> None:
 
 
 def test_adaptive_switching_refuses_heads_without_a_base() -> None:
-    denoise, _ = problem()
+    denoise, noise = problem()
     with pytest.raises(PcmError, match="changes the weights"):
-        on_base(make_head("lora", denoise))
+        adaptive(denoise, noise, head=make_head("lora", denoise), most=1, tolerance=1e-3)
 
 
 class Clock:
@@ -233,14 +252,14 @@ def test_a_deadline_ends_the_solve_in_time_with_the_best_chunk_and_its_bound() -
     exact = sequential(denoise, noise)
     bounds = []
     for ms, rounds in ((2.5, 1), (30.5, 3), (50.5, 5)):
-        found = picard(denoise, noise, tolerance=1e-9, stop=Deadline(ms, clock=Clock(0.01)))
+        found = picard(denoise, noise, tolerance=1e-9, late=Deadline(ms, clock=Clock(0.01)))
         assert found.rounds == rounds  # a round of 10 ms is not begun in the last 10 ms
         assert not found.certified.any()
         error = (found.sample - exact.sample).abs().amax(dim=(1, 2))
         assert (error <= found.bound).all()
         bounds.append(float(found.bound.max()))
     assert bounds == sorted(bounds, reverse=True)
-    early = picard(denoise, noise, tolerance=1e-6, stop=Deadline(1e6, clock=Clock(0.01)))
+    early = picard(denoise, noise, tolerance=1e-6, late=Deadline(1e6, clock=Clock(0.01)))
     assert early.certified.all()
 
 
@@ -267,8 +286,15 @@ def test_a_known_prefix_is_kept_and_is_the_replacement_sampler(overwrite_input: 
         torch.testing.assert_close(found.sample[:, :2], values[:, :2], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("options", [{"coarse": [1]}, {"coarse": [4], "window": 5}])
-def test_coarse_rounds_name_what_is_wrong(options: dict[str, Any]) -> None:
-    denoise, noise = problem()
-    with pytest.raises(PcmError, match=r"solver\.coarse"):
-        picard(denoise, noise, rounds=N, **options)
+@torch.no_grad()
+@pytest.mark.parametrize("window", [1, 3, N])
+def test_a_window_may_follow_coarse_rounds(window: int) -> None:
+    """What the coarse rounds said of later states stays until the window gets there."""
+    denoise, noise = problem(F64, name="ddim")
+    step = Coarse((0.5,), Picard(window))
+    found = run(step, denoise, noise, tolerance=1e-9)
+    assert found.certified.all()
+    assert distance(found, sequential(denoise, noise)) <= 1e-9
+    first = run(step, denoise, noise, rounds=N + 1, watch=(seen := []).append)
+    assert first.certified.all()
+    assert not torch.equal(seen[1][-1], noise.initial * denoise.sampler.p[-1])

@@ -18,7 +18,7 @@ from pcm_policy.sampling.denoise import Prefix, to_clean
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule, timesteps
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.consistency import HUBER, Consistency, Student, clean_at
 from pcm_policy.training.loop import Share
@@ -47,7 +47,7 @@ def windows(policy: DiffusionPolicy, count: int = 12) -> Windows:
 def test_sampling_is_denoise_and_noise_again() -> None:
     policy = tiny(prediction="v_prediction", sampler=SamplerConfig("consistency", 4))
     obs = torch.randn(3, 2, 3)
-    solver = SolverConfig("sequential", policy.config.sampler)
+    solver = Solver.of("sequential", policy.config.sampler)
     noise = episode_noise([5, 6, 7], [0, 0, 0], (8, 2), 4)
     found = policy.solve(obs, solver, noise).sample
     abar, visited = SCHEDULE.alphas_cumprod(), timesteps(100, 4, "trailing")

@@ -6,18 +6,17 @@ from torch import Tensor
 
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.copy import CopyHead
-from pcm_policy.heads.switching import ramp
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.before import picard, sequential
-from pcm_policy.solvers.before.base import combine
-from pcm_policy.solvers.before.solve import as_predictor
+from pcm_policy.solvers.pcm import ramp
+from pcm_policy.solvers.system import combine
 from pcm_policy.training.batches import Batches, Windows
 from pcm_policy.training.distillation import FLOOR, Distillation, with_head
 from pcm_policy.training.loop import Share
 from tests.problems import make_head, problem
+from tests.solving import call, picard, sequential
 
 K, POOL, STEPS = 3, 10, 5
 LORA = {"name": "lora", "options": {"rank": 2}}
@@ -99,9 +98,8 @@ def test_the_loss_row_by_row(head: dict[str, object], weight: str, end: float) -
         distance.append([float((x - exact)[:-1].square().mean()) for x in states])
         row = []
         for k, x in enumerate(states):
-            predictions = as_predictor(policy.head)(
-                denoise, pool.forced[:-1, i : i + 1], x[:-1], k, 1.0
-            )
+            forced = pool.forced[:-1, i : i + 1]
+            predictions = call(policy.head, denoise, forced, x[:-1], k, 1.0)
             jumped = pool.forced[:, i : i + 1] + combine(denoise.sampler.M, predictions)
             error = (jumped - exact).square()
             row.append(float(error.mean() + end * error[-1].mean()))
@@ -145,7 +143,7 @@ def test_feature_switching_mixes_the_two_sweeps() -> None:
     head = make_head("copy", denoise)
     assert isinstance(head, CopyHead)
     shares = ramp(4, 1.0)
-    found = picard(denoise, noise, rounds=4, head=as_predictor(head), strengths=shares).trajectory
+    found = picard(denoise, noise, rounds=4, head=head, shares=shares).trajectory
     x = sequential_start(denoise, noise)
     forced, M = x.clone(), denoise.sampler.M
     for share in shares:

@@ -7,7 +7,8 @@ from pcm_policy.heads.window import WindowHead
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.before.solve import SolverConfig, solve
+from pcm_policy.solvers import rounds, start
+from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.loop import Share
@@ -48,8 +49,9 @@ def test_they_are_what_the_solver_goes_through(guess_width: int) -> None:
     denoise = made.denoiser(pool.cond, made.config.head.sampler)
     noise = Noise(pool.forced[0] / denoise.sampler.p[0])
     seen: list[torch.Tensor] = []
-    config = SolverConfig("pcm", made.config.head.sampler, rounds=3)
-    solve(config, denoise, noise, made.head, watch=lambda x: seen.append(x.clone()))
+    config = Solver.of("pcm", made.config.head.sampler, rounds=3)
+    for _, x, _ in rounds(*start(denoise, noise, head=made.head), config.step, config.stop):
+        seen.append(x.X)
     for k in (1, 2):
         torch.testing.assert_close(states[k], seen[k - 1], rtol=0, atol=1e-4)
     for k in range(3):

@@ -18,7 +18,7 @@ from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Batches, step_generator
 from pcm_policy.training.config import TrainConfig, learning_rate
 from pcm_policy.training.loop import Share, _average
@@ -256,8 +256,8 @@ def test_a_transformer_is_trained_and_solved_in_parallel(demos: Path, tmp_path: 
     assert policy.config.network_options["obs_steps"] == policy.config.obs_steps
     assert policy.held_out is not None
     sampler = policy.config.sampler
-    solvers = [SolverConfig(m, sampler, tolerance=t) for m, t in METHODS]  # type: ignore[arg-type]
-    noise = policy.draw_noise(4, solvers[0])
+    solvers = [Solver.of(m, sampler, tolerance=t) for m, t in METHODS]  # type: ignore[arg-type]
+    noise = policy.draw_noise(4, solvers[0].sampler)
     exact, found = (policy.solve(policy.held_out[:4], solver, noise).sample for solver in solvers)
     assert float((found - exact).abs().max()) < 1e-4
 

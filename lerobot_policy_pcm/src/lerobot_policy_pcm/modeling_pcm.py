@@ -109,7 +109,7 @@ class PCMPolicy(PreTrainedPolicy):
             obs = {name: _bytes(torch.from_numpy(seen[name])).numpy() for name in self._cameras}
             obs |= {} if state is None else {STATE: state}
         batch = len(next(iter(seen.values())))
-        noise = self.pcm.draw_noise(batch, self.solver, torch.default_generator)
+        noise = self.pcm.draw_noise(batch, self.solver.sampler, torch.default_generator)
         if initial is not None:
             noise = Noise(initial, noise.steps)
         found = self.pcm.predict(obs, solver=self.solver, noise=noise)

@@ -1,39 +1,42 @@
-"""The ``solver`` section: which of its settings a solve has depends on the method."""
+"""The ``solver`` section: which settings a solve has, its step, its stop and its sampler say."""
 
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
-from pcm_policy.errors import PcmError
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.settings import Options, described, suggestion, value
-from pcm_policy.solvers.before.solve import SolverConfig
+from pcm_policy.settings import Options, described
+from pcm_policy.solvers.registry import SAMPLER, Solver, read
+from pcm_policy.solvers.step import STEPS, Known, Step
+from pcm_policy.solvers.stops import Rounds, Settle, Tolerance
 
 
 def known() -> dict[str, tuple[Any, str]]:
-    """Return every setting of a solver and of its sampler: what it takes, and what it is for."""
-    found: dict[str, tuple[Any, str]] = {}
-    for kind in (SolverConfig, SamplerConfig):
-        hints, texts = get_type_hints(kind, include_extras=True), described(kind)
-        found |= {f.name: (hints[f.name] | None, texts.get(f.name, "")) for f in fields(kind)}
-    name, text = found.pop("name")
-    return found | {"sampler": (name, text)}
+    """Return the settings of all solvers and samplers: what each takes, and what it is for."""
+    found: dict[str, tuple[Any, str]] = {"method": (str | None, "the solver, by name")}
+    for kind in (Tolerance, Settle, Rounds, Solver, *(STEPS.find(name) for name in STEPS)):
+        hints, texts = get_type_hints(kind), described(kind)
+        for f in fields(kind):
+            name = f.metadata.get("said") or f.name
+            if name in ("step", "stop", "sampler"):
+                continue
+            takes = str if hints[f.name] is Step else hints[f.name]
+            found.setdefault(name, (takes | None, texts.get(f.name, "")))
+    hints, texts = get_type_hints(SamplerConfig, include_extras=True), described(SamplerConfig)
+    return found | {name: (hints[own] | None, texts.get(own, "")) for name, own in SAMPLER.items()}
 
 
 def read_solver(given: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Check a solver's settings; what is null is left to the policy.
+    """Check the settings of a solver that is named; the rest, the policy knows.
 
     Raises:
-        PcmError: an unknown setting, or a value of another type.
+        PcmError: a setting that the solver does not have, or a value of the wrong type or range.
     """
-    all_known, found = known(), {}
-    for key, one in given.items():
-        if key not in all_known:
-            hint = suggestion(f"{name}.{key}", [f"{name}.{k}" for k in all_known])
-            raise PcmError(f"unknown setting {name}.{key}: {hint}")
-        if one is not None:
-            found[key] = value(all_known[key][0], one, f"{name}.{key}")
-    return found
+    said = {key: one for key, one in given.items() if one is not None}
+    if "method" in said:
+        own = {key: one for key, one in said.items() if key not in SAMPLER}
+        read(own, Known(SamplerConfig(), 1))
+    return said
 
 
 SolverSection = Annotated[Mapping[str, Any], Options(read_solver, known)]

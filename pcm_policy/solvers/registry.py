@@ -1,0 +1,220 @@
+"""What ``solver=...`` means: :func:`read` alone reads it, :func:`flat` alone writes it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+from pcm_policy.checks import LARGEST
+from pcm_policy.errors import PcmError
+from pcm_policy.sampling.samplers import FLOW_SAMPLERS, SamplerConfig
+from pcm_policy.solvers.deadline import Deadline, synchronize
+from pcm_policy.solvers.loop import solve
+from pcm_policy.solvers.result import SolveResult
+from pcm_policy.solvers.settings import check, setting
+from pcm_policy.solvers.step import STEPS, Known, Step, needs, wrapped
+from pcm_policy.solvers.stops import Rounds, Settle, Stop, Tolerance
+from pcm_policy.solvers.system import Iterate, System
+
+ENDS: dict[str, tuple[type[Stop], str]] = {
+    "tolerance": (Tolerance, "error"),
+    "settle": (Settle, "level"),
+    "rounds": (Rounds, "rounds"),
+}
+"""What ends a solve: the stop, and its own setting; the first that is said decides."""
+SAMPLER = {"sampler": "name"} | {f.name: f.name for f in fields(SamplerConfig) if f.name != "name"}
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Which chunk is wanted, how its rounds are made, and when they end.
+
+    Attributes:
+        step: how each round is made.
+        stop: when they end.
+        sampler: whose chunk is wanted; None, until a policy says: its own, or its head's.
+        deadline_ms: end when another round would take longer than this many milliseconds in all;
+            the result is the best chunk so far.
+
+    Example:
+        >>> from pcm_policy.solvers import PCM, Tolerance
+        >>> Solver(PCM(), Tolerance(error=1e-3), SamplerConfig("ddim", 16)).label
+        'pcm tol 0.001 (ddim-16)'
+    """
+
+    step: Step
+    stop: Stop = Rounds()
+    sampler: SamplerConfig = None  # type: ignore[assignment]
+    deadline_ms: float | None = setting(None, above=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name, kind in (("step", Step), ("stop", Rounds)):
+            if not isinstance(getattr(self, name), kind):
+                raise PcmError(f"solver.{name}={getattr(self, name)!r}: give a {kind.__name__}")
+
+    @classmethod
+    def of(cls, method: str, sampler: SamplerConfig | None = None, **settings: Any) -> "Solver":
+        """Build a solver of a sampler from a step's name and settings, as :func:`read` takes them.
+
+        A head is used in every fixed round, unless ``shares`` says otherwise.
+        """
+        own = SamplerConfig() if sampler is None else sampler
+        known = Known(own, own.steps, head_sampler=own, head_rounds=LARGEST)
+        found = read({"method": method, **settings}, known)
+        return (
+            found
+            if sampler is not None
+            else cls(found.step, found.stop, deadline_ms=found.deadline_ms)
+        )
+
+    @property
+    def method(self) -> str:
+        """Name of the outermost step."""
+        return STEPS.name(type(self.step))
+
+    @property
+    def tolerance(self) -> float | None:
+        """The certified error that it ends at, if it does."""
+        return self.stop.error if isinstance(self.stop, Tolerance) else None
+
+    @property
+    def uses_head(self) -> bool:
+        """Whether a PCM head is needed."""
+        return "head" in needs(self.step)
+
+    @property
+    def label(self) -> str:
+        """Short name for tables, such as ``pcm 2 (ddim-16)``."""
+        sampler = "" if self.sampler is None else self.sampler.label
+        how = self.step.label(self.stop)
+        how += "" if self.deadline_ms is None else f" {self.deadline_ms:g} ms"
+        return f"{how} ({sampler})" if self.step.limits else sampler
+
+    def __call__(self, s: System, x: Iterate) -> SolveResult:
+        """Solve a system from its first iterate, eagerly."""
+        if self.deadline_ms is None:
+            return solve(s, x, self.step, self.stop)
+        late = Deadline(self.deadline_ms, partial(synchronize, s.F.device))
+        return solve(s, x, self.step, self.stop, late)
+
+
+def read(values: Mapping[str, Any], known: Known) -> Solver:
+    """Build a solver from flat settings, as the command line gives them.
+
+    ``method`` names the step; its own settings, those of the steps that it wraps, of a stop and of
+    the sampler (named by ``sampler``) lie beside it. None is unsaid: what a policy knows decides,
+    else the default of the dataclass.
+
+    Args:
+        values: the settings.
+        known: what the policy knows.
+
+    Raises:
+        PcmError: a setting that the solver does not have, or a wrong value.
+    """
+    said = {k: v for k, v in values.items() if v is not None}
+    kind = STEPS.find(said.pop("method", known.method))
+    stop = _stop(kind, said)
+    deadline = said.pop("deadline_ms", None) if "deadline_ms" in kind.limits else None
+    chosen = {own: said.pop(name) for name, own in SAMPLER.items() if name in said}
+    beside = [*kind.limits, *({"safety"} if kind.limits else ()), *SAMPLER]
+    step = _with(kind, said, f"solver={STEPS.name(kind)}", beside).fitted(known, stop, said)
+    sampler = known.head_sampler if "head" in needs(step) else None
+    return Solver(step, stop, _sampler(chosen, sampler or known.sampler, known), deadline)
+
+
+def flat(solver: Solver) -> dict[str, Any]:
+    """Return the mapping that :func:`read` reads, as plain data for JSON and YAML."""
+    found = _plain(solver.step)
+    for name, (kind, own) in ENDS.items():
+        if isinstance(solver.stop, kind) and solver.step.limits:
+            found[name] = getattr(solver.stop, own)
+    if solver.step.limits:
+        found |= {"safety": solver.stop.safety, "deadline_ms": solver.deadline_ms}
+    if solver.sampler is not None:
+        values = asdict(solver.sampler)
+        found |= {name: values[own] for name, own in SAMPLER.items()}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+    return {k: v for k, v in plain.items() if v is not None}
+
+
+def _plain(step: Step) -> dict[str, Any]:
+    own = {f.name: getattr(step, f.name) for f in fields(step)}
+    named = {k: _plain(v) if isinstance(v, Step) else v for k, v in own.items()}
+    return {"method": STEPS.name(type(step))} | {
+        k: list(v) if isinstance(v, tuple) else v for k, v in named.items()
+    }
+
+
+def _stop(kind: type[Step], said: dict[str, Any]) -> Stop:
+    """Take what ends a solve out of the settings; by default what is usual for the step."""
+    ends = [name for name in ENDS if name in said and name in kind.limits]
+    if "tolerance" in ends and "settle" in ends:
+        raise PcmError("solver.tolerance and solver.settle: a solve ends by one of them")
+    given = {ENDS[name][1]: said.pop(name) for name in ends}
+    if kind.limits and "safety" in said:
+        given["safety"] = said.pop("safety")
+    if ends:
+        return ENDS[ends[0]][0](**given)
+    return Tolerance(**given) if "deadline_ms" in said else replace(kind.usual, **given)
+
+
+def _with(kind: type[Step], said: Mapping[str, Any], who: str, beside: Sequence[str] = ()) -> Step:
+    """Return a step with settings: its own, or those of a step that it wraps.
+
+    Args:
+        kind: the step.
+        said: the settings; a step by its name, or with settings of its own as a mapping.
+        who: what to call the step in messages.
+        beside: settings that are not the step's, for messages.
+    """
+    try:
+        step = kind()
+    except TypeError as error:
+        raise PcmError(f"{who}: {error}; every setting of a solver needs a default") from error
+    names = [f.name for f in fields(step)]
+    wraps = [name for name in names if isinstance(getattr(step, name), Step)]
+    for name in sorted(said, key=lambda name: name not in wraps):  # what is wrapped comes first
+        changed = _put(step, name, said[name])
+        if changed is None:
+            has = ", ".join([*dict.fromkeys(_settings(step)), *beside])
+            raise PcmError(f"{who} has no setting {name}: it has {has}")
+        step = changed
+    return step
+
+
+def _put(step: Step, name: str, value: Any) -> Step | None:
+    """Return the step with one setting changed: its own, or that of a step it wraps."""
+    own = {f.name: getattr(step, f.name) for f in fields(step)}
+    if name in own:
+        if isinstance(own[name], Step) and not isinstance(value, Step):
+            given = dict(value) if isinstance(value, Mapping) else {"method": value}
+            value = _with(STEPS.find(given.pop("method", None)), given, f"solver.{name}")
+        return replace(step, **{name: value})
+    for wrapping, inner in own.items():
+        changed = _put(inner, name, value) if isinstance(inner, Step) else None
+        if changed is not None:
+            return replace(step, **{wrapping: changed})
+    return None
+
+
+def _settings(step: Step) -> list[str]:
+    """Name the settings of a step and of those that it wraps."""
+    names = [f.name for f in fields(step)]
+    return names + [name for inner in wrapped(step) for name in _settings(inner)]
+
+
+def _sampler(chosen: dict[str, Any], own: SamplerConfig, known: Known) -> SamplerConfig:
+    """Return the sampler that is wanted: what was said, the rest as the policy's."""
+    name = chosen.get("name", own.name)
+    if name in FLOW_SAMPLERS and own.name in FLOW_SAMPLERS:  # they have the same settings
+        own = replace(own, name=name)
+    elif name != own.name:  # of another one only steps and temperature carry over
+        steps = known.train_steps if name == "ddpm" else own.steps
+        own = SamplerConfig(name, steps, temperature=own.temperature)
+    if "timesteps" in chosen and isinstance(chosen["timesteps"], list | tuple):
+        chosen.setdefault("steps", len(chosen["timesteps"]))
+    elif "steps" in chosen or "spacing" in chosen:
+        chosen["timesteps"] = None
+    return replace(own, **chosen)
