@@ -16,6 +16,7 @@ from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.folder import config_of
 from pcm_policy.rollout.robomimic_policy import SCHEME
 from pcm_policy.settings import plain, read
+from pcm_policy.training.dataset import DatasetConfig
 
 CONFIGS = "pcm_policy.configs"
 
@@ -111,13 +112,40 @@ def reading_of(policy: PolicyConfig, task: Mapping[str, Any]) -> dict[str, Any]:
             )
         return _reading(task)
     if policy.demonstrations:
-        return _own(_reading(policy.demonstrations))
+        return _recorded(policy)
     known = named_task(policy.task)
     return _reading(known if known is not None and same_fields(known, policy) else {})
 
 
+def other_split(policy: PolicyConfig, dataset: DatasetConfig) -> str | None:
+    """Say that a policy was trained on episodes that a distillation holds out, if it was."""
+    recorded = {k: policy.demonstrations.get(k) for k in ("val_fraction", "val_seed")}
+    given = {k: getattr(dataset, k) for k in recorded}
+    differs = [k for k, v in recorded.items() if v is not None and v != given[k]]
+    if not differs or dataset.val_filter_key is not None:
+        return None
+    words = " ".join(f"dataset.{k}={recorded[k]}" for k in differs)
+    return f"the policy was trained with {words}: other episodes are held out here"
+
+
 def _reading(section: Mapping[str, Any]) -> dict[str, Any]:
     return {"names": dict(section.get("names") or {}), "symmetry": section.get("symmetry")}
+
+
+def _recorded(policy: PolicyConfig) -> dict[str, Any]:
+    """Return what a policy's folder says, which may be anything, or raise PcmError."""
+    names, symmetry = (policy.demonstrations.get(k) for k in ("names", "symmetry"))
+    whole = isinstance(names or {}, dict) and all(map(_is_pair, (names or {}).items()))
+    if not whole or not isinstance(symmetry, str | None):
+        raise PcmError(
+            "the policy's config.json: demonstrations holds no names and symmetry: restore it, or "
+            "give dataset.names={} and dataset.symmetry=null"
+        )
+    return _own(_reading(policy.demonstrations))
+
+
+def _is_pair(pair: tuple[Any, Any]) -> bool:
+    return all(isinstance(text, str) for text in pair)
 
 
 def _own(reading: dict[str, Any]) -> dict[str, Any]:

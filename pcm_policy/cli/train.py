@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pcm_policy.cli.compose import pick_device, plain, writable
 from pcm_policy.cli.settings.train import DistillSettings, Training, TrainSettings
-from pcm_policy.cli.tasks import reading_of
+from pcm_policy.cli.tasks import other_split, reading_of
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.card import card
 from pcm_policy.measure.exactness import exactness_report
@@ -34,6 +34,7 @@ from pcm_policy.training.make import (
 )
 from pcm_policy.training.output import FRAMES, occupied
 from pcm_policy.training.reading import load_demonstrations
+from pcm_policy.training.saying import say
 
 
 def train_main(config: TrainSettings) -> Path:
@@ -68,6 +69,8 @@ def distill_main(config: DistillSettings) -> Path:
         dataset = _dataset(config)
         if dataset.names is None or dataset.symmetry == AUTO:
             dataset = dataset.filled(reading_of(base.config, plain(config.task)))
+        if (note := other_split(base.config, dataset)) is not None:
+            say(note)
         with accelerator.main_process_first():  # it decodes frames
             data = load_demonstrations(dataset, base.config, output / FRAMES)
         seen, data = data, data.encoded(base.to(accelerator.device))

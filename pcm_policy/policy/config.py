@@ -74,8 +74,8 @@ class PolicyConfig:
         head: the PCM head, if there is one.
         vision: how images become part of the observation; None for a policy without cameras.
         demonstrations: how its demonstrations were read: ``names`` of their arrays where these
-            differ from the fields, and the ``symmetry`` of copies that it was trained on as well;
-            empty where that is not known.
+            differ from the fields, the ``symmetry`` of copies that it was trained on as well, and
+            the split, ``val_fraction`` and ``val_seed``; empty where that is not known.
         inpainting: observations are no condition of the network, but entries of the trajectory
             beside the actions, see :func:`pcm_policy.sampling.denoise.inpainting`.
 

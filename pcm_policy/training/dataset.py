@@ -58,4 +58,5 @@ class DatasetConfig:
     def reading(self) -> dict[str, Any]:
         """How the rows were read, for the policy's config; nothing of it left open."""
         filled = self.filled({})
-        return {"names": filled.names, "symmetry": filled.symmetry}
+        split = {"val_fraction": self.val_fraction, "val_seed": self.val_seed}
+        return {"names": filled.names, "symmetry": filled.symmetry, **split}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
-from pcm_policy.cli.tasks import named_task, reading_of
+from pcm_policy.cli.tasks import named_task, other_split, reading_of
 from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.envs.pusht import mirror
 from pcm_policy.errors import PcmError
@@ -100,6 +100,26 @@ def test_a_distillation_reads_as_its_policy_was_trained() -> None:
         reading_of(config(demonstrations={"symmetry": "mine:turned"}), none)
 
 
+@pytest.mark.parametrize(
+    "held", [{"names": 5}, {"names": {"a": 1}}, {"names": [["a", "b"]]}, {"symmetry": 3}]
+)
+def test_a_config_that_says_nothing_of_the_kind_is_one_line(held: dict[str, Any]) -> None:
+    with pytest.raises(PcmError, match=r"config.json: demonstrations holds no names"):
+        reading_of(config(demonstrations=held), {"name": None})
+
+
+def test_episodes_that_the_policy_was_trained_on_are_not_held_out_unsaid() -> None:
+    dataset = DatasetConfig("a.zarr")
+    same = {"val_fraction": dataset.val_fraction, "val_seed": dataset.val_seed}
+    assert other_split(config(), dataset) is None  # as policies of before
+    assert other_split(config(demonstrations=same), dataset) is None
+    said = other_split(config(demonstrations=same | {"val_seed": 7}), dataset)
+    assert said is not None
+    assert "was trained with dataset.val_seed=7: other episodes are held out" in said
+    filtered = DatasetConfig("a.hdf5", val_filter_key="valid")
+    assert other_split(config(demonstrations=same | {"val_seed": 7}), filtered) is None
+
+
 def test_what_a_run_was_trained_with_is_recorded(demos: Path, tmp_path: Path) -> None:
     here = [*QUICK, *RUN, "task=pusht", f"dataset.path={demos}"]
     for symmetry, windows in ((f"{HERE}:turned", 330), ("null", 165), ("auto", 330)):
@@ -109,7 +129,8 @@ def test_what_a_run_was_trained_with_is_recorded(demos: Path, tmp_path: Path) ->
         )
         expected = {"null": None, "auto": "pcm_policy.envs.pusht:mirror"}.get(symmetry, symmetry)
         kept = DiffusionPolicy.from_pretrained(folder).config.demonstrations
-        assert kept == {"names": {}, "symmetry": expected}
+        split = {"val_fraction": 0.05, "val_seed": 42}
+        assert kept == {"names": {}, "symmetry": expected, **split}
         card = (folder / "README.md").read_text()
         assert f"{windows} training" in card
         assert ("copies" in card) == (expected is not None)
