@@ -190,6 +190,7 @@ def test_what_does_not_belong_together_is_refused() -> None:
             PolicyConfig(2, 2, schedule=FLOW, prediction=prediction, sampler=SamplerConfig(sampler))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_flow_policy_is_trained_and_solved_in_parallel(tmp_path: Path) -> None:
     config = compose(
         "train",
