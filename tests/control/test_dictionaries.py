@@ -37,7 +37,7 @@ def test_entries_are_joined_in_the_policys_order() -> None:
         ({"hand": [1.0, 2.0]}, "lacks object"),
         ({"hand": [1.0, 2.0], "object": [1.0, np.nan]}, "not finite"),
         ({"hand": [1.0, 2.0], "object": [1.0, 2.0, 3.0]}, r"shape \(4,\)"),
-        ({"hand": [1.0, 2.0], "object": ["far", "near"]}, "could not convert"),
+        ({"hand": [1.0, 2.0], "object": ["far", "near"]}, "not an array of real numbers"),
         ({"hand": [1.0, 2.0], "object": [[1.0, 2.0], [3.0, 4.0]]}, "leading axes"),
         ({}, "lacks hand"),
     ],
