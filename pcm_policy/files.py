@@ -50,6 +50,16 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Refuse to replace a result, before any work is done for the next one.
+
+    Raises:
+        PcmError: the file is there and ``overwrite`` is not set.
+    """
+    if path.exists() and not overwrite:
+        raise PcmError(f"{path} is there already: give another output_dir, or overwrite=true")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically.
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pcm_policy.cli.compose import compose, env_kwargs, load_policy, plain, writable
 from pcm_policy.cli.settings.measure import BenchSettings, TuneSettings
 from pcm_policy.cli.tasks import placed
-from pcm_policy.files import to_json, write_text
+from pcm_policy.files import refuse_existing, to_json, write_text
 from pcm_policy.measure import tune
 from pcm_policy.measure.bench import Bench, run_bench
 from pcm_policy.measure.bench_tables import bench_table
@@ -30,6 +30,7 @@ from pcm_policy.solvers.registry import Solver
 def bench_main(config: BenchSettings) -> Bench:
     """Time all solvers; write ``bench.json``, then draw it, then print it."""
     output = writable(config.output_dir)
+    refuse_existing(output / "bench.json", config.overwrite)
     policy = load_policy(config)
     bench = run_bench(
         policy,
@@ -53,8 +54,9 @@ def bench_main(config: BenchSettings) -> Bench:
 
 def tune_main(config: TuneSettings) -> dict[str, Any]:
     """Choose a solver and a runtime for a target; returns what ``tune.json`` holds."""
-    config = placed(config, config.score_within is not None)
     output = writable(config.output_dir)
+    refuse_existing(output / "tune.json", config.overwrite)
+    config = placed(config, config.score_within is not None)
     policy = load_policy(config)
     target = tune.Target(config.deadline_ms, config.error, config.score_within)
     runtimes = [RuntimeConfig(m, p) for m in config.modes for p in config.precisions]

@@ -72,7 +72,15 @@ def main(
     head, rows = evaluations(found, [*(label for label, _ in SOLVERS), name])
     _say("5/5 Timing every solver on the released policy")
     bench = cli_bench.bench_main(
-        compose("bench", [f"policy={RELEASED_POLICY}", f"output_dir={output}/bench", "calls=40"])
+        compose(
+            "bench",
+            [
+                f"policy={RELEASED_POLICY}",
+                f"output_dir={output}/bench",
+                "calls=40",
+                "overwrite=true",
+            ],
+        )
     )
     write_text(output / "report.html", _report(output, head, rows, bench))
     print()

@@ -11,6 +11,7 @@ from pcm_policy.control.config import latency_model, rest_command, robot_setting
 from pcm_policy.control.delay import FixedLatency
 from pcm_policy.envs.workers import side_by_side
 from pcm_policy.errors import PcmError
+from pcm_policy.files import refuse_existing
 from pcm_policy.measure.evaluations import evaluations
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -25,7 +26,7 @@ from pcm_policy.rollout.entrants import (
 from pcm_policy.rollout.episodes import Interrupted, Run
 from pcm_policy.rollout.repeats import Films
 from pcm_policy.rollout.robomimic_policy import SCHEME, RobomimicPolicy
-from pcm_policy.rollout.sheet import Sheet, refuse_existing
+from pcm_policy.rollout.sheet import Sheet
 from pcm_policy.rollout.trials import Trials
 from pcm_policy.serving.planner import Planner
 
@@ -35,10 +36,10 @@ TIMEOUT_S = 300.0
 
 def eval_main(config: EvalSettings) -> dict[str, Any]:
     """Roll a policy out; returns what ``eval.json`` holds."""
-    config = placed(config)
-    output, task = writable(config.output_dir), plain(config.task)
-    calls = config.latency_calls
+    output = writable(config.output_dir)
     refuse_existing(output / "eval.json", config.overwrite)
+    config = placed(config)
+    task, calls = plain(config.task), config.latency_calls
     entrant = _entrant(config, task)
     trials = _trials(config, task, isinstance(entrant, BaselineEntrant))
     films = Films(trials, list(config.video_episodes), output / "videos", task["control_hz"])

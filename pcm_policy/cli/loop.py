@@ -22,7 +22,7 @@ from pcm_policy.control.plan import PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import join_fields
-from pcm_policy.files import to_json, write_text
+from pcm_policy.files import refuse_existing, to_json, write_text
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.pictures import new_figure, save_figure
 from pcm_policy.measure.rows import described
@@ -31,7 +31,6 @@ from pcm_policy.measure.timing import take_turns
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.loop import LoopResult, run_loop, why_ended
-from pcm_policy.rollout.sheet import refuse_existing
 from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld, World
 from pcm_policy.serving.planner import Planner
 

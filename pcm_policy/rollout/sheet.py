@@ -5,24 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcm_policy.errors import PcmError
-from pcm_policy.files import to_json, write_text
+from pcm_policy.files import refuse_existing, to_json, write_text
 from pcm_policy.measure.evaluations import evaluation
 from pcm_policy.rollout.entrants import Entrant
 from pcm_policy.rollout.episodes import Run
 from pcm_policy.rollout.outcomes import EvalResult, outcomes
 
 EVERY_S = 5.0
-
-
-def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Refuse to replace a result.
-
-    Raises:
-        PcmError: the file is there and ``overwrite`` is not set.
-    """
-    if path.exists() and not overwrite:
-        raise PcmError(f"{path} is there already: give another output_dir, or overwrite=true")
 
 
 class Sheet:

@@ -24,6 +24,7 @@ class BenchSettings(OnDevice):
         lerobot: Python of an environment that has LeRobot: its own DDPM and DDIM as rows
         seed: of the noise
         runtime: how solves are executed
+        overwrite: replace a bench.json that is there
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {"runtime": "default"}
@@ -37,6 +38,7 @@ class BenchSettings(OnDevice):
     lerobot: str | None = None
     seed: Seed = 0
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,7 @@ class TuneSettings(OnDevice):
         calls: timed calls of every candidate, batch 1
         modes: ways of execution to try: eager, compile, graph (CUDA), onnx (CPU)
         precisions: of the base network, to try
+        overwrite: replace a tune.json that is there
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {"task": "custom"}
@@ -72,6 +75,7 @@ class TuneSettings(OnDevice):
     calls: Count = 50
     modes: tuple[Mode, ...] = ("eager",)
     precisions: tuple[Precision, ...] = ("float32",)
+    overwrite: bool = False
     task: TaskSettings
 
     def __post_init__(self) -> None:
