@@ -96,3 +96,15 @@ def test_impossible_limits_are_refused(options: dict[str, Any], match: str) -> N
     with pytest.raises(PcmError, match=match) as caught:
         ActionLimits(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_range_of_one_value_is_that_value() -> None:
+    held = ActionLimits(low=0.5, high=0.5).apply(np.zeros((1, 3, 2), np.float32))
+    np.testing.assert_array_equal(held, np.full((1, 3, 2), 0.5, np.float32))
+
+
+def test_what_leaves_is_checked_as_float32() -> None:
+    """Finite going in, and yet too large for what the robot is sent."""
+    before: Any = np.full((1, 2), 1e300)
+    with pytest.raises(PcmError, match="the limited action is not finite"):
+        ActionLimits(max_step=1.0).apply(np.zeros((1, 1, 2), np.float32), before)

@@ -30,6 +30,7 @@ from pcm_policy.policy.normalize import Normalizer
 from pcm_policy.policy.observe import observe
 from pcm_policy.policy.vision import Vision
 from pcm_policy.runtime.inputs import Execute, Inputs, eager
+from pcm_policy.runtime.turns import TURNS
 from pcm_policy.sampling.denoise import Denoiser, Network, Prefix, inpainting
 from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.sampling.samplers import AffineSampler, SamplerConfig, build_sampler
@@ -365,8 +366,9 @@ class DiffusionPolicy(nn.Module):
         solver = self.default_solver() if solver is None else self.complete(solver)
         noise = self.draw_noise(obs.shape[0], solver.sampler) if noise is None else noise
         given = Inputs(obs, noise.to(self.device, self.dtype), guess, prefix)
-        found = (execute or self.execute)(self.assemble, given, solver)
-        return replace(found, chunk=self.raw_chunk(found.sample))
+        with TURNS.shared():
+            found = (execute or self.execute)(self.assemble, given, solver)
+            return replace(found, chunk=self.raw_chunk(found.sample))
 
     def assemble(
         self, given: Inputs, solver: Solver, network: Network | None = None
@@ -421,6 +423,18 @@ class DiffusionPolicy(nn.Module):
                 range; noise, a guess or known actions of other shapes; or an action that is not
                 finite.
         """
+        with TURNS.shared():
+            return self._predict(obs, solver, noise, guess, prefix, previous)
+
+    def _predict(
+        self,
+        obs: ArrayLike | Mapping[str, ArrayLike],
+        solver: Solver | None,
+        noise: Noise | None,
+        guess: Tensor | None,
+        prefix: Prefix | None,
+        previous: NDArray[np.float32] | None,
+    ) -> Prediction:
         raw = self.observe(obs)
         solver = self.default_solver() if solver is None else solver
         steps = solver.sampler.steps

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcm_policy.runtime.turns import TURNS
 from pcm_policy.sampling.denoise import Denoiser, Prefix
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.loop import advance, result, solve
@@ -169,7 +170,11 @@ class Recorded:
         tensors, kind, fill = flatten(value)
         made = self._made.get((key, kind))
         if made is None:
-            made = self._made[key, kind] = recording(function, fill, tensors, self._record)
+            with TURNS.alone():
+                made = self._made.get((key, kind))  # another thread may have made it meanwhile
+                if made is None:
+                    made = recording(function, fill, tensors, self._record)
+                    self._made[key, kind] = made
         return made(tensors)
 
     def _all(self, value: Any) -> SolveResult:
