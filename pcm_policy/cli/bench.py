@@ -75,6 +75,7 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
         held[rows],
         runtimes,
         samplers=samplers,
+        methods=config.methods,
         calls=config.calls,
         progress=progress,
     )

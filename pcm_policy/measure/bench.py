@@ -23,6 +23,7 @@ from pcm_policy.measure.statistics import percentiles
 from pcm_policy.measure.timing import Progress, Side, no_progress, take_turns, time_call
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.step import needs
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,8 @@ def run_bench(
     obs = observations[torch.linspace(0, len(observations) - 1, observations_used).long()]
     obs = obs.to(policy.device, policy.dtype)
     rows = default_rows(policy, error, methods)
-    for sampler in dict.fromkeys(row.reference for row in rows if row.method == "newton"):
+    sloped = [row.reference for row in rows if "jacobian" in needs(row.solver.step)]
+    for sampler in dict.fromkeys(sloped):
         policy.calibrate(observations[:128], sampler, seed + 1_000_000)
     errors = errors_of(policy, rows, obs, seed, progress)
     left_out: list[str] = []

@@ -15,6 +15,7 @@ SOLVER_COLOURS = {
     "newton": "tab:purple",
     "paradigms": "tab:orange",
     "pcm": "tab:green",
+    "adaptive": "limegreen",
 }
 OTHER = "0.3"
 """Colour of a method that has none of its own."""

@@ -8,12 +8,13 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.registry import Solver, flat
-from pcm_policy.solvers.step import STEPS
+from pcm_policy.solvers.step import STEPS, Step, needs
 
 OURS = "pcm_policy"
 FEW_STEPS = (1, 2, 3, 4, 8)
 FINE_STEPS = (32, 16)
-PARALLEL = ("paradigms", "picard", "coarse", "anderson", "newton")
+PARTS = ("linearised",)
+"""Solvers that others are made of: rows where they are asked for alone."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,46 @@ def default_rows(
     Raises:
         PcmError: a method that does not exist.
     """
-    unknown = sorted(set(methods or ()) - set(STEPS))
-    if unknown:
-        raise PcmError(f"methods: {unknown[0]!r} is none of {', '.join(STEPS)}")
     wanted = tuple(STEPS) if methods is None else ("sequential", *methods)
+    parallel = parallel_methods(methods or ())
     finer = references(policy)
     head = policy.config.head
     fixed = finer[-1] if head is None else head.sampler
     solved = dict.fromkeys([*finer, fixed])
-    rows = [row for sampler in solved for row in _until_exact(policy, sampler, error)]
+    rows = [row for sampler in solved for row in _until_exact(policy, sampler, parallel, error)]
     rows += [*_fixed_rounds(policy, fixed, error), *_few_steps(policy, fixed)]
     return [row for row in dict.fromkeys(rows) if row.method in wanted]
+
+
+def parallel_methods(more: Sequence[str] = ()) -> list[str]:
+    """Return the solvers that need no head and can be run until a tolerance.
+
+    Args:
+        more: solvers of somebody's own, ``module:Name``, beside those of the package.
+
+    Raises:
+        PcmError: a method that does not exist.
+    """
+    found = []
+    for name in dict.fromkeys([*STEPS, *more]):
+        kind = find_method(name)
+        if name in PARTS and name not in more:
+            continue
+        if "tolerance" in kind.limits and "head" not in needs(kind()):
+            found.append(name)
+    return found
+
+
+def find_method(name: str) -> type[Step]:
+    """Return a solver by its name.
+
+    Raises:
+        PcmError: there is none of that name.
+    """
+    try:
+        return STEPS.find(name)
+    except PcmError as error:
+        raise PcmError(f"methods: {error}") from error
 
 
 def references(policy: DiffusionPolicy) -> list[SamplerConfig]:
@@ -100,9 +130,11 @@ def with_steps(sampler: SamplerConfig, steps: int) -> SamplerConfig:
     return replace(sampler, steps=steps, timesteps=None)
 
 
-def _until_exact(policy: DiffusionPolicy, sampler: SamplerConfig, error: float) -> Iterator[Row]:
+def _until_exact(
+    policy: DiffusionPolicy, sampler: SamplerConfig, methods: Sequence[str], error: float
+) -> Iterator[Row]:
     yield sequential(sampler)
-    for method in PARALLEL:
+    for method in methods:
         if method != "paradigms" or policy.sampler(sampler).one_step:
             yield Row(Solver.of(method, sampler, tolerance=error), sampler)
 

@@ -20,7 +20,7 @@ from pcm_policy.measure.bench import time_predictions
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.exactness import paired_noise, solved
 from pcm_policy.measure.few_steps import searched
-from pcm_policy.measure.rows import settings
+from pcm_policy.measure.rows import parallel_methods, settings
 from pcm_policy.measure.timing import Progress, no_progress, time_call
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Runtime, RuntimeConfig
@@ -31,6 +31,10 @@ from pcm_policy.solvers.registry import Solver
 
 Closeness = Callable[[Solver], tuple[float, float, float]]
 """Paired difference of a solver's score to the reference's: mean, lower and upper end."""
+
+
+LATE = ("coarse", "anderson")
+"""Solvers whose first two rounds are those of others."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,18 @@ def searched_samplers(
 
 
 def candidate_solvers(
-    policy: DiffusionPolicy, samplers: Sequence[SamplerConfig] = ()
+    policy: DiffusionPolicy, samplers: Sequence[SamplerConfig] = (), methods: Sequence[str] = ()
 ) -> list[Solver]:
-    """List the solvers that are tried, the reference first; ``samplers`` sequentially as well."""
+    """List the solvers that are tried, the reference first.
+
+    Args:
+        policy: the policy.
+        samplers: tried sequentially, beside evenly spaced ones.
+        methods: solvers of somebody's own, ``module:Name``, beside those of the package.
+
+    Raises:
+        PcmError: a method that does not exist.
+    """
     reference = reference_sampler(policy)
     steps, trained = reference.steps, policy.config.schedule.train_steps
     found = [Solver.of("sequential", reference)]
@@ -129,13 +142,12 @@ def candidate_solvers(
                 sampler = replace(kind, steps=min(few, trained), spacing=spacing)
                 found.append(Solver.of("sequential", sampler))
     found += [Solver.of("sequential", sampler) for sampler in samplers]
-    for rounds in (1, 2, 3, 4, 6, 8):
-        if rounds < steps:
-            found.append(Solver.of("picard", reference, rounds=rounds))
-            found.append(Solver.of("newton", reference, rounds=rounds))
-        if 2 < rounds < steps:
-            found.append(Solver.of("coarse", reference, rounds=rounds))
-            found.append(Solver.of("anderson", reference, rounds=rounds))
+    tried = [method for method in parallel_methods(methods) if method != "paradigms"]
+    for rounds in (rounds for rounds in (1, 2, 3, 4, 6, 8) if rounds < steps):
+        early = [method for method in tried if method not in LATE]
+        for method in tried if rounds > 2 else early:
+            found.append(Solver.of(method, reference, rounds=rounds))
+        if rounds > 2:
             window = max(steps // 2, steps - rounds + 1)
             found.append(Solver.of("picard", reference, rounds=rounds, window=window))
     if policy.config.head is not None:
@@ -170,6 +182,7 @@ def measure(
     runtimes: Sequence[RuntimeConfig],
     *,
     samplers: Sequence[SamplerConfig] = (),
+    methods: Sequence[str] = (),
     calls: int = 50,
     seed: int = 0,
     progress: Progress = no_progress,
@@ -177,7 +190,7 @@ def measure(
     """Measure every candidate in every runtime; the policy's own runtime is left as it was."""
     obs = observations.to(policy.device, policy.dtype)
     frames: NDArray[np.float32] = observations.float().cpu().numpy()
-    solvers, reference = candidate_solvers(policy, samplers), reference_sampler(policy)
+    solvers, reference = candidate_solvers(policy, samplers, methods), reference_sampler(policy)
     noise = paired_noise(policy, solvers[0], len(obs), seed)
     policy.calibrate(obs, reference, seed + 1_000_000)
     kept, found = policy.execute, []

@@ -16,11 +16,11 @@ from pcm_policy.measure.bench_tables import bench_table
 from pcm_policy.measure.page import embed, page
 from pcm_policy.measure.pictures import bench_picture
 from pcm_policy.measure.rows import default_rows, sequential
+from pcm_policy.measure.tune import candidate_solvers
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.distillation import with_head
 
 
@@ -91,14 +91,53 @@ def test_report_can_be_written(bench: Bench, report: dict, tmp_path: Path) -> No
 
 def test_timing_needs_a_call(policy: DiffusionPolicy) -> None:
     with pytest.raises(PcmError, match="calls=0"):
-        time_predictions(policy, [Solver.of()], np.zeros((1, 2, 3), np.float32), 0)
+        time_predictions(
+            policy, [policy.solver({"method": "sequential"})], np.zeros((1, 2, 3), np.float32), 0
+        )
 
 
 def test_chosen_methods(policy: DiffusionPolicy) -> None:
     rows = default_rows(policy, 1e-3, ["picard"])
     assert {row.method for row in rows} == {"sequential", "picard"}
-    with pytest.raises(PcmError, match="'picrd' is none of sequential, picard"):
+    with pytest.raises(PcmError, match="methods: unknown solver 'picrd'"):
         default_rows(policy, 1e-3, ["picrd"])
+
+
+MINE = """
+from dataclasses import dataclass, replace
+import torch
+from pcm_policy.solvers import Picard, Step
+
+@dataclass(frozen=True)
+class Damped(Step):
+    share: float = 0.5
+    inner: Step = Picard()
+
+    def init(self, s):
+        return self.inner.init(s)
+
+    def step(self, s, x, memory):
+        r, memory = self.inner.step(s, x, memory)
+        return replace(r, X=torch.lerp(x.X, r.X, self.share)), memory
+"""
+
+
+def test_a_solver_of_ones_own_is_a_row_and_a_candidate(
+    policy: DiffusionPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name alone: nobody lists the solvers that are compared."""
+    (tmp_path / "damped_row.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = "damped_row:Damped"
+    obs = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(1))
+    bench = run_bench(policy, obs, observations_used=2, calls=1, methods=[name])
+    own = [row for row in bench.rows if row.method == name]
+    assert {row.reference.label for row in own} == {"ddpm-40", "ddim-32", "ddim-16", "ddim-8"}
+    assert all(bench.errors[row].max_abs_error < 1e-2 for row in own)
+    assert [t.row for t in bench.traces] == own
+    bench_picture(bench, tmp_path / "bench.png")
+    assert name in bench_table(bench)
+    assert name in {solver.method for solver in candidate_solvers(policy, methods=[name])}
 
 
 def test_a_policy_that_lerobot_cannot_run_has_no_row_of_it(policy: DiffusionPolicy) -> None:

@@ -20,7 +20,8 @@ class BenchSettings(OnDevice):
         observations: held-out observations over which errors and rounds are taken
         calls: timed calls per solver, batch 1
         error: error whose rounds are counted, and tolerance of the tolerance rows
-        methods: rows of these methods beside the sequential ones, as [picard, pcm]; null: all
+        methods: rows of these methods beside the sequential ones, as [picard, pcm], or of your own,
+            as [module:Name]; null: all
         lerobot: Python of an environment that has LeRobot: its own DDPM and DDIM as rows
         seed: of the noise
         runtime: how solves are executed
@@ -55,6 +56,7 @@ class TuneSettings(OnDevice):
         seed: of the first one; published scores use seeds from 100000
         observations: held-out observations over which errors are taken
         search: few-step DDIM of so many steps at searched timesteps; []: at even ones only
+        methods: solvers of your own to try beside the package's, as [module:Name]
         calls: timed calls of every candidate, batch 1
         modes: ways of execution to try: eager, compile, graph (CUDA), onnx (CPU)
         precisions: of the base network, to try
@@ -72,6 +74,7 @@ class TuneSettings(OnDevice):
     seed: Seed = 200_000
     observations: Count = 64
     search: tuple[Count, ...] = (1, 2, 3, 4)
+    methods: tuple[str, ...] = ()
     calls: Count = 50
     modes: tuple[Mode, ...] = ("eager",)
     precisions: tuple[Precision, ...] = ("float32",)
