@@ -33,6 +33,9 @@ def open_file(path: Path) -> Any:
     h5py = require("h5py", "an HDF5 file", "convert")
     try:
         file = h5py.File(path, "r")
+    except FileNotFoundError as error:
+        found = "cannot be opened: there is no such file"
+        raise ReplayError(path, "file", found, "check the path") from error
     except OSError as error:
         found, fix = what_it_is(path) or (f"cannot be opened ({error})", "copy it again")
         raise ReplayError(path, "file", found, fix) from error

@@ -154,8 +154,9 @@ def _cast(path: Path, name: str, values: NDArray[Any], base: np.dtype[Any]) -> N
         with np.errstate(all="ignore"):
             cast = values.astype(base)
             same = cast.astype(values.dtype)
-        equal_nan = values.dtype.kind == "f" and base.kind == "f"
-        if np.array_equal(same, values, equal_nan=equal_nan):
+        nan = values.dtype.kind == "f" and base.kind == "f"
+        # there and back, and as numbers: -1 comes back from 255 of uint8
+        if all(np.array_equal(x, values, equal_nan=nan) for x in (same, cast)):
             return cast
     found = f"holds {values.dtype} that {base}, which info.json says, cannot hold"
     fix = f"write {values.dtype} as its dtype in meta/info.json if that is right"

@@ -103,7 +103,9 @@ def _lacking(demo: Any, which: str, names: Mapping[str, str]) -> Iterator[Findin
     for group in ("actions", "obs"):
         if group not in demo:
             found = f"missing; {which} holds {', '.join(names.values())}"
-            yield error("arrays", f"data/{which}/{group}", found, "robomimic needs it")
+            fix = "robomimic needs it: its scripts convert_robosuite.py and "
+            fix += "dataset_states_to_obs.py write it from the states"
+            yield error("arrays", f"data/{which}/{group}", found, fix)
 
 
 def _total(file: Any, steps: int) -> Iterator[Finding]:

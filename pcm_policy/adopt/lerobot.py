@@ -62,7 +62,7 @@ def is_lerobot(folder: Path) -> bool:
     if not (folder / "config.json").is_file():
         return False
     config = _json(folder / "config.json")
-    return "type" in config or "input_shapes" in config
+    return any(key in config for key in ("type", "input_features", "input_shapes"))
 
 
 def read(folder: Path) -> Imported:
@@ -77,7 +77,7 @@ def read(folder: Path) -> Imported:
     kind = config.get("type", "diffusion" if "noise_scheduler_type" in config else "unknown")
     if kind != "diffusion":
         raise PcmError(f"{where}: policy type {kind!r}: only LeRobot's diffusion can be imported")
-    shapes, modes = _features(where, config)
+    shapes, modes, unused = _features(where, config)
     cameras = {k: (v[1], v[2]) for k, v in shapes.items() if len(v) == 3}
     widths = {k: v[0] for k, v in shapes.items()}  # of a camera: its channels
     names = [STATE, *([ENV] if ENV in shapes else [])]
@@ -122,7 +122,7 @@ def read(folder: Path) -> Imported:
         _observed(affine, names, len(cameras), vision),
         affine[ACTION],
         {"folder": str(folder.resolve()), "widths": {n: widths[n] for n in names}},
-        _notes(affine, names),
+        (*_notes(affine, names), *unused),
         vision=_seen(affine, cameras, vision, encoders),
     )
 
@@ -213,12 +213,19 @@ def _json(file: Path) -> dict[str, Any]:
     return data
 
 
-def _features(where: str, config: Mapping[str, Any]) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Return shape and normalisation of every feature; of a camera channels, height and width."""
+def _features(
+    where: str, config: Mapping[str, Any]
+) -> tuple[dict[str, list[int]], dict[str, str], tuple[str, ...]]:
+    """Return shape and normalisation of every feature; of a camera channels, height and width.
+
+    LeRobot lists whatever was recorded; its diffusion policy uses state, environment state, images
+    and ``action`` alone (``robot_state_feature`` and so on). The rest is left out, and noted.
+    """
     try:
         if "input_shapes" in config:
             both = config["input_shapes"] | config["output_shapes"]
             shapes = {k: list(v) for k, v in both.items()}
+            images = {k for k in shapes if k.startswith("observation.image")}
             modes = config["input_normalization_modes"] | config["output_normalization_modes"]
         else:
             features = config["input_features"] | config["output_features"]
@@ -226,18 +233,22 @@ def _features(where: str, config: Mapping[str, Any]) -> tuple[dict[str, list[int
             mapping = config["normalization_mapping"]
             # as in LeRobot: a type that the mapping leaves out is not normalised
             modes = {k: mapping.get(v["type"], "IDENTITY") for k, v in features.items()}
+            images = {k for k, v in features.items() if v["type"] == "VISUAL"}
     except (KeyError, TypeError, AttributeError) as error:
         raise PcmError(f"{where}: no features with shapes and normalisation ({error!r})") from error
     for name in (STATE, ACTION):
         if name not in shapes:
             raise PcmError(f"{where}: the policy has no {name}")
+    unused = [name for name in shapes if name not in (STATE, ENV, ACTION, *images)]
+    shapes = {name: shape for name, shape in shapes.items() if name not in unused}
     for name, shape in shapes.items():
         camera = name not in (STATE, ENV, ACTION)
         whole = all(type(n) is int and 0 < n <= _WIDEST for n in shape)
         if not whole or len(shape) != (3 if camera else 1) or (camera and shape[0] != 3):
             kind = "an image (3, H, W)" if camera else "one axis"
             raise PcmError(f"{where}: {name} has shape {shape}, expected {kind}")
-    return shapes, {k: str(v).upper() for k, v in modes.items()}
+    notes = [f"{name} is not used, as by LeRobot's diffusion policy" for name in unused]
+    return shapes, {k: str(v).upper() for k, v in modes.items()}, tuple(notes)
 
 
 def _ours(name: str) -> str:

@@ -32,6 +32,8 @@ from pcm_policy.policy.vision import VisionConfig
 
 _NET = "policy.noise_pred_net."
 _ENCODER = "policy.obs_encoder.nets.obs.obs_nets."
+_TRAINING_ALONE = ("ColorRandomizer", "GaussianNoiseRandomizer")
+"""Randomizers that return their input in evaluation."""
 
 
 def is_robomimic(content: Any) -> bool:
@@ -203,12 +205,9 @@ def _crop(config: Settings, cameras: Mapping[str, tuple[int, int]]) -> list[int]
     """Return what is cut out of every image in evaluation."""
     rgb = "observation.encoder.rgb"
     config.refuse(f"{rgb}.core_class", "VisualCore", "not importable", "VisualCore")
-    kind = config.get(f"{rgb}.obs_randomizer_class", object, None)
-    if kind is None:
+    given = _crop_settings(config, rgb)
+    if given is None:
         return None
-    given = config.get(f"{rgb}.obs_randomizer_kwargs", dict, {})
-    if kind != "CropRandomizer" or given.get("num_crops", 1) != 1 or given.get("pos_enc", False):
-        raise PcmError(f"{config.file}: images are changed by {kind} {given}: not importable")
     crop = [given.get("crop_height", 76), given.get("crop_width", 76)]
     for name, size in cameras.items():
         for whole, part in zip(size, crop, strict=True):
@@ -218,6 +217,35 @@ def _crop(config: Settings, cameras: Mapping[str, tuple[int, int]]) -> list[int]
                     "pixel from where this package does: not importable"
                 )
     return crop
+
+
+def _crop_settings(config: Settings, rgb: str) -> Mapping[str, Any] | None:
+    """Return the settings of the one crop among the randomizers; None without any.
+
+    robomimic takes one randomizer or a list of them (``obs_encoder_factory``). Those that change
+    colours or add noise return their input in evaluation (``Randomizer._forward_in_eval``).
+    """
+    kinds = config.get(f"{rgb}.obs_randomizer_class", object, None)
+    settings = config.get(f"{rgb}.obs_randomizer_kwargs", object, {})
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    settings = settings if isinstance(settings, list) else [settings]
+    if len(kinds) != len(settings):
+        raise PcmError(
+            f"{config.file}: images have {len(kinds)} randomizers ({kinds}) and settings of "
+            f"{len(settings)}: not importable"
+        )
+    crops = []
+    for kind, given in zip(kinds, settings, strict=True):
+        if kind is None or kind in _TRAINING_ALONE:
+            continue
+        given = {} if given is None else given
+        plain = isinstance(given, Mapping) and not given.get("pos_enc", False)
+        if kind != "CropRandomizer" or not plain or given.get("num_crops", 1) != 1:
+            raise PcmError(f"{config.file}: images are changed by {kind} {given}: not importable")
+        crops.append(given)
+    if len(crops) > 1:
+        raise PcmError(f"{config.file}: images are cropped {len(crops)} times: not importable")
+    return crops[0] if crops else None
 
 
 def _vector(file: str, stats: Mapping[str, Any], key: str, name: str, width: int) -> Tensor:

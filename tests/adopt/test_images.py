@@ -159,7 +159,7 @@ ODD = {"obs_randomizer_kwargs": {"crop_height": 34, "crop_width": 37}}
         ({}, lambda s: s.pop(f"{CORE}nets.0.nets.5.0.bn1.weight"), "lacks the layer encoders.1"),
         ({}, lambda s: s.pop(f"{CORE}nets.3.bias"), "lacks the layer encoders.1.out.bias"),
         ({"core_class": "ViT"}, None, "core_class='ViT'"),
-        ({"obs_randomizer_class": "ColorRandomizer"}, None, "are changed by ColorRandomizer"),
+        ({"obs_randomizer_class": "RotateRandomizer"}, None, "are changed by RotateRandomizer"),
         (ODD, None, "half a pixel"),
     ],
 )
