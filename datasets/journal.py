@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,11 @@ class Journal:
             return None
 
     def add(self, seed: int, episode: Episode | None, attributes: Mapping[str, str]) -> None:
-        """Keep an episode, or that it is left out (None); it is there whole or not at all."""
+        """Keep an episode, or that it is left out (None); it is there whole or not at all.
+
+        Raises:
+            ReplayError: it cannot be written; the episodes that are there stay.
+        """
         file = self._file(seed)
         if episode is None:
             _write(file, b"")
@@ -83,8 +88,9 @@ class Journal:
         text = np.frombuffer(json.dumps(dict(attributes)).encode(), np.uint8)
         arrays: dict[str, NDArray[Any]] = {**episode, _ATTRIBUTES: text}
         scratch = file.with_name(f".{file.stem}.{os.getpid()}.npz")
-        np.savez(scratch, **arrays)  # type: ignore[arg-type]
-        os.replace(scratch, file)
+        with _writing(file, scratch):
+            np.savez(scratch, **arrays)  # type: ignore[arg-type]
+            os.replace(scratch, file)
 
     def read(self, seed: int) -> tuple[Episode, dict[str, str]]:
         """Return a kept episode and its attributes.
@@ -112,7 +118,21 @@ class Journal:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+@contextmanager
+def _writing(file: Path, scratch: Path) -> Iterator[None]:
+    """Turn a full disk into a ReplayError, and leave no half of a file."""
+    try:
+        yield
+    except OSError as error:
+        fix = "free some space and repeat the command: it goes on from the episodes that are there"
+        found = f"cannot be written ({error.strerror or error})"
+        raise ReplayError(file.parent, file.name, found, fix) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
 def _write(file: Path, content: bytes) -> None:
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    scratch.write_bytes(content)
-    os.replace(scratch, file)
+    with _writing(file, scratch):
+        scratch.write_bytes(content)
+        os.replace(scratch, file)

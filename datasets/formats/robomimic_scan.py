@@ -73,7 +73,8 @@ def scan(path: Path, file: Any, demos: Sequence[str]) -> Scan:
             raise ReplayError(path, f"data/{demo}", "holds no arrays", fix)
     steps = {demo: count_steps(file["data"][demo], arrays[demo]) for demo in demos}
     natives = list(dict.fromkeys(name for found in arrays.values() for name in found))
-    found = Scan(lost={name: why for name, why in odd.items() if name not in natives})
+    links = neutral_names(name for name in odd if name not in natives)
+    found = Scan(lost={name: odd[native] for name, native in links.items()})
     names = array_names(path, file, natives)
     for name, native in names.items():
         held = {demo: arrays[demo][native] for demo in demos if native in arrays[demo]}

@@ -139,13 +139,14 @@ def members(path: Path) -> list[str]:
     waiting = [path]
     while waiting:
         folder = waiting.pop()
-        if (folder / ".zarray").exists() or folder.is_symlink():
+        if (folder / ".zarray").exists():
             continue  # its files are chunks
         for entry in os.scandir(folder):
             below = Path(entry.path)
             if entry.is_dir() and any((below / mark).is_file() for mark in _MARKS):
                 found.append(below.relative_to(path).as_posix())
-                waiting.append(below)
+                if not entry.is_symlink():  # a link could lead round in a circle
+                    waiting.append(below)
     return sorted(found)
 
 

@@ -172,3 +172,50 @@ def test_cameras_of_robomimic_that_are_refused(
     with pytest.raises(PcmError, match=message) as caught:
         read(saved(tmp_path / "model.pth", payload)).policy()
     assert "\n" not in str(caught.value)
+
+
+GIVEN = {"crop_height": CROP[0], "crop_width": CROP[1], "num_crops": 1, "pos_enc": False}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "settings"),
+    [
+        (["CropRandomizer"], [GIVEN]),
+        (["ColorRandomizer", "CropRandomizer"], [{}, GIVEN]),
+        (["CropRandomizer", None], [GIVEN, None]),
+        (["GaussianNoiseRandomizer", "CropRandomizer", "ColorRandomizer"], [{}, GIVEN, {}]),
+    ],
+)
+def test_lists_of_randomizers(tmp_path: Path, kinds: list[Any], settings: list[Any]) -> None:
+    """Imported as the one crop in them: the others return their input in evaluation."""
+    alone = {"obs_randomizer_class": "CropRandomizer", "obs_randomizer_kwargs": GIVEN}
+    single, _ = robomimic_cameras_payload(**alone)
+    listed, _ = robomimic_cameras_payload(
+        obs_randomizer_class=kinds, obs_randomizer_kwargs=settings
+    )
+    one = read(saved(tmp_path / "one.pth", single)).policy()
+    two = read(saved(tmp_path / "two.pth", listed)).policy()
+    assert one.config.vision == two.config.vision
+    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "settings", "message"),
+    [
+        (["CropRandomizer", "CropRandomizer"], [GIVEN, GIVEN], "are cropped 2 times"),
+        (["CropRandomizer"], [GIVEN, {}], "have 1 randomizers .* settings of 2"),
+        (["RotateRandomizer", "CropRandomizer"], [{}, GIVEN], "changed by RotateRandomizer"),
+        (["CropRandomizer"], ["wide"], "changed by CropRandomizer wide"),
+        (["CropRandomizer"], [GIVEN | {"num_crops": 2}], "changed by CropRandomizer"),
+    ],
+)
+def test_lists_of_randomizers_that_are_refused(
+    tmp_path: Path, kinds: Any, settings: Any, message: str
+) -> None:
+    payload, _ = robomimic_cameras_payload(
+        obs_randomizer_class=kinds, obs_randomizer_kwargs=settings
+    )
+    with pytest.raises(PcmError, match=message) as caught:
+        read(saved(tmp_path / "a.pth", payload)).policy()
+    assert "\n" not in str(caught.value)

@@ -332,3 +332,42 @@ def test_nothing_to_import(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[" * 100000)
     with pytest.raises(PcmError, match="cannot be read as JSON"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["processors", "buffers"])
+@pytest.mark.parametrize(
+    ("where", "name", "about"),
+    [
+        ("input_features", "observation.effort", {"type": "STATE", "shape": [2]}),
+        ("input_features", "observation.velocity", {"type": "STATE", "shape": [3, 4]}),
+        ("input_features", "task", {"type": "LANGUAGE", "shape": [1]}),
+        ("output_features", "action.hand", {"type": "ACTION", "shape": [3]}),
+    ],
+)
+def test_entries_that_the_policy_does_not_use(
+    tmp_path: Path, layout: str, where: str, name: str, about: dict[str, Any]
+) -> None:
+    """LeRobot lists all that was recorded; the import is that of the folder without them."""
+    write_lerobot(tmp_path / "plain", layout)
+    write_lerobot(tmp_path / "more", layout)
+    config = json.loads((tmp_path / "more/config.json").read_text())
+    edit_config(tmp_path / "more", **{where: config[where] | {name: about}})
+    plain, more = read(tmp_path / "plain"), read(tmp_path / "more")
+    assert more.notes == (*plain.notes, f"{name} is not used, as by LeRobot's diffusion policy")
+    one, two = plain.policy(), more.policy()
+    assert one.config.obs_fields == two.config.obs_fields
+    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_config_without_its_type(tmp_path: Path) -> None:
+    """As LeRobot 0.1 wrote it: ``noise_scheduler_type`` is that of a diffusion policy."""
+    write_lerobot(tmp_path / "a", "buffers")
+    config = json.loads((tmp_path / "a/config.json").read_text())
+    config.pop("type")
+    (tmp_path / "a/config.json").write_text(json.dumps(config))
+    assert read(tmp_path / "a").policy().config.obs_dim == 5
+    config.pop("noise_scheduler_type")
+    (tmp_path / "a/config.json").write_text(json.dumps(config))
+    with pytest.raises(PcmError, match="policy type 'unknown': only LeRobot's diffusion"):
+        read(tmp_path / "a")

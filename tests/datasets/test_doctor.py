@@ -226,3 +226,62 @@ def test_human_data_with_images(human_data: Path) -> None:
     assert report.ok
     assert [f.check for f in report.findings] == ["jumps"]  # the block angle wraps at 2 pi
     assert report.findings[0].message.endswith("column 4")
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.4e6, -5.4e6, 1e9])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_steps_that_float32_leaves(tmp_path: Path, offset: float, dtype: str) -> None:
+    arrays = make_arrays()
+    arrays["state"] = (arrays["state"] / 500 + offset).astype(dtype)
+    span = np.ptp(arrays["state"].astype(float), axis=0)
+    step = float(np.spacing(np.float32(max(abs(offset), 1))))
+    checks = [f.check for f in findings(write(tmp_path / "a.zarr", arrays), obs=["state"])]
+    assert ("precision" in checks) == bool(((span > 0) & (span < 1000 * step)).any())
+    if offset and dtype == "f8":
+        found = next(
+            f for f in findings(tmp_path / "a.zarr", obs=["state"]) if f.check == "precision"
+        )
+        assert found.level == "warning"
+        assert "float32 leaves fewer than 1000 steps" in found.message
+        assert "subtract an origin" in found.fix
+
+
+@pytest.mark.parametrize("key", ["state", "action"])
+@pytest.mark.parametrize(("span", "named"), [(2.2e-5, True), (9e-5, True), (2e-4, False)])
+def test_columns_that_hardly_change(tmp_path: Path, key: str, span: float, named: bool) -> None:
+    arrays = make_arrays()
+    values = arrays[key].astype(float)
+    values[:, 0] = (values[:, 0] - values[:, 0].min()) / np.ptp(values[:, 0]) * span
+    arrays[key] = values
+    found = [f for f in findings(write(tmp_path / "a.zarr", arrays)) if f.check == "constant"]
+    assert [f"{key}: columns 0 hardly change" in f.message for f in found] == [True] * named
+
+
+@pytest.mark.parametrize(
+    ("lengths", "level", "words"),
+    [
+        ((3, 3, 3, 3, 3, 60, 60), "warning", "5 of 7 episodes have fewer than 8 steps and give no"),
+        ((7,) * 5, "error", "5 of 5 episodes have fewer than 8 steps and give no window"),
+        ((1, 1, 1), "error", "3 of 3 episodes have fewer than 8 steps and give no window"),
+        ((8, 200, 200, 200), "warning", "1 of 4 episodes have under a tenth of the median 200"),
+        ((8, 9, 10), None, ""),
+    ],
+)
+def test_episodes_that_give_no_window(
+    tmp_path: Path, lengths: tuple[int, ...], level: str | None, words: str
+) -> None:
+    walk = np.cumsum(np.random.default_rng(0).normal(size=(sum(lengths), 2)), 0)
+    path = write(tmp_path / "a.zarr", {"action": walk}, np.cumsum(lengths))
+    found = [f for f in validate(path).findings if f.check == "short"]
+    assert [f.level for f in found] == ([level] if level else [])
+    assert all(words in f.message for f in found)
+
+
+def test_without_a_task_no_field_is_asked_for(tmp_path: Path) -> None:
+    """Nothing of Push-T: neither its arrays, nor what its columns mean."""
+    arrays = make_arrays()
+    for number, names in enumerate([("qpos", "action"), ("state", "actions"), ("a", "b")]):
+        own = dict(zip(names, (arrays["state"], arrays["action"]), strict=True))
+        report = validate(write(tmp_path / f"{number}.zarr", own))
+        assert report.findings == ()
+    assert not validate(tmp_path / "0.zarr", obs=["state"]).ok
