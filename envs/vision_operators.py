@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import torch
+from pcm_policy.optional import require
 
 _declared: list[Any] = []  # declarations live as long as the object that made them
 
@@ -17,6 +17,7 @@ def declare_vision_operators() -> None:
     torchvision is not installed, nothing happens. Must come before the first import of torchvision.
     """
     found = importlib.util.find_spec("torchvision")
+    torch = require("torch", "robomimic", "robomimic")
     operators: Any = torch.ops
     if found is None or found.origin is None or hasattr(operators.torchvision, "nms"):
         return

@@ -127,7 +127,7 @@ def check_weights(
     Raises:
         PcmError: naming the first entry that is missing, superfluous, misshapen or not finite.
     """
-    wanted = layout(config, file, len(network) + len(vision))
+    wanted = layout(config, file, len(network) + len(vision), DiffusionPolicy)
     _compare(file, network, _part(wanted, "network."))
     _compare(file, vision, _part(wanted, "vision."))
 

@@ -16,10 +16,10 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -31,7 +31,11 @@ from pcm_policy.errors import PcmError
 from pcm_policy.files import atomic_folder, read_json
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.hub import POLICY_FILES, download, hub_id, upload
-from pcm_policy.policy.policy import DiffusionPolicy
+
+if TYPE_CHECKING:  # which asks this file to read and write
+    from pcm_policy.policy.policy import DiffusionPolicy
+
+    Build = Callable[[PolicyConfig], DiffusionPolicy]
 
 FORMAT_VERSION = 1
 FRONT_MATTER = "---\nlibrary_name: pcm_policy\npipeline_tag: robotics\ntags: [robotics]\n---\n"
@@ -99,7 +103,7 @@ def _packed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_policy(
-    policy: DiffusionPolicy,
+    policy: "DiffusionPolicy",
     path: str | Path,
     *,
     card: str | None = None,
@@ -133,7 +137,7 @@ def save_policy(
 
 
 def push_policy(
-    policy: DiffusionPolicy, repo: str, *, private: bool, token: str | None, card: str | None
+    policy: "DiffusionPolicy", repo: str, *, private: bool, token: str | None, card: str | None
 ) -> str:
     """Write a policy and commit it to the hub; see :meth:`DiffusionPolicy.push_to_hub`."""
     with tempfile.TemporaryDirectory(prefix="pcm-push-") as scratch:
@@ -182,8 +186,12 @@ def config_of(path: str | Path) -> PolicyConfig:
     return _read_config(resolve(path) / "config.json")
 
 
-def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
-    """Read a policy folder.
+def load_policy(path: str | Path, build: "Build") -> "DiffusionPolicy":
+    """Read a policy folder; see :meth:`DiffusionPolicy.from_pretrained`.
+
+    Args:
+        path: the folder, or a name of one.
+        build: makes the policy of a config, with any weights.
 
     Raises:
         PcmError: naming the file and the entry that is missing, damaged or does not fit.
@@ -192,10 +200,10 @@ def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
     config = _read_config(folder / "config.json")
     file = folder / "model.safetensors"
     tensors = load_tensors(file)
-    shapes = layout(config, f"{folder / 'config.json'}", len(tensors))
+    shapes = layout(config, f"{folder / 'config.json'}", len(tensors), build)
     _check_tensors(file, tensors, shapes)
     with float32_by_default():
-        policy = DiffusionPolicy(config, seed=seed)
+        policy = build(config)
     try:
         policy.load_state_dict(tensors)
     except PcmError as error:
@@ -212,7 +220,7 @@ def load_policy(path: str | Path, seed: int = 0) -> DiffusionPolicy:
     return policy.eval()
 
 
-def layout(config: PolicyConfig, name: str, entries: int) -> dict[str, Tensor]:
+def layout(config: PolicyConfig, name: str, entries: int, build: "Build") -> dict[str, Tensor]:
     """Return the names, shapes and types of a policy's tensors, without their memory.
 
     A config may name any size and any depth: no more is built than a file of so many entries could
@@ -222,13 +230,14 @@ def layout(config: PolicyConfig, name: str, entries: int) -> dict[str, Tensor]:
         config: of the policy.
         name: of its file, for messages.
         entries: tensors that there are.
+        build: makes the policy of a config.
 
     Raises:
         PcmError: a network or head that cannot be built, or one of far more tensors.
     """
     try:
         with torch.device("meta"), float32_by_default(), _at_most(4 * entries + 1000):
-            return dict(DiffusionPolicy(config).state_dict())
+            return dict(build(config).state_dict())
     except PcmError as error:
         raise PcmError(f"{name}: {error}") from error
     except Exception as error:  # torch raises half a dozen kinds for sizes that are none

@@ -119,7 +119,7 @@ class DiffusionPolicy(nn.Module):
         """
         from pcm_policy.policy.folder import load_policy
 
-        return load_policy(path, seed=seed).to(device)
+        return load_policy(path, lambda config: cls(config, seed=seed)).to(device)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write the policy folder atomically, with card and observations if it came with some.

@@ -19,7 +19,6 @@ from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.folder import (
     fingerprint,
     held_out_observations,
-    load_policy,
     round_to_half,
     save_policy,
 )
@@ -60,13 +59,13 @@ def test_round_trip_is_bitwise(tmp_path: Path, head: str | None) -> None:
 
 def refuses(folder: Path, match: str) -> None:
     with pytest.raises(PcmError, match=match) as caught:
-        load_policy(folder)
+        DiffusionPolicy.from_pretrained(folder)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_folder() -> None:
     with pytest.raises(PcmError, match=r"no policy folder nowhere/at/all: name one written by"):
-        load_policy("nowhere/at/all")
+        DiffusionPolicy.from_pretrained("nowhere/at/all")
 
 
 def test_truncated_weights(folder: Path) -> None:
