@@ -365,7 +365,9 @@ def _affine(
     instead, and an action of it moves over 1e-4 raw units. At the recorded value both agree with
     LeRobot.
     """
-    low, high = (stats.get(k, torch.full((width,), v)) for k, v in (("min", -inf), ("max", inf)))
+    unknown = torch.full((width,), inf)  # one end alone would be no range
+    both = "min" in stats and "max" in stats
+    low, high = (stats["min"], stats["max"]) if both else (-unknown, unknown)
     if mode == "IDENTITY":
         ones = torch.ones(width, dtype=torch.float64)
         return Affine(ones, 0 * ones, low.double(), high.double())

@@ -16,6 +16,8 @@ def run(config: ServeSettings) -> None:
     """Serve a policy; SIGINT and SIGTERM end it in order, a second one at once."""
     policy = load_policy(config)
     planner = Planner(policy, policy.solver(plain(config.solver)))
+    if planner.compiles:
+        print("compiling every kind and size of solve, which takes seconds each", file=sys.stderr)
     server = PolicyServer(planner, str(config.policy), config.serve)
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_run(server))

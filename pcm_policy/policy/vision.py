@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from pcm_policy.checks import numbers
+from pcm_policy.checks import flag, numbers
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.camera import CameraEncoder, Size
 from pcm_policy.networks.resnet import CHANNELS
@@ -58,6 +58,7 @@ class VisionConfig:
     features: int = 64
 
     def __post_init__(self) -> None:
+        flag("vision.shared", self.shared)
         named = [part for part in self.layout if isinstance(part, str)]
         widths = [part for part in self.layout if not isinstance(part, str)]
         if (

@@ -16,6 +16,7 @@ from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.serving.planner import Planner
 
 SIZES = (1, 2, 4, 8, 16)
+COMPILED_SIZES = (1, 4, 16)  # each takes seconds to compile, for every kind
 CALLS, WARMUP = 5, 2
 
 

@@ -33,7 +33,15 @@ from pcm_policy.control.wire import (
     read_plan,
 )
 from pcm_policy.errors import PcmError
-from pcm_policy.serving.batcher import SIZES, Batcher, Refused, Served, measure, prepare
+from pcm_policy.serving.batcher import (
+    COMPILED_SIZES,
+    SIZES,
+    Batcher,
+    Refused,
+    Served,
+    measure,
+    prepare,
+)
 from pcm_policy.serving.planner import KINDS, Planner
 
 LOG = logging.getLogger("pcm_policy.serve")
@@ -117,7 +125,8 @@ class PolicyServer:
     def __init__(self, planner: Planner, name: str, options: ServeOptions) -> None:
         self.planner, self.options = planner, options
         self.name = PurePath(name).name  # where it lies is nobody's business
-        sizes = SIZES if options.batching else (1,)
+        sizes = COMPILED_SIZES if planner.compiles else SIZES
+        sizes = sizes if options.batching else (1,)
         kinds = options.kinds
         if kinds is None and planner.compiles:
             kinds = list(PREPARED)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pcm_policy.adopt import read
+from pcm_policy.adopt.lerobot import ACTION, _affine
 from pcm_policy.cli.adopt import import_main
 from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
@@ -306,6 +307,16 @@ def test_missing_statistics_are_refused(tmp_path: Path) -> None:
     edit_weights(tmp_path / "b", lambda t: t.pop("normalize_inputs.buffer_observation_state.std"))
     with pytest.raises(PcmError, match="never runs without its normaliser"):
         read(tmp_path / "b")
+
+
+@pytest.mark.parametrize("end", ["min", "max"])
+@pytest.mark.parametrize("mode", ["IDENTITY", "MEAN_STD"])
+def test_one_end_of_a_range_is_no_range(mode: str, end: str) -> None:
+    """A gate that lets anything pass at the other end would look like one."""
+    stats = {"mean": torch.zeros(2), "std": torch.ones(2), end: torch.ones(2)}
+    found = _affine("file", ACTION, mode, stats, 2, eps=1e-8).normalizer("action")
+    assert found.low.tolist() == [-torch.inf] * 2
+    assert found.high.tolist() == [torch.inf] * 2
 
 
 def test_processor_files_lead_nowhere_else_and_do_nothing_unknown(tmp_path: Path) -> None:

@@ -203,6 +203,7 @@ def test_arrays_and_dictionaries_are_not_mixed_up() -> None:
         ({"keypoints": -1}, "are not numbers of values"),
         ({"shared": True, "crop": None}, "need a crop or resize"),
         ({"backbone": "vit"}, "backbone 'vit'"),
+        ({"shared": "no"}, "vision.shared='no': use true or false"),
     ],
 )
 def test_configs_that_are_refused(changes: dict[str, Any], message: str) -> None:
