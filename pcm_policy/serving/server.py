@@ -125,7 +125,7 @@ class PolicyServer:
     def __init__(self, planner: Planner, name: str, options: ServeOptions) -> None:
         self.planner, self.options = planner, options
         self.name = PurePath(name).name  # where it lies is nobody's business
-        sizes = COMPILED_SIZES if planner.compiles else SIZES
+        sizes: tuple[int, ...] = COMPILED_SIZES if planner.compiles else SIZES
         sizes = sizes if options.batching else (1,)
         kinds = options.kinds
         if kinds is None and planner.compiles:
