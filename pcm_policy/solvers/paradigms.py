@@ -17,7 +17,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.solvers.picard import check_reach
 from pcm_policy.solvers.settings import setting
 from pcm_policy.solvers.step import STEPS, Step
-from pcm_policy.solvers.stops import Stop
+from pcm_policy.solvers.stops import Stop, Tolerance
 from pcm_policy.solvers.system import Iterate, Round, System
 
 
@@ -32,6 +32,8 @@ class Paradigms(Step):
 
     window: int | None = setting(None, int, least=1)
     limits: ClassVar[tuple[str, ...]] = ("rounds", "tolerance")
+    usual: ClassVar[Stop] = Tolerance(safety=1.0)
+    """As published: a state has settled when it moves by less than the tolerance."""
 
     def ready(self, s: System, stop: Stop) -> System:
         """Check that the sampler has increments, and that the window reaches the chunk.

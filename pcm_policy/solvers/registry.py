@@ -153,8 +153,8 @@ def _stop(kind: type[Step], said: dict[str, Any]) -> Stop:
     if "tolerance" in ends and "settle" in ends:
         raise PcmError("solver.tolerance and solver.settle: a solve ends by one of them")
     given = {ENDS[name][1]: said.pop(name) for name in ends}
-    if kind.limits and "safety" in said:
-        given["safety"] = said.pop("safety")
+    if kind.limits:
+        given["safety"] = said.pop("safety", kind.usual.safety)
     if ends:
         return ENDS[ends[0]][0](**given)
     return Tolerance(**given) if "deadline_ms" in said else replace(kind.usual, **given)

@@ -1,0 +1,93 @@
+"""A solver of one's own: one file and one YAML outside the package, in every command and mode."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcm_policy.cli.main import run_command
+from pcm_policy.errors import PcmError
+from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.solvers.registry import flat
+from pcm_policy.solvers.step import STEPS
+
+FILE = """\
+from dataclasses import dataclass, replace
+import torch
+from pcm_policy.solvers import STEPS, Picard, Step
+from pcm_policy.solvers.settings import setting
+
+@STEPS.add("damped")
+@dataclass(frozen=True)
+class Damped(Step):
+    \"\"\"Go a share of the way.\"\"\"
+
+    share: float = setting(0.5, above=0, most=1)
+    inner: Step = Picard()
+
+    def init(self, s):
+        return self.inner.init(s)
+
+    def step(self, s, x, memory):
+        r, memory = self.inner.step(s, x, memory)
+        return replace(r, X=torch.lerp(x.X, r.X, self.share)), memory
+"""
+YAML = "method: damped_step:Damped\nshare: 0.8\n"
+POLICY = "released/pusht_mlp"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "damped_step.py").write_text(FILE)
+    (tmp_path / "solver").mkdir()
+    (tmp_path / "solver/damped.yaml").write_text(YAML)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("damped_step", None)
+    STEPS._parts.pop("damped", None)
+
+
+def test_it_is_short() -> None:
+    assert len(FILE.splitlines()) < 30
+    assert len(YAML.splitlines()) == 2
+
+
+@pytest.mark.parametrize("mode", ["eager", "onnx"])
+def test_it_evaluates(folder: Path, mode: str) -> None:
+    words = [f"policy={POLICY}", "solver=damped", "solver.rounds=6", f"output_dir={folder}/out"]
+    words += ["episodes=1", "max_steps=8", "latency_calls=1", f"runtime.mode={mode}"]
+    run_command("eval", argv=["--config-dir", str(folder), *words])
+    found = json.loads((folder / "out/eval.json").read_text())
+    assert "damped" in json.dumps(found["solver"])
+
+
+def test_settings_round_trip_and_are_checked(folder: Path) -> None:
+    policy = DiffusionPolicy.from_pretrained(POLICY)
+    solver = policy.solver({"method": "damped_step:Damped", "share": 0.7, "window": 9})
+    assert policy.solver(flat(solver)) == solver
+    assert solver.label == "damped share 0.7 inner picard window 9 tol 0.001 (ddim-16)"
+    with pytest.raises(PcmError, match=r"solver\.share=0: use a finite number above 0"):
+        policy.solver({"method": "damped_step:Damped", "share": 0})
+    with pytest.raises(PcmError, match="has no setting speed: it has share, inner, window"):
+        policy.solver({"method": "damped_step:Damped", "speed": 1})
+    with pytest.raises(PcmError, match="damped_step has no Step of that name"):
+        policy.solver({"method": "damped_step:Picar"})
+
+
+@pytest.mark.parametrize("stop", [{"rounds": 5}, {"tolerance": 1e-2}, {"settle": 0.02}])
+def test_every_mode_is_the_eager_solve(folder: Path, stop: dict[str, float]) -> None:
+    policy = DiffusionPolicy.from_pretrained(POLICY)
+    solver = policy.solver({"method": "damped_step:Damped", **stop})
+    obs = torch.as_tensor(held_out_observations(POLICY)[:2])
+    noise = policy.draw_noise(2, solver.sampler)
+    want = policy.solve(obs, solver, noise)
+    runtime = Runtime(policy, RuntimeConfig(mode="onnx"))
+    found = policy.solve(obs, solver, noise, execute=runtime)
+    assert found.rounds == want.rounds
+    torch.testing.assert_close(found.sample, want.sample, rtol=0, atol=1e-5)
+    assert torch.equal(found.certified, want.certified)
