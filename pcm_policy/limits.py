@@ -93,7 +93,9 @@ class ActionLimits:
                 out[:, 0] = np.clip(first, self._low, self._high)
             for i in range(1, out.shape[1]):
                 out[:, i] = self._towards(out[:, i - 1], out[:, i])
-        return _finite("the limited action", out.astype(np.float32))
+        with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
+            sent = out.astype(np.float32)
+        return _finite("the limited action", sent)
 
     @property
     def _low(self) -> NDArray[np.float64] | float:

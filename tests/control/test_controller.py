@@ -180,6 +180,28 @@ def test_stale_and_foreign_plans_are_dropped(spec: PolicySpec) -> None:
     assert not controller.accept(counting(request))
 
 
+def test_a_plan_may_be_as_old_as_said_and_no_older(spec: PolicySpec) -> None:
+    for age in (3, 4):
+        controller = Controller(spec, ControlSettings(stale_steps=3))
+        controller.observe([0.0])
+        request = controller.request()
+        assert request is not None
+        for _ in range(age):
+            controller.act()
+            controller.observe([0.0])
+        assert controller.accept(counting(request)) == (age <= 3)
+
+
+@pytest.mark.parametrize(("value", "kept"), [(0.0, True), (200.0, True), (201.0, False)])
+def test_observations_may_lie_one_training_range_outside(
+    spec: PolicySpec, value: float, kept: bool
+) -> None:
+    assert (spec.obs_low, spec.obs_high, spec.max_excess) == ((0.0,), (100.0,), 1.0)
+    controller = Controller(spec)
+    controller.observe([value])
+    assert (controller.request() is not None) == kept
+
+
 def test_rest_is_held_until_the_first_plan(spec: PolicySpec) -> None:
     controller = Controller(spec, ControlSettings(high=(7.0,)))
     controller.reset(0, rest=np.array([9.0]))

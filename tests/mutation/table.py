@@ -192,8 +192,8 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
         ("out[:, 0] = np.clip(first, self._low, self._high)", "out[:, 0] = first"),
         ("for i in range(1, out.shape[1]):", "for i in range(2, out.shape[1]):"),
         (
-            'return _finite("the limited action", out.astype(np.float32))',
-            "return out.astype(np.float32)",
+            'return _finite("the limited action", sent)',
+            "return sent",
         ),
         ("np.all(low <= high)", "np.all(low < high)"),
     ],
@@ -220,7 +220,10 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
         ("if not excess.max() <= spec.max_excess:", "if False:"),
         ("if not np.array_equal(inside, action):", "if False:"),
     ],
-    (f"{PCM}/rollout/episodes.py", ("tests/rollout/test_evaluate.py",)): [
+    (
+        f"{PCM}/rollout/episodes.py",
+        ("tests/rollout/test_episodes.py", "tests/rollout/test_evaluate.py"),
+    ): [
         (
             "self.score = max(self.score, float(step.rewards[slot]))",
             "self.score = float(step.rewards[slot])",
@@ -240,7 +243,10 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
         ("ticks = np.array([run.steps", "ticks = np.array([0 * run.steps"),
         ("seeds = np.array([run.seed for", "seeds = np.array([run.index for"),
     ],
-    (f"{PCM}/rollout/outcomes.py", ("tests/rollout/test_evaluate.py",)): [
+    (
+        f"{PCM}/rollout/outcomes.py",
+        ("tests/rollout/test_episodes.py", "tests/rollout/test_evaluate.py"),
+    ): [
         ("successes / len(self.episodes)", "successes / max(1, len(self._scored()))"),
         ("sum(bool(episode.success)", "sum(episode.success is not None"),
     ],
