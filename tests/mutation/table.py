@@ -103,7 +103,7 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
         ("torch.where(known, self.values[:, :steps], 0.0)", "self.values[:, :steps]"),
         ("self.known if len(self.known) == 1 else self.known[rows]", "self.known[:1]"),
     ],
-    (f"{PCM}/solvers/loop.py", ("tests/solvers",)): [
+    (f"{PCM}/solvers/loop.py", ("tests/solvers/test_start.py", "tests/solvers")): [
         ("if r.exact and r.X is not r.swept:", "if False:"),
         ("known = r.before.lo + 1 + r.exact", "known = r.before.lo + r.exact"),
         ("cold=guess is None)", "cold=False)"),
