@@ -43,9 +43,13 @@ def read_lerobot(path: Path, images: Sequence[str] | str = ()) -> Recording:
     """
     refuse_links_outside(path)
     info = read_info(path)
-    index = read_index(path, data_files(path, info), info)
+    files, strays = data_files(path, info)
+    index = read_index(path, files, info)
     meta = parse_meta(path, info.text.get(META))
     found = _Columns(path, info, index, chosen(path, info, images), meta)
+    if strays:
+        first = strays[0].relative_to(path)
+        found.lost[str(first)] = f"(and {len(strays) - 1} more files that info.json does not count)"
     for name in ("shapes", "image_types"):
         meta.pop(name, None)
     fields = found.fields

@@ -149,8 +149,12 @@ def _is_depth(about: Mapping[str, Any]) -> bool:
     return bool(about.get("is_depth_map"))
 
 
-def data_files(path: Path, info: Info) -> list[Path]:
+def data_files(path: Path, info: Info) -> tuple[list[Path], list[Path]]:
     """Return the parquet files with the rows, those that ``info.json`` names.
+
+    Returns:
+        The files; and those of v2.x whose number is past ``total_episodes``: LeRobot opens no file
+        of an episode that it does not count.
 
     Raises:
         ReplayError: there are none.
@@ -169,7 +173,12 @@ def data_files(path: Path, info: Info) -> list[Path]:
             fix = f"correct codebase_version or data_path in {FILE}"
             raise ReplayError(path, "data", found, fix)
         raise ReplayError(path, "data", "holds no parquet files", "download them as well")
-    return files
+    total = info.total("total_episodes")
+    if info.version != "2" or total is None:
+        return files, []
+    number = re.compile(r"(\d+)\.parquet$")
+    counted = [f for f in files if (m := number.search(f.name)) is None or int(m[1]) < total]
+    return counted or files, sorted(set(files) - set(counted or files))
 
 
 def read_tasks(path: Path) -> list[str]:

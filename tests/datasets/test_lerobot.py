@@ -82,6 +82,19 @@ def test_the_layout_is_the_versions(tmp_path: Path) -> None:
     refused(folder(tmp_path / "none", {}), "holds no parquet files; download them as well")
 
 
+def test_files_of_episodes_that_nobody_counts(tmp_path: Path) -> None:
+    """As in public folders of v2.1: LeRobot opens no file past ``total_episodes``."""
+    starts = np.cumsum([0, *LENGTHS])
+    old = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    files = {f"episode_{e:06d}.parquet": table().slice(starts[e], n) for e, n in enumerate(LENGTHS)}
+    files |= {f"episode_{e:06d}.parquet": pa.table({"arm": [1, 2]}) for e in (3, 65)}
+    path = folder(tmp_path / "lr", files, codebase_version="v2.1", data_path=old)
+    same_rows(path)
+    (line,) = convert(path, tmp_path / "a.zarr").lost
+    name = "data/chunk-000/episode_000003.parquet"
+    assert line == f"{name} (and 1 more files that info.json does not count)"
+
+
 def test_a_step_that_is_there_twice(tmp_path: Path) -> None:
     files = {"file-000.parquet": table(), "file-001.parquet": table().slice(14, 3)}
     words = "episode 1 step 2 is there twice, in data/chunk-000/file-000.parquet and data/chunk"
