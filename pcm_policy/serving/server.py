@@ -14,16 +14,14 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import PurePath
 from typing import Any
 
-from pcm_policy.checks import flag, number, one_of, text, whole
 from pcm_policy.control.safety import frame_fault
 from pcm_policy.control.wire import (
     EXTRA,
-    MAX_BYTES,
     VERSION,
     WireError,
     chunk_message,
@@ -42,75 +40,13 @@ from pcm_policy.serving.batcher import (
     measure,
     prepare,
 )
+from pcm_policy.serving.options import PREPARED, ServeOptions
 from pcm_policy.serving.planner import KINDS, Planner
 
 LOG = logging.getLogger("pcm_policy.serve")
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEPT_MEMORIES = 2  # the plan accepted last, and the one after it
-PREPARED = ("plain", "prefix")  # where every kind is compiled, unless others are named
-LONGEST_S = 1e6
 NOT_THEIR_FAULT = ("busy", "closing", "solve")
 GOODBYE_S = 0.5  # for clients to be told that the server ends, and to hang up
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """How to serve.
-
-    Attributes:
-        host: address to listen on.
-        port: port; 0 takes a free one.
-        token: clients must send it as ``Authorization: Bearer TOKEN``; None for no check.
-        anonymous: allow addresses other than loopback without a token.
-        max_clients: connections at a time.
-        max_bytes: largest message.
-        hello_timeout_s: time for the handshake.
-        idle_timeout_s: a client that says nothing for this long is disconnected.
-        max_errors: a client with more errors than this is disconnected.
-        batching: solve the requests of several clients together where that is faster.
-        max_wait_s: a request that has waited longer than this is refused: its observation is old.
-        kinds: kinds of requests that are solved, each compiled before the first robot is let in;
-            of :data:`~pcm_policy.serving.planner.KINDS`. None is all of them where nothing is
-            compiled, and :data:`PREPARED` in the other modes of ``runtime``.
-
-    Raises:
-        PcmError: a value of another type or out of range, or an open door without a token.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8765
-    token: str | None = None
-    anonymous: bool = False
-    max_clients: int = 32
-    max_bytes: int = MAX_BYTES
-    hello_timeout_s: float = 5.0
-    idle_timeout_s: float = 60.0
-    max_errors: int = 20
-    batching: bool = True
-    max_wait_s: float = 1.0
-    kinds: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        text("serve.host", self.host)
-        whole("serve.port", self.port, 0, 65535)
-        if self.token is not None and not text("serve.token", self.token).strip():
-            raise PcmError("serve.token is empty: give one, or null for no check")
-        for name in ("anonymous", "batching"):
-            flag(f"serve.{name}", getattr(self, name))
-        for name in ("max_clients", "max_errors"):
-            whole(f"serve.{name}", getattr(self, name), 1)
-        whole("serve.max_bytes", self.max_bytes, 1024)
-        for name in ("hello_timeout_s", "idle_timeout_s", "max_wait_s"):
-            number(f"serve.{name}", getattr(self, name), most=LONGEST_S, above=0)
-        if self.kinds is not None:
-            if not isinstance(self.kinds, list | tuple):
-                raise PcmError(f"serve.kinds={self.kinds!r}: use a list of {', '.join(KINDS)}")
-            for kind in self.kinds:
-                one_of("serve.kinds", kind, KINDS)
-        if self.host not in LOOPBACK and not self.token and not self.anonymous:
-            raise PcmError(
-                f"host={self.host} can be reached by others: give token=..., or anonymous=true"
-            )
 
 
 class PolicyServer:

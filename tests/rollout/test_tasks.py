@@ -16,8 +16,9 @@ from pcm_policy.cli.loop import loop_main
 from pcm_policy.control.client import RemoteController
 from pcm_policy.control.config import rest_command, robot_settings
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.serving.options import ServeOptions
 from pcm_policy.serving.planner import Planner
-from pcm_policy.serving.server import PolicyServer, ServeOptions
+from pcm_policy.serving.server import PolicyServer
 from tests.rollout.tiny import tiny_policy
 
 TASKS = {"pusht": None, "lift": "robosuite", "metaworld/pick-place": "metaworld"}

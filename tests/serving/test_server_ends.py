@@ -18,8 +18,9 @@ from pcm_policy.control import Plan, PlanRequest, PolicySpec
 from pcm_policy.control.wire import encode, plan_message
 from pcm_policy.errors import PcmError
 from pcm_policy.serving import server as module
+from pcm_policy.serving.options import ServeOptions
 from pcm_policy.serving.planner import KINDS, Planner
-from pcm_policy.serving.server import PolicyServer, ServeOptions
+from pcm_policy.serving.server import PolicyServer
 from tests.bad_values import not_a_flag, not_natural, not_positive, not_whole
 
 SPEC = PolicySpec(2, 2, 10, 2, 4, 10.0, (0.0, 0.0), (1.0, 1.0), (-9.0, -9.0), (9.0, 9.0))
