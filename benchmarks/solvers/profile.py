@@ -35,6 +35,7 @@ from pcm_policy.solvers.anderson import Anderson
 from pcm_policy.solvers.newton import Newton
 from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.step import needs
 from pcm_policy.solvers.system import System
 
 PARTS = {
@@ -131,6 +132,8 @@ def products(solve: Solve, calls: int) -> float:
 def measure(policy: DiffusionPolicy, obs: torch.Tensor, calls: int) -> list[dict[str, Any]]:
     """Profile every solver of one policy."""
     raw, rows = obs.cpu().numpy(), solvers(policy)
+    for sampler in {row.sampler for row in rows if "jacobian" in needs(row.step)}:
+        policy.calibrate(obs[:128], sampler)
 
     def predict(solver: Solver, i: int) -> None:
         noise = paired_noise(policy, solver, 1, i)

@@ -47,6 +47,19 @@ def commands() -> list[Command]:
     return list(found)
 
 
+def solver_settings() -> list[tuple[str, ...]]:
+    """Return the words of every ``solver=...`` that a document names by itself, each once."""
+    found: dict[tuple[str, ...], None] = {}
+    for document in DOCUMENTS:
+        text = document.read_text()
+        spans = re.findall(r"(?<!`)`(solver=[^`]+)`(?!`)", text)
+        spans += [line.strip() for line in block_lines(text) if line.strip().startswith("solver=")]
+        for span in spans:
+            words = re.split(r"\s{2,}", span.strip())[0].split()
+            found[tuple(word for word in words if word.startswith("solver"))] = None
+    return list(found)
+
+
 def block_lines(text: str) -> list[str]:
     """Return the lines of a document's code blocks, those that end with a backslash joined."""
     kept = [line.strip("\n") for block in FENCED.findall(text) for line in block.splitlines()[1:-1]]

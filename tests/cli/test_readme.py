@@ -15,7 +15,17 @@ import torch
 
 from pcm_policy.cli.commands import COMMANDS
 from pcm_policy.cli.main import run_command
-from tests.cli.documented import DOCUMENTS, FENCED, ROOT, Command, block_lines, commands
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.settings import plain
+from tests.cli.documented import (
+    DOCUMENTS,
+    FENCED,
+    ROOT,
+    Command,
+    block_lines,
+    commands,
+    solver_settings,
+)
 
 SHOWN = commands()
 OURS = [c for c in SHOWN if c.program.startswith("pcm-")]
@@ -94,6 +104,16 @@ def test_a_command_composes(
         assert text is not None
         (tmp_path / "tasks/task/drawer.yaml").write_text(text[1])
     assert composed(command, capsys) is not None
+
+
+@pytest.mark.parametrize("words", solver_settings(), ids=" ".join)
+def test_a_solver_has_these_settings(words: tuple[str, ...]) -> None:
+    """As the released MLP reads them, but for those of other kinds of policies."""
+    found: list[Any] = []
+    run_command("eval", found.append, ["policy=released/pusht_mlp", "output_dir=DIR", *words])
+    if not {"solver=flow", "solver=consistency"} & set(words):
+        policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        assert policy.solver(plain(found[0].solver)).label
 
 
 @pytest.mark.parametrize("command", MODULES, ids=str)

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ def test_flat_settings_give_the_solver_back() -> None:
     short = SamplerConfig("ddim", 2, timesteps=(70, 10))
     for solver in candidate_solvers(policy, [short]):
         assert policy.solver(flat(solver)) == solver
-    timed = replace(candidate_solvers(policy)[0], method="picard", rounds=4, deadline_ms=3.0)
+    timed = Solver.of("picard", reference_sampler(policy), rounds=4, deadline_ms=3.0)
     assert policy.solver(flat(timed)) == timed
 
 
