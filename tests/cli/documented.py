@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,6 +59,13 @@ def solver_settings() -> list[tuple[str, ...]]:
             words = re.split(r"\s{2,}", span.strip())[0].split()
             found[tuple(word for word in words if word.startswith("solver"))] = None
     return list(found)
+
+
+def files_shown(document: Path) -> dict[str, str]:
+    """Return the files that a document asks its reader to write: "Save this as ``NAME``:"."""
+    shown = r"`([\w/]+\.(?:yaml|py))`[^`\n]*:\n\n(?:```\w*\n(.*?)```|((?:(?:    [^\n]*)?\n)+))"
+    found = re.findall(shown, document.read_text(), re.S)
+    return {name: fenced or dedent(block) for name, fenced, block in found}
 
 
 def block_lines(text: str) -> list[str]:

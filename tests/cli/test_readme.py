@@ -24,6 +24,7 @@ from tests.cli.documented import (
     Command,
     block_lines,
     commands,
+    files_shown,
     solver_settings,
 )
 
@@ -98,11 +99,11 @@ def test_a_command_composes(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "--config-dir" in command.words:
-        (tmp_path / "tasks/task").mkdir(parents=True)
-        shown = (ROOT / "docs" / command.document).read_text()
-        text = re.search(r"`tasks/task/drawer.yaml`:\n\n```yaml\n(.*?)```", shown, re.S)
-        assert text is not None
-        (tmp_path / "tasks/task/drawer.yaml").write_text(text[1])
+        found = files_shown(ROOT / "docs" / command.document)
+        assert found
+        for name, text in found.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
     assert composed(command, capsys) is not None
 
 
