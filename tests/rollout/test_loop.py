@@ -179,10 +179,10 @@ def test_command_writes_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(EnvWorld, "send", stop)
     with pytest.raises(KeyboardInterrupt, match=r"interrupted; 4 ticks are in .*loop\.json"):
-        loop_main(compose("loop", [*WORDS, f"output_dir={tmp_path}"]))
+        loop_main(compose("bench loop", [*WORDS, f"output_dir={tmp_path}"]))
     assert json.loads((tmp_path / "loop.json").read_text())["incomplete"] == "interrupted"
     with pytest.raises(PcmError, match="overwrite=true"):
-        loop_main(compose("loop", [*WORDS, f"output_dir={tmp_path}"]))
+        loop_main(compose("bench loop", [*WORDS, f"output_dir={tmp_path}"]))
 
 
 def test_scores_may_be_negative() -> None:
