@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from pcm_policy import DiffusionPolicy
@@ -212,8 +211,6 @@ def policies(policy: DiffusionPolicy) -> None:
     with gpu.allow():
         found = policy.solve(obs, solver, noise)
     assert {v.device.type for v in vars(found).values() if isinstance(v, torch.Tensor)} == {"gpu"}
-    rows = np.zeros((policy.config.obs_steps, policy.config.obs_dim), np.float32)
-    policy.predict(rows)
 
 
 def released(name: str) -> None:

@@ -252,7 +252,11 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
     ],
     (
         f"{PCM}/policy/folder.py",
-        ("tests/policy/test_checkpoint.py", "tests/policy/test_damaged.py"),
+        (
+            "tests/policy/test_fingerprint.py",
+            "tests/policy/test_checkpoint.py",
+            "tests/policy/test_damaged.py",
+        ),
     ): [
         ("config.head.base != fingerprint(policy.network)", "not config.head.base"),
         ("if version != FORMAT_VERSION or isinstance(version, bool):", "if False:"),
