@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
+from pcm_policy.measure.exactness import certified_solver
 from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.registry import Solver
+from pcm_policy.solvers.step import STEPS
 from pcm_policy.training.batches import Batches, step_generator
 from pcm_policy.training.config import TrainConfig, learning_rate
 from pcm_policy.training.loop import Share, _average
@@ -198,7 +200,9 @@ def test_distillation(demos: Path, base: Path, tmp_path: Path, head: str) -> Non
     assert f"| base | weights `{fingerprint(loaded.network)}` |" in card
     assert re.search(r"\| distilled in \| \d+\.\d min on cpu \|", card)
     assert "| pcm 2 (ddim-16) |" in card
-    assert "adaptive tol 0.001" in card if head == "window" else "head 2 tol 0.001" in card
+    solver = certified_solver(loaded, 1e-3)
+    assert (STEPS.name(type(solver.step)) == "adaptive") == (head == "window")
+    assert solver.label in card
 
 
 def test_training_starts_from_another_policy_and_stores_16_bits(
