@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pcm_policy.cli.commands import COMMANDS
 from pcm_policy.cli.settings.common import TaskSettings
-from pcm_policy.cli.words import Vocabulary
+from pcm_policy.cli.words import Vocabulary, split
 from pcm_policy.configs import register
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -148,12 +148,12 @@ def options_of_group(group: str) -> list[str]:
 
 
 def _import_plugins(words: Sequence[str]) -> None:
-    given = next((word for word in words if word.startswith("plugins=")), "plugins=")
-    for name in filter(None, given.partition("=")[2].strip("[]").split(",")):
+    given = [word.partition("=")[2] for word in words if word.startswith("plugins=[")]
+    for name in split(given[-1].strip("[]")) if given else []:
         try:
-            import_module(name.strip().strip("'\""))
+            import_module(name.strip("'\""))
         except Exception as error:  # it is the user's code: anything may come out of it
-            raise PcmError(f"plugins: importing {name.strip()}: {error!r}") from error
+            raise PcmError(f"plugins=[{name}] cannot be imported: {error!r}") from error
 
 
 def _explain(name: str, message: str, overrides: Sequence[str]) -> str:

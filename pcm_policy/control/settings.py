@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -11,10 +11,11 @@ from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
 from pcm_policy.settings import Level
 
-MODES = ("sync", "async")
-WARM_STARTS = ("off", "chunk", "trajectory", "auto")
-FALLBACKS = ("continue", "hold", "slow", "stop")
-LIMIT_FALLBACKS = ("clip", "hold", "stop")
+Mode = Literal["sync", "async"]
+WarmStart = Literal["off", "chunk", "trajectory", "auto"]
+WARM_STARTS = get_args(WarmStart)
+Fallback = Literal["continue", "hold", "slow", "stop"]
+LimitFallback = Literal["clip", "hold", "stop"]
 MOST_NUMBERS = 1_000_000  # in an observation or an action
 
 
@@ -147,20 +148,20 @@ class ControlSettings:
         PcmError: a value of another type or out of range, NaN, or settings that exclude each other.
     """
 
-    mode: str = "sync"
+    mode: Mode = "sync"
     control_hz: float | None = None
     replan_steps: int | None = None
-    warm_start: str = "off"
+    warm_start: WarmStart = "off"
     couple_noise: bool = False
     prefix: bool = False
     prefix_past: bool = False
     prefix_input: bool = False
     blend_steps: int = 0
     delay_steps: int | None = None
-    on_late: str = "continue"
-    on_observation: str = "continue"
-    on_solve: str = "continue"
-    on_limit: str = "clip"
+    on_late: Fallback = "continue"
+    on_observation: Fallback = "continue"
+    on_solve: Fallback = "continue"
+    on_limit: LimitFallback = "clip"
     slow_factor: float = 0.5
     low: tuple[Level, ...] | Level | None = None
     high: tuple[Level, ...] | Level | None = None
@@ -170,9 +171,9 @@ class ControlSettings:
 
     def __post_init__(self) -> None:
         fallbacks = ("on_late", "on_observation", "on_solve")
-        choices = {"mode": MODES, "warm_start": WARM_STARTS, "on_limit": LIMIT_FALLBACKS}
-        for name, allowed in (choices | dict.fromkeys(fallbacks, FALLBACKS)).items():
-            one_of(f"control.{name}", getattr(self, name), allowed)
+        choices = {"mode": Mode, "warm_start": WarmStart, "on_limit": LimitFallback}
+        for name, allowed in (choices | dict.fromkeys(fallbacks, Fallback)).items():
+            one_of(f"control.{name}", getattr(self, name), get_args(allowed))
         for name in ("couple_noise", "prefix", "prefix_past", "prefix_input"):
             flag(f"control.{name}", getattr(self, name))
         whole("control.blend_steps", self.blend_steps, 0, MOST_STEPS)

@@ -17,6 +17,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.sampling.affine import AffineSampler, unroll, unroll_multistep
 from pcm_policy.sampling.multistep import dpm_coefficients, solver_timesteps
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing, flow_levels, timesteps
+from pcm_policy.settings import Count, Natural, Positive, Share
 
 __all__ = ["AffineSampler", "SamplerConfig", "SamplerName", "build_sampler", "unroll"]
 
@@ -60,17 +61,17 @@ class SamplerConfig:
     """
 
     name: SamplerName = "ddim"
-    steps: int = 16
+    steps: Count = 16
     spacing: Spacing = "trailing"
-    eta: float = 0.0
+    eta: Share = 0.0
     previous: Previous = "next"
-    offset: int = 0
+    offset: Natural = 0
     final_alpha_one: bool = True
     rederive_epsilon: bool = True
     variance: Variance = "fixed_small"
-    shift: float = 1.0
-    timesteps: tuple[int, ...] | None = None
-    temperature: float = 1.0
+    shift: Positive = 1.0
+    timesteps: tuple[Natural, ...] | None = None
+    temperature: Share = 1.0
 
     def __post_init__(self) -> None:
         self._check_types()

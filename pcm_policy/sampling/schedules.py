@@ -34,6 +34,12 @@ class NoiseSchedule:
     table; arithmetic that uses it is float64. Sources: ``linear`` Ho et al. 2020 section 4;
     ``squaredcos_cap_v2`` Nichol and Dhariwal 2021 eq. 17 with betas capped at 0.999.
 
+    Attributes:
+        name: which schedule.
+        train_steps: number of noise levels that are trained with.
+        beta_start: of ``linear``: noise added in the first step.
+        beta_end: of ``linear``: in the last.
+
     Raises:
         PcmError: unknown schedule name, no training step, or betas outside (0, 1).
     """

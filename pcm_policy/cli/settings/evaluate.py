@@ -52,6 +52,7 @@ class EvalSettings(Solving):
             300
         overwrite: replace an eval.json that is there
         control: the controller, where latency or control is set
+        latency: how long solves take while the simulator keeps moving
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {

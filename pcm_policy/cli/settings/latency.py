@@ -94,7 +94,7 @@ KINDS: dict[str, type] = {
 
 def known() -> dict[str, tuple[Any, str]]:
     """Return the settings of all kinds: what each takes, and what it is for."""
-    found: dict[str, tuple[Any, str]] = {"kind": (Kind, "how long solves take")}
+    found: dict[str, tuple[Any, str]] = {"kind": (Kind | None, "how long solves take")}
     for kind in KINDS.values():
         hints, texts = get_type_hints(kind, include_extras=True), described(kind)
         found |= {f.name: (hints[f.name] | None, texts[f.name]) for f in fields(kind)}

@@ -1,27 +1,25 @@
 """The ``solver`` section: which settings a solve has, its step, its stop and its sampler say."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, get_type_hints
 
+from pcm_policy.errors import PcmError
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.settings import Options, described
+from pcm_policy.settings import Options, Range, described, suggestion, value
 from pcm_policy.solvers.registry import SAMPLER, Solver, read
 from pcm_policy.solvers.step import STEPS, Known, Step
 from pcm_policy.solvers.stops import Rounds, Settle, Tolerance
 
+Settings = dict[str, tuple[Any, str]]
 
-def known() -> dict[str, tuple[Any, str]]:
+
+def known() -> Settings:
     """Return the settings of all solvers and samplers: what each takes, and what it is for."""
-    found: dict[str, tuple[Any, str]] = {"method": (str | None, "the solver, by name")}
+    words = f"the solver: {', '.join(STEPS)}, or module:Name of yours"
+    found: Settings = {"method": (str | None, words)}
     for kind in (Tolerance, Settle, Rounds, Solver, *(STEPS.find(name) for name in STEPS)):
-        hints, texts = get_type_hints(kind), described(kind)
-        for f in fields(kind):
-            name = f.metadata.get("said") or f.name
-            if name in ("step", "stop", "sampler"):
-                continue
-            takes = str if hints[f.name] is Step else hints[f.name]
-            found.setdefault(name, (takes | None, texts.get(f.name, "")))
+        found = dict(_of(kind)) | found
     hints, texts = get_type_hints(SamplerConfig, include_extras=True), described(SamplerConfig)
     return found | {name: (hints[own] | None, texts.get(own, "")) for name, own in SAMPLER.items()}
 
@@ -32,11 +30,39 @@ def read_solver(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     Raises:
         PcmError: a setting that the solver does not have, or a value of the wrong type or range.
     """
+    own = known()
     said = {key: one for key, one in given.items() if one is not None}
     if "method" in said:
-        own = {key: one for key, one in said.items() if key not in SAMPLER}
-        read(own, Known(SamplerConfig(), 1))
+        try:
+            own |= dict(_of(STEPS.find(said["method"])))
+        except PcmError as error:
+            raise PcmError(f"{name}.method={said['method']}: {error}") from error
+    for key, one in said.items():
+        if key in own:
+            said[key] = value(own[key][0], one, f"{name}.{key}")
+        elif "method" not in said:
+            hint = suggestion(f"{name}.{key}", [f"{name}.{k}" for k in own])
+            raise PcmError(f"unknown setting {name}.{key}: {hint}")
+    if "method" in said:
+        read({k: one for k, one in said.items() if k not in SAMPLER}, Known(SamplerConfig(), 1))
     return said
+
+
+def _of(kind: Any) -> Iterator[tuple[str, tuple[Any, str]]]:
+    """Yield the settings of a step, a stop or what a solver has beside them."""
+    hints, texts = get_type_hints(kind), described(kind)
+    for one in fields(kind):
+        name = one.metadata.get("said") or one.name
+        if name in ("step", "stop", "sampler"):
+            continue
+        takes = hints[one.name]
+        if takes is Step:  # by name, or with settings of its own
+            takes = str | dict[str, Any]
+        elif "kind" in one.metadata:
+            of: Any = one.metadata["kind"]
+            number: Any = Annotated[of, Range(**one.metadata["bounds"])]
+            takes = tuple[number, ...] if isinstance(one.default, tuple) else number
+        yield name, (takes | None, texts.get(one.name, ""))
 
 
 SolverSection = Annotated[Mapping[str, Any], Options(read_solver, known)]
