@@ -110,7 +110,7 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
         ("isfinite().flatten(1).all(dim=1) & whole", "isfinite().flatten(1).all(dim=1)"),
         ("own.clamp(-clip, clip)", "own"),
     ],
-    (f"{PCM}/solvers/stops.py", ("tests/solvers",)): [
+    (f"{PCM}/solvers/stops.py", ("tests/solvers/test_start.py", "tests/solvers")): [
         ("SAFETY = 4.0", "SAFETY = 2.0"),
         ("moved[x.lo + 1 : lo + 1] = 0.0", "pass"),
         ("return self.safety * x.moved.amax(dim=0)", "return x.moved.amax(dim=0)"),

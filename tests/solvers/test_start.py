@@ -1,9 +1,11 @@
 """Where a solve starts: from zeros, a guess, or what the head says, clipped as the base is."""
 
+from dataclasses import replace
+
 import torch
 
 from pcm_policy.sampling.noise import generator_noise
-from pcm_policy.solvers import start
+from pcm_policy.solvers import Picard, Tolerance, start
 from tests.builders import ACTION_DIM, HORIZON, OBS_DIM, STEPS, small_policy
 
 GUESSING = {"width": 12, "guess_width": 8}
@@ -42,3 +44,19 @@ def test_without_head_and_guess_it_starts_from_zeros() -> None:
     _, told = start(denoise, noise, guess)
     assert not told.cold
     assert torch.equal(told.P, x.P)
+
+
+@torch.no_grad()
+def test_a_row_that_is_over_stays_over_when_a_window_does_not_reach_its_end() -> None:
+    """As after a head between base rounds: the window begins again, and the row does not."""
+    policy, stop = small_policy(), Tolerance(error=1e-9)
+    denoise = policy.denoiser(policy.condition(torch.ones(2, 2, OBS_DIM)), policy.config.sampler)
+    noise = generator_noise(torch.Generator().manual_seed(1), 2, (HORIZON, ACTION_DIM), 0)
+    s, x = start(denoise, noise)
+    x = replace(stop.begin(x), front=torch.tensor([STEPS, 0]))
+    r, _ = Picard(window=2).step(s, x, None)
+    now, _ = stop.after(s, r)
+    assert now.front is not None
+    assert now.front.tolist()[0] == STEPS
+    assert now.front.tolist()[1] < STEPS
+    assert torch.equal(now.X[:, 0], x.X[:, 0])
