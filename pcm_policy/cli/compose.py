@@ -1,5 +1,6 @@
 """From a command line to one settings object, checked; what commands make of their settings."""
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -149,6 +150,8 @@ def options_of_group(group: str) -> list[str]:
 
 def _import_plugins(words: Sequence[str]) -> None:
     given = [word.partition("=")[2] for word in words if word.startswith("plugins=[")]
+    if given and "" not in sys.path:
+        sys.path.append("")  # the working directory, which a script's search path lacks
     for name in split(given[-1].strip("[]")) if given else []:
         try:
             import_module(name.strip("'\""))
