@@ -71,13 +71,14 @@ class Registry(Generic[T]):
             if not import_it:
                 raise PcmError(
                     f"{self.kind} {name}: a file may not choose what is imported; import {module} "
-                    "first, or name it in PCM_POLICY_IMPORTS"
+                    "first: plugins=MODULE does so in a command"
                 )
             _import(self.kind, module)
         part: Any = getattr(sys.modules[module], own, None)
-        fits = (
-            isinstance(part, type) and issubclass(part, self.base) if self.base else callable(part)
-        )
+        fits = callable(part)
+        if self.base is not None:
+            fits = isinstance(part, self.base)
+            fits = fits or (isinstance(part, type) and issubclass(part, self.base))
         if not fits:
             wanted = "function" if self.base is None else self.base.__name__
             raise PcmError(f"{self.kind} {name}: {module} has no {wanted} of that name")

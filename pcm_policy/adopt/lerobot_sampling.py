@@ -13,7 +13,7 @@ from pcm_policy.sampling.samplers import SamplerConfig
 def common_sampler(name: str, steps: int) -> SamplerConfig:
     """Return the sampler that diffusers' defaults describe and LeRobot runs."""
     return SamplerConfig(
-        name,  # type: ignore[arg-type]
+        name,
         steps,
         spacing="leading",
         previous="ratio",

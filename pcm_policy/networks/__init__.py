@@ -8,12 +8,12 @@ from pcm_policy.errors import PcmError
 from pcm_policy.networks.mlp import ResidualMLP
 from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
+from pcm_policy.registry import Registry
 
-NETWORKS: dict[str, type[nn.Module]] = {
-    "mlp": ResidualMLP,
-    "unet1d": ConditionalUnet1d,
-    "transformer": DenoisingTransformer,
-}
+NETWORKS: Registry[type[nn.Module]] = Registry("network", nn.Module)
+NETWORKS.add("mlp")(ResidualMLP)
+NETWORKS.add("unet1d")(ConditionalUnet1d)
+NETWORKS.add("transformer")(DenoisingTransformer)
 
 
 def build_network(
@@ -24,9 +24,8 @@ def build_network(
     Raises:
         PcmError: unknown network name or option.
     """
-    if name not in NETWORKS:
-        raise PcmError(f"unknown network {name!r}: use one of {', '.join(NETWORKS)}")
+    kind = NETWORKS.find(name, import_it=False)
     try:
-        return NETWORKS[name](action_dim, horizon, cond_dim, **options)
+        return kind(action_dim, horizon, cond_dim, **options)
     except TypeError as error:
         raise PcmError(f"network {name!r}: {error}") from error

@@ -7,7 +7,7 @@ from typing import Any
 
 from pcm_policy.checks import LARGEST
 from pcm_policy.errors import PcmError
-from pcm_policy.sampling.samplers import FLOW_SAMPLERS, SamplerConfig
+from pcm_policy.sampling.samplers import SAMPLERS, SamplerConfig
 from pcm_policy.solvers.deadline import Deadline, synchronize
 from pcm_policy.solvers.loop import solve
 from pcm_policy.solvers.result import SolveResult
@@ -208,7 +208,7 @@ def _settings(step: Step) -> list[str]:
 def _sampler(chosen: dict[str, Any], own: SamplerConfig, known: Known) -> SamplerConfig:
     """Return the sampler that is wanted: what was said, the rest as the policy's."""
     name = chosen.get("name", own.name)
-    if name in FLOW_SAMPLERS and own.name in FLOW_SAMPLERS:  # they have the same settings
+    if name in SAMPLERS and SAMPLERS.find(name).flow and SAMPLERS.find(own.name).flow:
         own = replace(own, name=name)
     elif name != own.name:  # of another one only steps and temperature carry over
         steps = known.train_steps if name == "ddpm" else own.steps

@@ -13,7 +13,6 @@ from pcm_policy.settings import (
     Positive,
     Threads,
     options,
-    suggestion,
 )
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -126,9 +125,7 @@ class NetworkSettings:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.name not in NETWORKS:
-            raise PcmError(f"network.name={self.name}: {suggestion(self.name, NETWORKS)}")
-        checked = options(NETWORKS[self.name], self.options, "network.options")
+        checked = options(NETWORKS.find(self.name), self.options, "network.options")
         object.__setattr__(self, "options", checked)
 
 
