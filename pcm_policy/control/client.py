@@ -16,7 +16,6 @@ from pcm_policy.control.delay import DelayEstimator, to_steps
 from pcm_policy.control.plan import Actions, Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 from pcm_policy.control.wire import (
-    EXTRA,
     MAX_BYTES,
     VERSION,
     WireError,
@@ -26,6 +25,7 @@ from pcm_policy.control.wire import (
     read_chunk,
 )
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
 BACKOFF_S = (0.05, 1.0)
 
@@ -130,11 +130,8 @@ class Link:
         self._wait = min(2 * self._wait, BACKOFF_S[1])
 
     def _connect(self) -> PolicySpec:
-        try:
-            from websockets.sync.client import connect
-        except ImportError as error:
-            raise PcmError(f"the client of a policy server needs websockets: {EXTRA}") from error
-        opening = connect(
+        client = require("websockets.sync.client", "the client of a policy server", "serve")
+        opening = client.connect(
             self.uri,
             additional_headers=self._headers,
             open_timeout=self._connect_timeout,

@@ -25,12 +25,12 @@ from pcm_policy.checks import number
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import WARM_STARTS, PolicySpec
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
 VERSION = 1
 MAX_BYTES = 1 << 20
 DTYPES = ("<f4", "<f8")
 LARGEST = 2**31 - 1
-EXTRA = "pip install 'pcm_policy[serve]'"
 
 
 class WireError(PcmError):
@@ -223,8 +223,4 @@ def read_chunk(message: Mapping[str, Any], spec: PolicySpec) -> Plan:
 
 
 def _msgpack() -> Any:
-    try:
-        import msgpack
-    except ImportError as error:
-        raise PcmError(f"the policy server and its client need msgpack: {EXTRA}") from error
-    return msgpack
+    return require("msgpack", "a policy server or its client", "serve")

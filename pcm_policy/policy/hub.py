@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
 POLICY_FILES = ("config.json", "model.safetensors", "observations.safetensors", "README.md")
 _ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -71,13 +72,7 @@ def upload(folder: Path, repo: str, *, private: bool, token: str | None, message
 
 
 def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise PcmError(
-            "policies on the hub need huggingface_hub: pip install 'pcm_policy[hub]'"
-        ) from error
-    return huggingface_hub
+    return require("huggingface_hub", "a policy on the hub", "hub")
 
 
 def _failed(what: str, error: Exception) -> PcmError:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 
 TOLERANCE = 1e-4
 """Largest difference to the eager chunk, in normalised action units, float32."""
@@ -29,12 +30,8 @@ def require_onnx() -> Any:
     Raises:
         PcmError: it, or what exporting takes, is not installed.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch.onnx asks for it
-    except ImportError as error:
-        raise PcmError("ONNX needs three packages: pip install 'pcm_policy[export]'") from error
-    return onnxruntime
+    require("onnxscript", "torch's export to ONNX", "export")
+    return require("onnxruntime", "a solve in ONNX", "export")
 
 
 def onnx_session(program: ExportedProgram, path: Path) -> Any:

@@ -21,7 +21,6 @@ from typing import Any
 
 from pcm_policy.control.safety import frame_fault
 from pcm_policy.control.wire import (
-    EXTRA,
     VERSION,
     WireError,
     chunk_message,
@@ -31,6 +30,7 @@ from pcm_policy.control.wire import (
     read_plan,
 )
 from pcm_policy.errors import PcmError
+from pcm_policy.optional import require
 from pcm_policy.serving.batcher import (
     COMPILED_SIZES,
     SIZES,
@@ -83,10 +83,7 @@ class PolicyServer:
         When cancelled it ends within :data:`GOODBYE_S` whatever clients do: they are told, and
         whoever does not hang up then is cut off.
         """
-        try:
-            from websockets.asyncio.server import serve
-        except ImportError as error:
-            raise PcmError(f"pcm-serve needs websockets: {EXTRA}") from error
+        serve = require("websockets.asyncio.server", "pcm-serve", "serve").serve
         # it reports every malformed handshake with a traceback; we count them
         logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
         options = self.options
