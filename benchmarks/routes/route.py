@@ -161,7 +161,7 @@ def rows(reports: Sequence[Report]) -> list[list[str]]:
     solvers = [name for name in (*SOLVERS, BASELINE) if any(name in r["steps"] for r in reports)]
     for step in steps:
         times = [r["steps"].get(step, {}).get("seconds") for r in reports]
-        shown = ["(as before)" if t is None else f"{t / 60:.1f} min" for t in times]
+        shown = ["(shared)" if t is None else f"{t / 60:.1f} min" for t in times]
         found.append([step, *shown])
     for solver in solvers:
         cells = []
