@@ -21,7 +21,16 @@ from tests.solving import anderson, coarse, paradigms, picard, sequential
 
 DPM: Any = diffusers.DPMSolverMultistepScheduler
 PREDICTIONS: tuple[PredictionType, ...] = ("epsilon", "sample", "v_prediction")
-TRAINED_STEPS = [(100, 1), (100, 2), (100, 3), (100, 7), (100, 16), (100, 49), (1000, 20)]
+TRAINED_STEPS = [
+    (100, 1),
+    (100, 2),
+    (100, 3),
+    (100, 7),
+    (100, 12),
+    (100, 16),
+    (100, 49),
+    (1000, 20),
+]
 
 
 def theirs(scheduler: Any, network: Wobble) -> Tensor:
