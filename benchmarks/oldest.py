@@ -26,7 +26,7 @@ TRIED = (
         "-c",
         "import pcm_policy, pcm_policy.cli.main, pcm_policy.export, pcm_policy.rollout.evaluate",
     ),
-    ("-m", "pcm_policy.cli", "info", "released/pusht_mlp"),
+    ("-m", "pcm_policy.cli", "info"),
     *(
         ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", folder)
         for folder in (
