@@ -1,6 +1,5 @@
-"""Samplers of one's own, as docs/affine.md tells how to write them, under every solver."""
+"""Samplers of one's own, as docs/extend.md tells how to write them, under every solver."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,22 @@ import torch
 from pcm_policy.sampling.affine import AffineSampler, unroll_multistep
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import generator_noise
-from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
+from pcm_policy.sampling.samplers import SAMPLERS, SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
+from tests.cli.documented import files_shown
 from tests.problems import F64, problem
 from tests.solving import anderson, coarse, paradigms, picard, sequential
 
-DOCS = Path(__file__).parents[2] / "docs" / "affine.md"
+DOCS = Path(__file__).parents[2] / "docs" / "extend.md"
 LEVELS = [1.0, 0.8, 0.65, 0.4, 0.3, 0.1]
 
 
 @pytest.fixture(scope="module")
 def renoising_flow() -> Callable[[list[float], float, int], AffineSampler]:
     """The function in the docs, as it stands there."""
-    (block,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
-    exec(block, names)
+    exec(files_shown(DOCS)["mine/renoising.py"], names)
+    SAMPLERS._parts.pop("renoising")
     found: Callable[[list[float], float, int], AffineSampler] = names["renoising_flow"]
     return found
 
