@@ -47,13 +47,14 @@ class PCM(Step):
     def details(self, stop: Stop | None) -> str:
         """Return how long the head is used, and what follows it, for the label."""
         ones, usual = set(self.shares) <= {1.0}, type(self)()
-        all_of_them = stop is not None and stop.fixed is not None and stop.fixed <= len(self.shares)
+        fixed = None if stop is None else stop.fixed
+        all_of_them = fixed is not None and fixed <= len(self.shares)
         found = (
             f" head {len(self.shares)}"
             if ones
             else " shares " + ",".join(f"{v:g}" for v in self.shares)
         )
-        if ones and (all_of_them or self.shares == usual.shares):
+        if ones and (all_of_them or (fixed is None and self.shares == usual.shares)):
             found = ""
         return found + ("" if self.then == usual.then else f" then {self.then.label()}")
 

@@ -60,7 +60,9 @@ def test_noise_is_paired_over_solvers(policy: DiffusionPolicy) -> None:
     slow = Solver.of("sequential", SamplerConfig("ddpm", 100))
     drawn = paired_noise(policy, slow, 3, seed=5)
     assert drawn.steps is not None
-    assert torch.equal(drawn.initial[2], paired_noise(policy, Solver.of(), 1, seed=7).initial[0])
+    assert torch.equal(
+        drawn.initial[2], paired_noise(policy, Solver.of("sequential"), 1, seed=7).initial[0]
+    )
 
 
 def test_certified_chunks_are_the_base_chunk(policy: DiffusionPolicy, obs: torch.Tensor) -> None:
@@ -95,6 +97,10 @@ def test_a_mean_that_cannot_be_is_refused(policy: DiffusionPolicy, obs: torch.Te
 def test_the_report_counts_from_one_round_on(policy: DiffusionPolicy, obs: torch.Tensor) -> None:
     text = exactness_report(policy, obs, policy)
     assert text.startswith("Action error to the sequential ddim-16 chunk over 16 held-out")
-    assert text.count("| pcm 4 head 2 settle ") == 2
-    for label in ("pcm 1 (ddim-16)", "pcm 4 head 2 (ddim-16)", "picard tol 0.01 (ddim-16)"):
+    assert text.count("| pcm 4 head 2 then linearised settle ") == 2
+    for label in (
+        "pcm 1 (ddim-16)",
+        "pcm 4 head 2 then linearised (ddim-16)",
+        "picard tol 0.01 (ddim-16)",
+    ):
         assert f"| {label} |" in text

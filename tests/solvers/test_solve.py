@@ -281,7 +281,10 @@ def test_the_files_hold_what_differs_from_the_steps(file: Path) -> None:
         (Solver.of("sequential", OWN), "ddim-12 eta 0.5"),
         (Solver.of("sequential", SamplerConfig("ddpm", 100)), "ddpm-100"),
         (Solver.of("pcm", HEAD, rounds=2), "pcm 2 (ddim-8)"),
-        (Solver.of("pcm", HEAD, rounds=3, shares=(1, 1), then="picard"), "pcm 3 then picard"),
+        (
+            Solver.of("pcm", HEAD, rounds=3, shares=(1, 1), then="picard"),
+            "pcm 3 head 2 then picard",
+        ),
         (Solver.of("pcm", HEAD, rounds=3, shares=(1,), then="anderson"), "pcm 3 head 1 (ddim-8)"),
         (Solver.of("pcm", HEAD, rounds=2, shares=(1, 0.5)), "pcm 2 shares 1,0.5 (ddim-8)"),
         (Solver.of("pcm", HEAD, settle=0.1, rounds=2), "pcm 2 settle 0.1 (ddim-8)"),
