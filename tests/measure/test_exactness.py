@@ -61,7 +61,8 @@ def test_noise_is_paired_over_solvers(policy: DiffusionPolicy) -> None:
     drawn = paired_noise(policy, slow, 3, seed=5)
     assert drawn.steps is not None
     assert torch.equal(
-        drawn.initial[2], paired_noise(policy, Solver.of("sequential"), 1, seed=7).initial[0]
+        drawn.initial[2],
+        paired_noise(policy, Solver.of("sequential", SamplerConfig()), 1, seed=7).initial[0],
     )
 
 
