@@ -24,6 +24,12 @@ class PcmError(ValueError):
 
     The command line prints the message alone and exits with code 2; anything else that escapes is
     a defect and keeps its traceback. Its text is :func:`printable`.
+
+    Example:
+        >>> from pcm_policy import DiffusionPolicy
+        >>> DiffusionPolicy.from_pretrained("no/such/folder")
+        Traceback (most recent call last):
+        pcm_policy.errors.PcmError: ...
     """
 
     def __str__(self) -> str:

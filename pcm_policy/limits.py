@@ -23,6 +23,12 @@ class ActionLimits:
 
     Raises:
         PcmError: NaN, no numbers, different widths, low above high, or a max_step not above 0.
+
+    Example:
+        >>> limits = ActionLimits(-1.0, 1.0, max_step=0.25)
+        >>> chunk = np.array([[[0.5], [2.0]]], np.float32)  # (B, Ta, Da)
+        >>> limits.apply(chunk, previous=np.array([[0.5]], np.float32)).tolist()
+        [[[0.5], [0.75]]]
     """
 
     low: NDArray[np.float64] | float | None = None

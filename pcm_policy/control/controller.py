@@ -60,6 +60,10 @@ class Command:
         how: ``plan``, or the fallback: ``continue``, ``hold``, ``slow`` or ``stop``.
         why: reason of a fallback, else empty.
         seam: whether this is the first action of a new plan.
+
+    Example:
+        >>> Command(tick=3, action=None, how="hold", why="no plan yet").how
+        'hold'
     """
 
     tick: int
@@ -82,6 +86,23 @@ class Controller:
         record: counts and the latest events, over all episodes.
         gaps: ``(tick, distance)`` of consecutive plans where they overlap, root mean square in
             units of the action range.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy.control import Controller, Plan, PolicySpec
+        >>> spec = PolicySpec(
+        ...     obs_dim=2, action_dim=1, horizon=4, obs_steps=1, action_steps=2, control_hz=10,
+        ...     obs_low=(-1, -1), obs_high=(1, 1), action_low=(-1,), action_high=(1,),
+        ... )
+        >>> controller = Controller(spec)
+        >>> controller.observe(np.zeros(2))
+        >>> request = controller.request()
+        >>> plan = Plan(request.id, np.full((4, 1), 0.5, np.float32))  # here a policy solves
+        >>> controller.accept(plan, latency_ms=20.0)
+        True
+        >>> command = controller.act()
+        >>> command.how, command.action.tolist()
+        ('plan', [0.5])
     """
 
     def __init__(

@@ -29,6 +29,13 @@ class DelayEstimator:
         warmup: first latencies that are not counted: they hold imports, allocations and clocks
             that had gone to sleep.
         window: number of latencies remembered.
+
+    Example:
+        >>> delay = DelayEstimator(period_ms=100)
+        >>> for latency_ms in (900, 120, 130):  # the first is a warm-up
+        ...     delay.record(latency_ms)
+        >>> delay.latency_ms, delay.steps
+        (129.5, 2)
     """
 
     def __init__(

@@ -26,6 +26,19 @@ class PlanRequest:
         couple_noise: shift the noise of that solve.
         prefix_input: show the network the prefix as well.
         memory: what the planner remembers of the last accepted solve, or None; opaque here.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy.control import Controller, PolicySpec
+        >>> spec = PolicySpec(
+        ...     obs_dim=2, action_dim=1, horizon=4, obs_steps=1, action_steps=2, control_hz=10,
+        ...     obs_low=(-1, -1), obs_high=(1, 1), action_low=(-1,), action_high=(1,),
+        ... )
+        >>> controller = Controller(spec)
+        >>> controller.observe(np.zeros(2))
+        >>> request = controller.request()
+        >>> request.tick, request.obs.shape
+        (0, (1, 2))
     """
 
     id: int
@@ -55,6 +68,11 @@ class Plan:
             where nothing is known.
         certified: whether the chunk is the sequential sampler's.
         fault: why there are no usable actions, or None.
+
+    Example:
+        >>> plan = Plan(id=1, actions=np.zeros((4, 1), np.float32), rounds=2)
+        >>> plan.certified, plan.bound
+        (False, inf)
     """
 
     id: int

@@ -41,6 +41,14 @@ class PolicySpec:
 
     Raises:
         PcmError: a value of another type or out of range, or ranges that are not ranges.
+
+    Example:
+        >>> spec = PolicySpec(
+        ...     obs_dim=2, action_dim=1, horizon=4, obs_steps=1, action_steps=2, control_hz=10,
+        ...     obs_low=(-1, -1), obs_high=(1, 1), action_low=(-1,), action_high=(1,),
+        ... )
+        >>> spec.usable
+        4
     """
 
     obs_dim: int
@@ -146,6 +154,11 @@ class ControlSettings:
 
     Raises:
         PcmError: a value of another type or out of range, NaN, or settings that exclude each other.
+
+    Example:
+        >>> settings = ControlSettings(mode="async", control_hz=20, low=-1.0, high=1.0)
+        >>> settings.limits().high.tolist()
+        1.0
     """
 
     mode: Mode = "sync"

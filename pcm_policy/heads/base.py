@@ -20,6 +20,16 @@ class Head(nn.Module, ABC):
     It is built as ``Head(network, steps, action_dim, horizon, cond_dim, **options)``: the base
     network, which it must not keep as a submodule; ``N`` steps of the sampler it is trained for;
     ``Da``, ``T`` and ``C``; and what ``head.options`` says.
+
+    Example:
+        >>> class Nothing(Head):  # the base alone; docs/extend.md has one that is trained
+        ...     def __init__(self, network, steps, action_dim, horizon, cond_dim):
+        ...         super().__init__()
+        ...
+        ...     def forward(self, s, x, share, base=None):
+        ...         return s.denoise(x.X[:-1], slice(0, s.steps)) if base is None else base
+        >>> Nothing(None, 16, 2, 16, 40).starts
+        False
     """
 
     adds_to_base: ClassVar[bool] = False

@@ -21,6 +21,15 @@ class CopyHead(Head):
     Args:
         network: the base network, for its shape.
         shape: what other heads are told, not used.
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.heads import build_head
+        >>> from pcm_policy.networks import build_network
+        >>> network = build_network("mlp", 2, 16, 40, {"width": 32, "depth": 1})  # Da, T, C
+        >>> head = build_head("copy", network, 8, 2, 16, 40, {})  # for a sampler of 8 steps
+        >>> sum(w.numel() for w in head.parameters()) == sum(w.numel() for w in network.parameters())
+        True
     """
 
     def __init__(self, network: nn.Module, *shape: int) -> None:

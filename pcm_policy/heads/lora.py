@@ -27,6 +27,15 @@ class LoraHead(Head):
         shape: what other heads are told, not used.
         rank: rank of every ``dW``.
         alpha: ``dW = alpha / rank * up @ down``.
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.heads import build_head
+        >>> from pcm_policy.networks import build_network
+        >>> network = build_network("mlp", 2, 16, 40, {"width": 32, "depth": 1})  # Da, T, C
+        >>> head = build_head("lora", network, 8, 2, 16, 40, {"rank": 2})  # for a sampler of 8 steps
+        >>> sum(w.numel() for w in head.parameters()) < sum(w.numel() for w in network.parameters())
+        True
     """
 
     changes_base: ClassVar[bool] = True

@@ -56,6 +56,15 @@ class WindowHead(Head):
         guess_width: width of the network that predicts the chunk a solve starts from, see
             :class:`~pcm_policy.heads.guess.FirstGuess`; 0 starts from zeros.
         guess_noises: states of the noise that it sees: the first, or as many as there are nodes.
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.heads import build_head
+        >>> from pcm_policy.networks import build_network
+        >>> network = build_network("mlp", 2, 16, 40, {"width": 32, "depth": 1})  # Da, T, C
+        >>> head = build_head("window", network, 8, 2, 16, 40, {"nodes": 4, "width": 16, "cond_width": 16})  # for a sampler of 8 steps
+        >>> sum(w.numel() for w in head.parameters()) < sum(w.numel() for w in network.parameters())
+        True
     """
 
     adds_to_base: ClassVar[bool] = True

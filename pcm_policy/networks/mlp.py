@@ -54,6 +54,13 @@ class ResidualMLP(nn.Module):
         depth: number of residual blocks.
         expansion: width of each block's inner layer, in units of ``width``.
         step_embed_dim: width of the step and of the observation embedding.
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.networks import build_network
+        >>> network = build_network("mlp", 2, 16, 40, {"width": 32, "depth": 1})  # Da, T, C
+        >>> network(torch.zeros(3, 16, 2), torch.zeros(3), torch.zeros(3, 40)).shape
+        torch.Size([3, 16, 2])
     """
 
     def __init__(

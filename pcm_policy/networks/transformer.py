@@ -39,6 +39,13 @@ class DenoisingTransformer(nn.Module):
         time_as_cond: whether the diffusion step is a token of the memory; false: of the chunk.
         p_drop_emb: dropout of the tokens, in training.
         p_drop_attn: dropout of the layers, in training.
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.networks import build_network
+        >>> network = build_network("transformer", 2, 16, 40, {"obs_steps": 2, "n_layer": 1, "n_emb": 16, "n_head": 2})  # Da, T, C
+        >>> network(torch.zeros(3, 16, 2), torch.zeros(3), torch.zeros(3, 40)).shape
+        torch.Size([3, 16, 2])
     """
 
     def __init__(

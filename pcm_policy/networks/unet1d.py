@@ -108,6 +108,13 @@ class ConditionalUnet1d(nn.Module):
         n_groups: groups of the group norms.
         cond_predict_scale: FiLM with scale and bias; false: with a bias alone.
         step_embed_dim: width of the diffusion step's embedding.
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.networks import build_network
+        >>> network = build_network("unet1d", 2, 16, 40, {"down_dims": (8, 16)})  # Da, T, C
+        >>> network(torch.zeros(3, 16, 2), torch.zeros(3), torch.zeros(3, 40)).shape
+        torch.Size([3, 16, 2])
     """
 
     def __init__(

@@ -81,6 +81,13 @@ class PolicyConfig:
 
     Raises:
         PcmError: a value of another type or out of range, or settings that exclude each other.
+
+    Example:
+        >>> config = PolicyConfig(obs_dim=20, action_dim=2, horizon=16, obs_steps=2)
+        >>> config.cond_dim, config.chunk_shape
+        (40, (16, 2))
+        >>> PolicyConfig.from_dict(config.to_dict()) == config
+        True
     """
 
     obs_dim: int

@@ -51,6 +51,12 @@ class Prediction:
         action: ``(B, Ta, Da)`` actions to execute, raw units, finite, within the limits.
         chunk: ``(B, T, Da)`` the whole predicted chunk, raw units, not limited.
         solve: how it was found, in normalised units.
+
+    Example:
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> found = policy.predict(np.full((2, 20), 256.0))
+        >>> found.action.shape, found.chunk.shape, found.solve.rounds
+        ((1, 8, 2), (1, 16, 2), 2)
     """
 
     action: NDArray[np.float32]
@@ -64,6 +70,13 @@ class DiffusionPolicy(nn.Module):
     Args:
         config: the policy's config; a head in it is built as well.
         seed: seed of the policy's own generator, used where no noise is given.
+
+    Example:
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> policy.predict(np.full((2, 20), 256.0)).action.shape  # (To, Do) -> (B, Ta, Da)
+        (1, 8, 2)
+        >>> policy.default_solver().label
+        'pcm 2 (ddim-16)'
     """
 
     def __init__(self, config: PolicyConfig, seed: int = 0) -> None:
@@ -436,7 +449,7 @@ class DiffusionPolicy(nn.Module):
         previous: NDArray[np.float32] | None,
     ) -> Prediction:
         raw = self.observe(obs)
-        solver = self.default_solver() if solver is None else solver
+        solver = self.default_solver() if solver is None else self.complete(solver)
         steps = solver.sampler.steps
         drawn = steps if self.sampler(solver.sampler).stochastic else 0
         check_noise(self.config, noise, len(raw), drawn)

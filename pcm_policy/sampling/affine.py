@@ -35,6 +35,13 @@ class AffineSampler:
         stochastic: whether any step adds noise.
         one_step: whether a step uses its own prediction alone, as ``decay, gain, noise`` say. A
             multistep sampler uses earlier ones too: then only ``p, S, M`` describe it.
+
+    Example:
+        >>> from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
+        >>> from pcm_policy.sampling.schedules import NoiseSchedule
+        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8))
+        >>> sampler.M.shape, bool(sampler.M.triu().any()), sampler.stochastic
+        (torch.Size([9, 8]), False, False)
     """
 
     timesteps: Tensor

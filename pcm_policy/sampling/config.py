@@ -30,6 +30,11 @@ class Sampler:
         build: fills the affine form.
         flow: it solves flows, and nothing else.
         steps_anywhere: it has ``eta``, and ``previous`` may be another timestep than the next.
+
+    Example:
+        >>> from pcm_policy.sampling.samplers import SAMPLERS
+        >>> SAMPLERS.find("flow_euler").flow
+        True
     """
 
     build: Build
@@ -77,6 +82,10 @@ class SamplerConfig:
 
     Raises:
         PcmError: an unknown name, a value out of range, or a setting that the sampler has not.
+
+    Example:
+        >>> SamplerConfig("ddim", 32, eta=1.0, temperature=0.1).label
+        'ddim-32 eta 1 at 0.1'
     """
 
     name: str = "ddim"

@@ -21,6 +21,11 @@ class Noise:
     Attributes:
         initial: ``(B, T, Da)`` standard normal, the state ``x_0``.
         steps: ``(N, B, T, Da)`` standard normal added by stochastic samplers, or None.
+
+    Example:
+        >>> noise = episode_noise(episodes=[0, 1], ticks=[0, 0], shape=(16, 2))
+        >>> noise.initial.shape
+        torch.Size([2, 16, 2])
     """
 
     initial: Tensor

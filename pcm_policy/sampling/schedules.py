@@ -42,6 +42,10 @@ class NoiseSchedule:
 
     Raises:
         PcmError: unknown schedule name, no training step, or betas outside (0, 1).
+
+    Example:
+        >>> NoiseSchedule("linear", train_steps=100).alphas_cumprod().shape
+        torch.Size([100])
     """
 
     name: ScheduleName = "squaredcos_cap_v2"

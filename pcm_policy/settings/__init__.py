@@ -7,6 +7,7 @@ says what each setting is for. :func:`read` builds it from the command line or f
 :func:`walk` lists it, for ``--help`` and for the tests.
 
 Example:
+    >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
     ... class Film:
     ...     fps: Positive = 30.0

@@ -31,6 +31,16 @@ class Adaptive(Step):
         shrink: a head round that leaves more than this share of the base residual was the row's
             last.
         inner: the step that makes the base rounds; rows without their head take its states.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy, Solver
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> from pcm_policy.solvers import Adaptive, Tolerance
+        >>> found = policy.predict(obs, solver=Solver(Adaptive(), Tolerance(error=1e-3))).solve
+        >>> found.certified.tolist()
+        [True]
     """
 
     head_rounds: int = setting(1, int, least=1)

@@ -26,6 +26,16 @@ class Anderson(Step):
         memory: rounds that the least squares look back; 2 or 3 is best.
         ridge: share of the mean squared residual difference added to the normal equations.
         inner: the step whose rounds are extrapolated.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy, Solver
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> from pcm_policy.solvers import Anderson, Rounds
+        >>> found = policy.predict(obs, solver=Solver(Anderson(memory=3), Rounds(4))).solve
+        >>> found.rounds
+        4
     """
 
     memory: int = setting(2, int, least=1)

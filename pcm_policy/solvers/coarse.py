@@ -54,6 +54,16 @@ class Coarse(Step):
         shares: of the nodes that the first rounds of the solve evaluate, at least two; measured
             best for DDIM-32 and DDPM-100.
         then: the step after them.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy, Solver
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> from pcm_policy.solvers import Coarse, Rounds
+        >>> found = policy.predict(obs, solver=Solver(Coarse((0.25, 0.5)), Rounds(4))).solve
+        >>> found.nfe < 4 * policy.config.sampler.steps
+        True
     """
 
     shares: tuple[float, ...] = setting((0.25, 0.5), above=0, most=1)

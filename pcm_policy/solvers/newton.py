@@ -32,6 +32,17 @@ class Newton(Step):
 
     Attributes:
         inner: the step whose predictions are used.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> solver = policy.solver({"method": "newton", "tolerance": 1e-3})  # measures the Jacobian
+        >>> solver.step.inner
+        Newton(inner=Picard(window=None))
+        >>> policy.predict(obs, solver=solver).solve.certified.tolist()
+        [True]
     """
 
     inner: Step = Picard()
@@ -70,6 +81,10 @@ class MixedNewton(Anderson):
 
     Attributes:
         inner: the step whose rounds are extrapolated.
+
+    Example:
+        >>> MixedNewton().memory, MixedNewton().inner
+        (2, Newton(inner=Picard(window=None)))
     """
 
     inner: Step = Newton()

@@ -28,6 +28,16 @@ class Paradigms(Step):
 
     Attributes:
         window: most states evaluated in a round; None for all.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy, Solver
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> from pcm_policy.solvers import Paradigms, Tolerance
+        >>> found = policy.predict(obs, solver=Solver(Paradigms(), Tolerance(error=1e-3, safety=1.0))).solve
+        >>> found.certified.tolist()
+        [True]
     """
 
     window: int | None = setting(None, int, least=1)

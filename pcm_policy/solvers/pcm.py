@@ -27,6 +27,16 @@ class PCM(Step):
         shares: lambda(k), the head's share of round ``k``; past the end, and where it is 0, rounds
             are the other step's. :func:`ramp` makes the paper's.
         then: the step after the head. Anderson mixing certifies soonest, see docs/pcm.md.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy, Solver
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> from pcm_policy.solvers import PCM, Tolerance
+        >>> found = policy.predict(obs, solver=Solver(PCM((1.0, 1.0)), Tolerance(error=1e-3))).solve
+        >>> found.certified.tolist()
+        [True]
     """
 
     shares: tuple[float, ...] = setting((1.0, 1.0), least=0, most=1)

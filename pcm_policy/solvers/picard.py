@@ -37,6 +37,16 @@ class Picard(Step):
     Attributes:
         window: most states evaluated in a round; None for all. The window slides past what is
             final; one of 1 is sequential sampling.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy, Solver
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> from pcm_policy.solvers import Picard, Tolerance
+        >>> found = policy.predict(obs, solver=Solver(Picard(), Tolerance(error=1e-3))).solve
+        >>> found.certified.tolist()
+        [True]
     """
 
     window: int | None = setting(None, int, least=1)

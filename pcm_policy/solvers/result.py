@@ -7,7 +7,17 @@ from torch import Tensor
 
 
 class Ended(Enum):
-    """Why a solve ended; the value is the advice."""
+    """Why a solve ended; the value is the advice.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> found = policy.predict(obs, solver=policy.solver({"method": "picard", "rounds": 2})).solve
+        >>> found.why()
+        <Ended.ROUNDS: 'the rounds were used up: raise solver.rounds or give a tolerance; see `bound`'>
+    """
 
     EXACT = "every state is exact: this is the sequential sampler's chunk"
     CERTIFIED = "every chunk is within the tolerance"
@@ -40,6 +50,15 @@ class SolveResult:
             what a solve of that row alone would have taken.
         ended: why the solve ended, as far as is known without waiting for the device; see
             :meth:`why`.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> found = policy.predict(obs, solver=policy.solver({"method": "picard", "rounds": 2})).solve
+        >>> found.sample.shape, found.residuals.shape, found.certified.tolist()
+        (torch.Size([1, 16, 2]), torch.Size([2, 1]), [False])
     """
 
     sample: Tensor

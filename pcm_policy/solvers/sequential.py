@@ -21,6 +21,16 @@ class Sequential(Step):
     """The sampler as everybody runs it: all ``N`` steps in one round of ``N`` network calls.
 
     No round revises a state, so the round moves nothing and the result is exact.
+
+    Example:
+        >>> import numpy as np
+        >>> from pcm_policy import DiffusionPolicy, Solver
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> obs = np.full((2, 20), 256.0)
+        >>> from pcm_policy.solvers import Sequential
+        >>> found = policy.predict(obs, solver=Solver(Sequential())).solve
+        >>> found.rounds == policy.config.sampler.steps
+        True
     """
 
     limits: ClassVar[tuple[str, ...]] = ()

@@ -70,6 +70,22 @@ class System:
         F: ``(N + 1, B, T, Da)``, what the noise alone gives.
         head: the PCM head, for steps that use one.
         jacobian: the base's mean Jacobian on this sampler.
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.sampling.denoise import Denoiser
+        >>> from pcm_policy.sampling.noise import Noise
+        >>> from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
+        >>> from pcm_policy.sampling.schedules import NoiseSchedule
+        >>> from pcm_policy.solvers import start
+        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8)).to("cpu", torch.float32)
+        >>> network = lambda x, t, cond: 0.5 * x  # (n, T, Da) -> (n, T, Da)
+        >>> denoise = Denoiser(network, sampler, torch.zeros(1, 0), "sample")
+        >>> s, x = start(denoise, Noise(torch.ones(1, 4, 2)))
+        >>> s.steps, s.F.shape
+        (8, torch.Size([9, 1, 4, 2]))
+        >>> s.sweep(torch.zeros(8, 1, 4, 2)).equal(s.F)
+        True
     """
 
     denoise: Denoiser
@@ -123,6 +139,20 @@ class Iterate:
         taken: ``(B,)`` int64, rounds that every row took, under stops that end rows.
         cold: nobody has said yet what the nodes predict that no round has reached.
         at: ``(B,)`` int64, the round that each row is in, where they differ (in training).
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.sampling.denoise import Denoiser
+        >>> from pcm_policy.sampling.noise import Noise
+        >>> from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
+        >>> from pcm_policy.sampling.schedules import NoiseSchedule
+        >>> from pcm_policy.solvers import start
+        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8)).to("cpu", torch.float32)
+        >>> network = lambda x, t, cond: 0.5 * x  # (n, T, Da) -> (n, T, Da)
+        >>> denoise = Denoiser(network, sampler, torch.zeros(1, 0), "sample")
+        >>> s, x = start(denoise, Noise(torch.ones(1, 4, 2)))
+        >>> x.k, x.X.shape, x.P.shape
+        (0, torch.Size([9, 1, 4, 2]), torch.Size([8, 1, 4, 2]))
     """
 
     k: int
@@ -218,6 +248,21 @@ class Round:
         full: the base was evaluated at all nodes of the round's window.
         whole: at all nodes up to the last, so that what the round moved bounds the error.
         calls: network calls, one after another.
+
+    Example:
+        >>> import torch
+        >>> from pcm_policy.sampling.denoise import Denoiser
+        >>> from pcm_policy.sampling.noise import Noise
+        >>> from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
+        >>> from pcm_policy.sampling.schedules import NoiseSchedule
+        >>> from pcm_policy.solvers import Picard, start
+        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8)).to("cpu", torch.float32)
+        >>> network = lambda x, t, cond: 0.5 * x  # (n, T, Da) -> (n, T, Da)
+        >>> denoise = Denoiser(network, sampler, torch.zeros(1, 0), "sample")
+        >>> s, x = start(denoise, Noise(torch.ones(1, 4, 2)))
+        >>> r, _ = Picard().step(s, x, None)
+        >>> r.nfe, r.exact, r.whole
+        (8, 1, True)
     """
 
     before: Iterate

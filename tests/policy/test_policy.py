@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pcm_policy import ActionLimits, DiffusionPolicy, PcmError, PolicyConfig
+from pcm_policy import ActionLimits, DiffusionPolicy, PcmError, PolicyConfig, Solver
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.solvers import Picard, Rounds
 from tests.builders import small_policy
 
 
@@ -107,3 +108,11 @@ def test_a_measured_jacobian_follows_the_policy() -> None:
     made.double()
     found = made.solve(torch.zeros(2, 2, 3, dtype=torch.float64), solver)
     assert found.sample.dtype == torch.float64
+
+
+def test_a_solver_without_a_sampler_is_the_policys() -> None:
+    """``Solver(step, stop)``, as Python code writes it, takes the sampler from the policy."""
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+    found = policy.predict(np.full((2, 20), 256.0), solver=Solver(Picard(), Rounds(2)))
+    assert found.solve.rounds == 2
+    assert found.solve.trajectory.shape[0] == policy.config.sampler.steps + 1
