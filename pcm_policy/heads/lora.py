@@ -33,8 +33,9 @@ class LoraHead(Head):
         >>> from pcm_policy.heads import build_head
         >>> from pcm_policy.networks import build_network
         >>> network = build_network("mlp", 2, 16, 40, {"width": 32, "depth": 1})  # Da, T, C
-        >>> head = build_head("lora", network, 8, 2, 16, 40, {"rank": 2})  # for a sampler of 8 steps
-        >>> sum(w.numel() for w in head.parameters()) < sum(w.numel() for w in network.parameters())
+        >>> head = build_head("lora", network, 8, 2, 16, 40, {"rank": 2})  # for 8 steps
+        >>> size, base = (sum(w.numel() for w in m.parameters()) for m in (head, network))
+        >>> size < base
         True
     """
 

@@ -62,8 +62,10 @@ class WindowHead(Head):
         >>> from pcm_policy.heads import build_head
         >>> from pcm_policy.networks import build_network
         >>> network = build_network("mlp", 2, 16, 40, {"width": 32, "depth": 1})  # Da, T, C
-        >>> head = build_head("window", network, 8, 2, 16, 40, {"nodes": 4, "width": 16, "cond_width": 16})  # for a sampler of 8 steps
-        >>> sum(w.numel() for w in head.parameters()) < sum(w.numel() for w in network.parameters())
+        >>> options = {"nodes": 4, "width": 16, "cond_width": 16}
+        >>> head = build_head("window", network, 8, 2, 16, 40, options)  # for a sampler of 8 steps
+        >>> size, base = (sum(w.numel() for w in m.parameters()) for m in (head, network))
+        >>> size < base
         True
     """
 

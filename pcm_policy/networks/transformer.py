@@ -43,7 +43,8 @@ class DenoisingTransformer(nn.Module):
     Example:
         >>> import torch
         >>> from pcm_policy.networks import build_network
-        >>> network = build_network("transformer", 2, 16, 40, {"obs_steps": 2, "n_layer": 1, "n_emb": 16, "n_head": 2})  # Da, T, C
+        >>> options = {"obs_steps": 2, "n_layer": 1, "n_emb": 16, "n_head": 2}
+        >>> network = build_network("transformer", 2, 16, 40, options)  # Da, T, C
         >>> network(torch.zeros(3, 16, 2), torch.zeros(3), torch.zeros(3, 40)).shape
         torch.Size([3, 16, 2])
     """

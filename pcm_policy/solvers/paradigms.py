@@ -35,7 +35,8 @@ class Paradigms(Step):
         >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
         >>> obs = np.full((2, 20), 256.0)
         >>> from pcm_policy.solvers import Paradigms, Tolerance
-        >>> found = policy.predict(obs, solver=Solver(Paradigms(), Tolerance(error=1e-3, safety=1.0))).solve
+        >>> solver = Solver(Paradigms(), Tolerance(error=1e-3, safety=1.0))
+        >>> found = policy.predict(obs, solver=solver).solve
         >>> found.certified.tolist()
         [True]
     """

@@ -14,9 +14,10 @@ class Ended(Enum):
         >>> from pcm_policy import DiffusionPolicy
         >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
         >>> obs = np.full((2, 20), 256.0)
-        >>> found = policy.predict(obs, solver=policy.solver({"method": "picard", "rounds": 2})).solve
-        >>> found.why()
-        <Ended.ROUNDS: 'the rounds were used up: raise solver.rounds or give a tolerance; see `bound`'>
+        >>> solver = policy.solver({"method": "picard", "rounds": 2})
+        >>> found = policy.predict(obs, solver=solver).solve
+        >>> found.why().value
+        'the rounds were used up: raise solver.rounds or give a tolerance; see `bound`'
     """
 
     EXACT = "every state is exact: this is the sequential sampler's chunk"
@@ -56,7 +57,8 @@ class SolveResult:
         >>> from pcm_policy import DiffusionPolicy
         >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
         >>> obs = np.full((2, 20), 256.0)
-        >>> found = policy.predict(obs, solver=policy.solver({"method": "picard", "rounds": 2})).solve
+        >>> solver = policy.solver({"method": "picard", "rounds": 2})
+        >>> found = policy.predict(obs, solver=solver).solve
         >>> found.sample.shape, found.residuals.shape, found.certified.tolist()
         (torch.Size([1, 16, 2]), torch.Size([2, 1]), [False])
     """

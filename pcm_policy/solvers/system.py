@@ -78,7 +78,8 @@ class System:
         >>> from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
         >>> from pcm_policy.sampling.schedules import NoiseSchedule
         >>> from pcm_policy.solvers import start
-        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8)).to("cpu", torch.float32)
+        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8))
+        >>> sampler = sampler.to("cpu", torch.float32)
         >>> network = lambda x, t, cond: 0.5 * x  # (n, T, Da) -> (n, T, Da)
         >>> denoise = Denoiser(network, sampler, torch.zeros(1, 0), "sample")
         >>> s, x = start(denoise, Noise(torch.ones(1, 4, 2)))
@@ -147,7 +148,8 @@ class Iterate:
         >>> from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
         >>> from pcm_policy.sampling.schedules import NoiseSchedule
         >>> from pcm_policy.solvers import start
-        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8)).to("cpu", torch.float32)
+        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8))
+        >>> sampler = sampler.to("cpu", torch.float32)
         >>> network = lambda x, t, cond: 0.5 * x  # (n, T, Da) -> (n, T, Da)
         >>> denoise = Denoiser(network, sampler, torch.zeros(1, 0), "sample")
         >>> s, x = start(denoise, Noise(torch.ones(1, 4, 2)))
@@ -256,7 +258,8 @@ class Round:
         >>> from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
         >>> from pcm_policy.sampling.schedules import NoiseSchedule
         >>> from pcm_policy.solvers import Picard, start
-        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8)).to("cpu", torch.float32)
+        >>> sampler = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 8))
+        >>> sampler = sampler.to("cpu", torch.float32)
         >>> network = lambda x, t, cond: 0.5 * x  # (n, T, Da) -> (n, T, Da)
         >>> denoise = Denoiser(network, sampler, torch.zeros(1, 0), "sample")
         >>> s, x = start(denoise, Noise(torch.ones(1, 4, 2)))
