@@ -1,4 +1,4 @@
-"""What a PCM head is: it jumps from any iterate towards the base's fixed point."""
+"""The interface of a PCM head, which jumps from any iterate towards the base's fixed point."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -15,11 +15,18 @@ from pcm_policy.solvers.system import Iterate, System, combine
 
 
 class Head(nn.Module, ABC):
-    """A PCM head; one of your own implements :meth:`forward` and what it does differently.
+    """A PCM head. A head of your own implements :meth:`forward`; the other methods have defaults.
 
-    It is built as ``Head(network, steps, action_dim, horizon, cond_dim, **options)``: the base
-    network, which it must not keep as a submodule; ``N`` steps of the sampler it is trained for;
-    ``Da``, ``T`` and ``C``; and what ``head.options`` says.
+    The policy builds it as ``Head(network, steps, action_dim, horizon, cond_dim, **options)``:
+
+    ============== =====================================================================
+    ``network``    the base network; a head must not keep it as a submodule
+    ``steps``      ``N``, steps of the sampler that the head is trained for
+    ``action_dim`` ``Da``
+    ``horizon``    ``T``
+    ``cond_dim``   ``C``
+    ``options``    the settings ``head.options``
+    ============== =====================================================================
 
     Example:
         >>> class Nothing(Head):  # the base alone; docs/extend.md has one that is trained
@@ -33,10 +40,10 @@ class Head(nn.Module, ABC):
     """
 
     adds_to_base: ClassVar[bool] = False
-    """It adds to a base prediction that may be given, as :class:`~pcm_policy.solvers.Adaptive`
-    does."""
+    """Whether the head adds to a base prediction that the caller may give, as
+    :class:`~pcm_policy.solvers.Adaptive` does."""
     changes_base: ClassVar[bool] = False
-    """It calls the base network with other weights, which must have the head's type."""
+    """Whether the head calls the base network with other weights; these have the head's type."""
 
     def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
         """Return what the base is evaluated at in a round.
@@ -59,7 +66,7 @@ class Head(nn.Module, ABC):
     def start(self, s: System) -> Tensor | None:
         """Predict the chunk ``(B, T, Da)`` that a solve starts from, without a round of the base.
 
-        It is clipped by who asks. None starts from zeros.
+        The caller clips it. None means that the solve starts from zeros.
         """
         return None
 

@@ -20,7 +20,7 @@ class CopyHead(Head):
 
     Args:
         network: the base network, for its shape.
-        shape: what other heads are told, not used.
+        shape: ``N``, ``Da``, ``T`` and ``C``; not used.
 
     Example:
         >>> import torch

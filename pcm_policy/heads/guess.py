@@ -10,12 +10,13 @@ from pcm_policy.sampling.denoise import Prefix
 class FirstGuess(nn.Module):
     """Predict the fixed point's chunk from noise and observation alone.
 
-    A distillation of the sampler into one call of a network that is small against the base's. It
-    need not be exact, only nearer than zeros: the rounds do the rest. Noise and observation enter
-    together, and the observation modulates every block as well; either alone trains far slower.
+    The network is small beside the base's and distils the whole sampler into one call. The guess
+    only has to be nearer than zeros, because the rounds correct it. Noise and observation enter
+    side by side, and the observation also modulates every block; with one of the two alone the
+    network trains far slower.
 
     Args:
-        noises: states ``n`` of the noise that it sees; one where the sampler draws no more.
+        noises: number ``n`` of noise states that the network sees; 1 for deterministic samplers.
         action_dim: ``Da``.
         horizon: ``T``.
         cond_dim: ``C``.

@@ -24,7 +24,7 @@ class LoraHead(Head):
 
     Args:
         network: the base network, for its weights' names and shapes; it is not kept.
-        shape: what other heads are told, not used.
+        shape: ``N``, ``Da``, ``T`` and ``C``; not used.
         rank: rank of every ``dW``.
         alpha: ``dW = alpha / rank * up @ down``.
 

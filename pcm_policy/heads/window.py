@@ -21,21 +21,24 @@ from pcm_policy.solvers.system import Iterate, System, combine
 FLOOR = 1e-3
 """Least scale of a correction, in normalised action units."""
 LIMIT = 10.0
-"""Largest clean action, in normalised units, that a round predicts: far off the data a correction
-grows with the square of the states, and would not stay finite."""
+"""Clamp of a round's predictions, in normalised units: off the training data the correction can
+diverge."""
 
 
 @HEADS.add("window")
 class WindowHead(Head):
     """Correct all base predictions of a round: ``P + lambda(k) s A(X, P, obs, k, s) R / s``.
 
-    ``P`` is ``D(X)``, or what a quasi-Newton step makes of it, ``R = F + M P - X`` how far that
-    moves the states and ``s`` its root mean square in a row of the batch. How far ``P`` is off is
-    nearly linear in ``R``, by a matrix that depends on where the states are: ``A`` is an affine map
-    of few dimensions with factors from a network that sees states, predictions and observation. So
-    a row near its fixed point gets a small correction, and one far from it a large one. The base
-    network is called once a round and the correction is added, so that with a share of zero a
-    round is one of the base model. The initial noise is the first state of the window; the output
+    ===== =======================================================================================
+    ``P`` the base's predictions ``D(X)``, or a quasi-Newton step from them
+    ``R`` the residual ``F + M P - X``: how far ``P`` moves the states
+    ``s`` the root mean square of ``R`` in a row of the batch
+    ``A`` a matrix of rank ``width``; a network of states, predictions and observation factors it
+    ===== =======================================================================================
+
+    The error of ``P`` is nearly linear in ``R``, by a matrix that depends on the states. A row near
+    its fixed point therefore gets a small correction, and a row far from it a large one. A round
+    calls the base network once. With a share of zero it is a round of the base model. The output
     layer starts at zero, so an untrained head changes nothing.
 
     Args:
@@ -48,14 +51,14 @@ class WindowHead(Head):
         depth: number of residual blocks.
         cond_width: width of the vector that modulates the blocks, of both networks.
         max_rounds: later rounds share the last round's embedding.
-        nodes: states that the base is evaluated at and the head sees; predictions in between are
-            interpolated in log-SNR. None for all; so are more than there are.
-        newton: start from the base's quasi-Newton step, see :mod:`pcm_policy.solvers.newton`; its
-            Jacobian is part of the head, and so is how its predictions run from node to node, see
-            :meth:`calibrate`.
+        nodes: number of states that the base is evaluated at and the head sees; the head
+            interpolates the predictions in between in log-SNR. None, or any number of at least
+            ``N``, means all.
+        newton: start from the base's quasi-Newton step, see :mod:`pcm_policy.solvers.newton`. The
+            head stores the Jacobian and the interpolation weights, see :meth:`calibrate`.
         guess_width: width of the network that predicts the chunk a solve starts from, see
             :class:`~pcm_policy.heads.guess.FirstGuess`; 0 starts from zeros.
-        guess_noises: states of the noise that it sees: the first, or as many as there are nodes.
+        guess_noises: number of noise states that this network sees: 1, or the number of nodes.
 
     Example:
         >>> import torch
@@ -142,7 +145,7 @@ class WindowHead(Head):
         return (found + share * correction).clamp(-LIMIT, LIMIT)
 
     def jacobian(self, sampler: AffineSampler) -> Jacobian | None:
-        """Return the base's mean Jacobian on a sampler; None if the head does without."""
+        """Return the base's mean Jacobian on a sampler; None if the head has none."""
         if self.diagonal is None:
             return None
         if self._jacobian is None or self._jacobian[0] is not sampler:
@@ -158,8 +161,9 @@ class WindowHead(Head):
     def calibrate(self, denoise: Denoiser, noise: Noise) -> None:
         """Measure the base on some observations, if the head takes quasi-Newton steps.
 
-        The Jacobian; and the weights that give the predictions between the nodes best, by least
-        squares on sequential trajectories, as a difference to linear interpolation.
+        Two things are measured: the Jacobian, and the weights that interpolate predictions between
+        the nodes. The weights are a least-squares fit to sequential trajectories, stored as the
+        difference to linear interpolation.
         """
         self._jacobian = self._spread = None
         if self.diagonal is None or self.bend is None:

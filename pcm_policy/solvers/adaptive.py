@@ -28,9 +28,9 @@ class Adaptive(Step):
 
     Attributes:
         head_rounds: rounds that the head may be used in; one certifies soonest.
-        shrink: a head round that leaves more than this share of the base residual was the row's
-            last.
-        inner: the step that makes the base rounds; rows without their head take its states.
+        shrink: a row leaves its head after a round that reduces the base residual to more than
+            this share.
+        inner: the step that makes the base rounds; rows that left their head take its states.
 
     Example:
         >>> import numpy as np
@@ -55,7 +55,7 @@ class Adaptive(Step):
         return self
 
     def details(self, stop: Stop | None) -> str:
-        """Return what differs from the defaults, for the label: not the Jacobian of a head."""
+        """Return the settings that differ from the defaults; a head's Jacobian is no setting."""
         usual = self.inner in (Anderson(), Anderson(inner=Newton()))
         return super(Adaptive, replace(self, inner=Anderson()) if usual else self).details(stop)
 
@@ -77,7 +77,7 @@ class Adaptive(Step):
         return self.inner.init(s), None
 
     def early(self) -> int | None:
-        """The rounds with the head, and those of the inner step."""
+        """Return the rounds with the head and the early rounds of the inner step."""
         return after(self.head_rounds, self.inner)
 
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:

@@ -23,7 +23,7 @@ class Anderson(Step):
     """Extrapolate whole rounds of another step from the last few.
 
     Attributes:
-        memory: rounds that the least squares look back; 2 or 3 is best.
+        memory: number of earlier rounds in the least squares; 2 or 3 is best.
         ridge: share of the mean squared residual difference added to the normal equations.
         inner: the step whose rounds are extrapolated.
 
@@ -43,11 +43,11 @@ class Anderson(Step):
     inner: Step = Picard()
 
     def init(self, s: System) -> Any:
-        """Remember nothing yet but what the inner step does."""
+        """Return the inner step's memory and empty lists."""
         return self.inner.init(s), None, (), ()
 
     def early(self) -> int | None:
-        """As the inner step; the memory says itself whether it is full."""
+        """Return the inner step's count; the memory itself shows whether it is full."""
         return self.inner.early()
 
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:

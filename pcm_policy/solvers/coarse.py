@@ -1,9 +1,9 @@
 """Coarse to fine: early rounds evaluate few nodes, later ones all that have not settled.
 
-Early iterates are far from the solution wherever they are evaluated, so a few nodes with the
-predictions in between interpolated in log-SNR lose nothing; late rounds change only the last
-states. Fewer rounds than full-window Picard for half of its network evaluations, which is what
-counts where a batch is not free: on a CPU or an embedded GPU.
+Early iterates are far from the solution at every node. Evaluating a few nodes and interpolating
+the predictions in between in log-SNR therefore loses nothing. Late rounds change only the last
+states. The solver needs fewer rounds than full-window Picard and half of its network evaluations,
+which counts where a batch is not free: on a CPU or an embedded GPU.
 """
 
 from dataclasses import dataclass, replace
@@ -74,7 +74,7 @@ class Coarse(Step):
         return self.then.init(s)
 
     def early(self) -> int | None:
-        """The rounds at few nodes, and those of the other step."""
+        """Return the rounds at few nodes and the early rounds of the other step."""
         return after(len(self.shares), self.then)
 
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:

@@ -10,12 +10,12 @@ Stop = Callable[[], bool]
 
 
 class Deadline:
-    """Ends a solve when another round as slow as the slowest so far would be too late.
+    """End a solve when another round, as slow as the slowest so far, would end too late.
 
     Args:
         ms: time from now until the chunk is wanted, in milliseconds.
-        finish: waits for the device, so that a round's time is its own; called before each look at
-            the clock.
+        finish: waits for the device; called before each look at the clock, so that a round's time
+            does not include work of other rounds.
         clock: returns seconds; for tests.
     """
 

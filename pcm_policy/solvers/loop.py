@@ -1,8 +1,9 @@
 """The one loop behind every solver of ``X = F + M D(X)``.
 
-A *step* makes a round. A *stop* says of every row how many of its leading states are final; those
-are never touched again, and a solve ends when all are. Neither knows the other. Everybody who needs
-the rounds of a solve, to train, count, draw or record them, walks through :func:`rounds`.
+A *step* makes a round. A *stop* says how many leading states of every row are final. Final states
+never change again, and a solve ends when all states are final. Step and stop do not know each
+other. Code that needs the rounds of a solve, to train, count, draw or record them, walks through
+:func:`rounds`.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,8 +50,9 @@ def first_iterate(s: System, guess: Tensor | None = None) -> Iterate:
 
     Args:
         s: the system.
-        guess: ``(B, T, Da)`` or ``(N, B, T, Da)`` guess of the clean chunks; the fixed point does
-            not depend on it. None, and NaN in a row of it, is what the head starts from, or zeros.
+        guess: ``(B, T, Da)`` or ``(N, B, T, Da)`` guess of the clean chunks. The fixed point does
+            not depend on it. Without a guess, and in rows where it is NaN, the solve starts from
+            the head's first guess, else from zeros.
 
     Raises:
         PcmError: a guess of the wrong shape.
@@ -82,7 +84,7 @@ def clipped_start(s: System) -> Tensor | None:
 def advance(
     s: System, step: Step, stop: Stop, x: Iterate, memory: Any
 ) -> tuple[Round, Iterate, Tensor, Any]:
-    """Make one round: all that a loop repeats, and what a runtime records.
+    """Make one round. This is what the loop repeats and what a runtime records.
 
     Nothing is read back from the device, and no tensor is made from host data.
 
@@ -126,7 +128,7 @@ def solve(
     stop: Stop,
     late: Callable[[], bool] = lambda: False,
 ) -> SolveResult:
-    """Repeat a step until all is final, the rounds are used up, or it is late.
+    """Repeat a step until all states are final, the rounds are used up, or the deadline has come.
 
     Args:
         s: the system.
@@ -155,9 +157,9 @@ def result(
     nfe: int,
     is_late: bool = False,
 ) -> SolveResult:
-    """Return the result of a solve that ended in the iterate ``x`` .
+    """Return the result of a solve that ended in the iterate ``x``.
 
-    ``whole`` says whether its last round was, see :class:`~pcm_policy.solvers.system.Round`.
+    ``whole`` is that of the last :class:`~pcm_policy.solvers.system.Round`.
     """
     usable = x.X[-1].isfinite().flatten(1).all(dim=1) & whole
     bound = torch.where(usable, stop.bound(x), torch.inf)

@@ -1,7 +1,7 @@
 """Quasi-Newton rounds: the denoiser's mean Jacobian, measured once, is inverted with the system.
 
-A round costs one batched network call, as before, and one more matrix product. The fixed point is
-the same whatever the Jacobian. See :class:`~pcm_policy.solvers.jacobian.Jacobian`.
+A round costs one batched network call and one more matrix product than a Picard round. The fixed
+point does not depend on the Jacobian. See :class:`~pcm_policy.solvers.jacobian.Jacobian`.
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ __all__ = ["Jacobian", "Newton", "mean_jacobian"]
 @STEPS.add("linearised")
 @dataclass(frozen=True)
 class Newton(Step):
-    """Solve whole rounds of another step with the base's mean Jacobian linearised in.
+    """Linearise the base with its mean Jacobian, and solve that system in every round.
 
     Attributes:
         inner: the step whose predictions are used.
@@ -66,7 +66,7 @@ class Newton(Step):
         return self.inner.early()
 
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
-        """Make the inner step's round, and sweep what solves the linearised system."""
+        """Make the inner step's round, then solve the linearised system and sweep."""
         assert s.jacobian is not None
         r, memory = self.inner.step(s, x, memory)
         if r.whole:
@@ -94,7 +94,8 @@ class MixedNewton(Anderson):
 def mean_jacobian(denoise: Denoiser, noise: Noise, count: int = 8) -> Tensor:
     """Measure the diagonal Jacobian of ``D`` by secants of Picard iterates to the exact trajectory.
 
-    Regression over the batch, every iterate weighted by its distance so that none dominates.
+    The measurement is a regression over the batch. Every iterate is weighted by one over its
+    squared distance, so that no iterate dominates.
 
     Args:
         denoise: the base map, with conditions that are not used for measuring errors later.

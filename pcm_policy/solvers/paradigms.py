@@ -24,10 +24,10 @@ from pcm_policy.solvers.system import Iterate, Round, System
 @STEPS.add("paradigms")
 @dataclass(frozen=True)
 class Paradigms(Step):
-    """Sum increments over a window; all states start from the noise, and no guess is used.
+    """Sum increments over a window. All states start from the noise; a guess is not used.
 
     Attributes:
-        window: most states evaluated in a round; None for all.
+        window: largest number of states evaluated in a round; None for all.
 
     Example:
         >>> import numpy as np

@@ -21,12 +21,12 @@ from pcm_policy.solvers.system import Iterate, Round, System
 @STEPS.add("pcm")
 @dataclass(frozen=True)
 class PCM(Step):
-    """The head at its share of each of the first rounds, then another step.
+    """Use the head in the first rounds, each at its share, then another step.
 
     Attributes:
-        shares: lambda(k), the head's share of round ``k``; past the end, and where it is 0, rounds
-            are the other step's. :func:`ramp` makes the paper's.
-        then: the step after the head. Anderson mixing certifies soonest, see docs/pcm.md.
+        shares: ``lambda(k)``, the head's share of round ``k``. A round with share 0, or past the
+            end of the list, is one of the step ``then``. :func:`ramp` makes the paper's shares.
+        then: the step after the head; Anderson mixing certifies soonest, see docs/pcm.md.
 
     Example:
         >>> import numpy as np
@@ -86,7 +86,7 @@ class PCM(Step):
         return self.then.init(s)
 
     def early(self) -> int | None:
-        """The rounds of the head, and those of the other step."""
+        """Return the rounds of the head and the early rounds of the other step."""
         return after(len(self.shares), self.then)
 
     def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:

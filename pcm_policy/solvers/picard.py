@@ -35,8 +35,8 @@ class Picard(Step):
     Every round makes one more leading state exact, so ``N`` of them are always enough.
 
     Attributes:
-        window: most states evaluated in a round; None for all. The window slides past what is
-            final; one of 1 is sequential sampling.
+        window: largest number of states evaluated in a round; None for all. The window slides past
+            the states that are final. A window of 1 is sequential sampling.
 
     Example:
         >>> import numpy as np
@@ -57,11 +57,11 @@ class Picard(Step):
         return super().ready(s, stop)
 
     def early(self) -> int | None:
-        """No round is unlike another, unless a window slides."""
+        """Return 0, because all rounds are alike; None if a window slides."""
         return 0 if self.window is None else None
 
     def step(self, s: System, x: Iterate, memory: None) -> tuple[Round, None]:
-        """Sweep once; nodes past a window of the first rounds repeat its last prediction."""
+        """Sweep once; nodes past the window repeat its last prediction in the first rounds."""
         hi = min(x.lo + (self.window or s.steps), s.steps)
         found = x.evaluate(s, slice(x.lo, hi))
         ahead = found[-1:].expand_as(x.P[hi:]) if x.cold else x.P[hi:]

@@ -21,7 +21,7 @@ ENDS: dict[str, tuple[type[Stop], str]] = {
     "settle": (Settle, "level"),
     "rounds": (Rounds, "rounds"),
 }
-"""What ends a solve: the stop, and its own setting; the first that is said decides."""
+"""Settings that end a solve, with their stop and its field; the first one given decides."""
 SAMPLER = {"sampler": "name"} | {f.name: f.name for f in fields(SamplerConfig) if f.name != "name"}
 
 
@@ -32,9 +32,10 @@ class Solver:
     Attributes:
         step: how each round is made.
         stop: when they end.
-        sampler: whose chunk is wanted; None, until a policy says: its own, or its head's.
-        deadline_ms: end when another round would take longer than this many milliseconds in all;
-            the result is the best chunk so far.
+        sampler: the sampler whose chunk is wanted. None stands for the policy's own sampler, or for
+            its head's if the step uses the head.
+        deadline_ms: the solve ends when another round would exceed this many milliseconds; the
+            result is the best chunk so far.
 
     Example:
         >>> from pcm_policy.solvers import PCM, Tolerance
@@ -102,9 +103,9 @@ class Solver:
 def read(values: Mapping[str, Any], known: Known) -> Solver:
     """Build a solver from flat settings, as the command line gives them.
 
-    ``method`` names the step; its own settings, those of the steps that it wraps, of a stop and of
-    the sampler (named by ``sampler``) lie beside it. None is unsaid: what a policy knows decides,
-    else the default of the dataclass.
+    ``method`` names the step. Beside it stand the settings of the step, of the steps that it wraps,
+    of the stop and of the sampler (``sampler`` names it). A setting that is None or absent takes
+    the policy's value, else the default of the dataclass.
 
     Args:
         values: the settings.

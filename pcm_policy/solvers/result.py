@@ -35,22 +35,20 @@ class SolveResult:
     Attributes:
         sample: ``(B, T, Da)`` action chunk, the last state.
         rounds: batched network calls, one after another.
-        nfe: network evaluations per chunk, of the row that took most rounds.
+        nfe: network evaluations per chunk, for the row with the most rounds.
         residuals: ``(rounds, B)`` largest change that each round made anywhere on the trajectory,
             in normalised action units. Only a round of the base model alone says something about
             the distance to the sequential sample.
-        certified: ``(B,)`` bool: the sample is the sequential sampler's, either because enough
-            base rounds prove it or because the last base round's residual, times the safety
-            factor, is within the tolerance.
-        bound: ``(B,)`` that residual times that factor: the estimated largest error of the sample,
-            in normalised action units. Zero where it is proven, infinite where the last round was
-            not one of the base model over all states.
+        certified: ``(B,)`` bool, whether the sample is the sequential sampler's: enough base rounds
+            prove it, or ``bound`` is within the tolerance.
+        bound: ``(B,)`` estimated largest error of the sample, in normalised action units: the last
+            base round's residual times the safety factor. Zero if the sample is proven exact,
+            infinite if the last round was not a base round over all states.
         trajectory: ``(N + 1, B, T, Da)`` all states.
-        chunk: ``(B, T, Da)`` float32, the sample in raw units, where a policy solved.
-        row_rounds: ``(B,)`` int64, rounds until each row was done, where rows stop by themselves:
-            what a solve of that row alone would have taken.
-        ended: why the solve ended, as far as is known without waiting for the device; see
-            :meth:`why`.
+        chunk: ``(B, T, Da)`` float32, the sample in raw units, if a policy solved.
+        row_rounds: ``(B,)`` int64, rounds until each row ended, under stops that end rows one by
+            one. A solve of that row alone takes as many.
+        ended: why the solve ended; it does not show states that are not finite, see :meth:`why`.
 
     Example:
         >>> import numpy as np
@@ -75,5 +73,5 @@ class SolveResult:
     ended: Ended = Ended.ROUNDS
 
     def why(self) -> Ended:
-        """Return why the solve ended; this waits for the device, to look for what is not finite."""
+        """Return why the solve ended. This waits for the device and checks that all is finite."""
         return self.ended if bool(self.sample.isfinite().all()) else Ended.DIVERGED

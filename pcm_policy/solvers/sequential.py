@@ -20,7 +20,8 @@ from pcm_policy.solvers.system import Iterate, Round, System, combine
 class Sequential(Step):
     """The sampler as everybody runs it: all ``N`` steps in one round of ``N`` network calls.
 
-    No round revises a state, so the round moves nothing and the result is exact.
+    The round computes every state once and revises none, so its residual is zero and the result
+    is exact.
 
     Example:
         >>> import numpy as np

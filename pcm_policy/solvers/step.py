@@ -15,12 +15,12 @@ from pcm_policy.solvers.system import Iterate, Round, System
 
 @dataclass(frozen=True)
 class Known:
-    """What a policy knows where settings say nothing.
+    """What a policy fills in for settings that are not given.
 
     Attributes:
-        sampler: its own.
-        train_steps: of its noise schedule.
-        method: the solver that it is solved by.
+        sampler: the policy's sampler.
+        train_steps: training timesteps of its noise schedule.
+        method: the policy's usual solver.
         head_sampler: the sampler that its head was trained for, if there is one.
         head_rounds: rounds that the head was trained for.
         head_jacobian: whether the head keeps the base's Jacobian.
@@ -36,10 +36,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Step(ABC):
-    """One solver: a frozen dataclass of plain numbers and, where it wraps others, of steps.
+    """One solver: a frozen dataclass whose fields are numbers and the steps that it wraps.
 
-    So it hashes, compares and prints, and is its own config: its fields are the settings that
-    ``solver.NAME=...`` may give. What it remembers from round to round travels beside it.
+    A step can be hashed, compared and printed. It is its own config: its fields are the settings
+    ``solver.NAME=...``. The loop carries its memory from round to round.
 
     Example:
         >>> from pcm_policy.solvers import Anderson, Coarse, Newton
@@ -48,11 +48,11 @@ class Step(ABC):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """``head``, ``jacobian``: what the policy must have for it."""
+    """What the policy must have for this step: ``head``, ``jacobian``."""
     limits: ClassVar[tuple[str, ...]] = ("rounds", "tolerance", "settle", "deadline_ms")
-    """What may end a solve by it."""
+    """Settings that may end a solve with this step."""
     usual: ClassVar[Stop] = Tolerance()
-    """What ends it where nothing is said."""
+    """The stop when the settings name none."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -62,12 +62,12 @@ class Step(ABC):
                 raise PcmError(f"solver.{f.name}={value!r}: name a solver")
 
     def fitted(self, known: Known, stop: Stop, said: Collection[str]) -> "Step":
-        """Return the step with what a policy knows better than the defaults.
+        """Return the step with defaults that fit the policy.
 
         Args:
-            known: what it knows.
+            known: what the policy knows.
             stop: when the solve ends.
-            said: the settings that were given; they stay.
+            said: the settings that were given; these are not changed.
         """
         return self
 
@@ -89,10 +89,10 @@ class Step(ABC):
         return found
 
     def ready(self, s: System, stop: Stop) -> System:
-        """Return the system with what all rounds share computed ahead.
+        """Return the system after computing once what all rounds share.
 
         Raises:
-            PcmError: this step cannot solve it, or not until this stop.
+            PcmError: this step cannot solve the system, or not with this stop.
         """
         inner = next(wrapped(self), None)
         return s.encoded() if inner is None else inner.ready(s, stop)
@@ -102,10 +102,10 @@ class Step(ABC):
         return None
 
     def early(self) -> int | None:
-        """Return how many first rounds are unlike later ones; None, unless said, for all.
+        """Return how many first rounds differ from the later ones; None if all may differ.
 
-        A runtime records each of them, and the later ones, which must not depend on ``x.k`` and
-        evaluate all states whatever ``x.lo``, once.
+        A runtime records each of these rounds, and one more that stands for all later ones. Later
+        rounds must not depend on ``x.k`` and must evaluate all states whatever ``x.lo`` is.
         """
         return None
 

@@ -20,12 +20,12 @@ SAFETY = 4.0
 
 @dataclass(frozen=True)
 class Rounds:
-    """After ``rounds`` rounds, or once all is exact. Nothing is read back from the device.
+    """End after ``rounds`` rounds, or when all states are exact, without reading the device.
 
     Attributes:
-        rounds: the number of rounds; None for as many as it takes.
-        safety: assumed ratio of the true error to what a base round moves.
-        error: certified error, in normalised action units; 0 certifies what is exact.
+        rounds: the number of rounds; None for no limit.
+        safety: assumed ratio of the true error to the residual of a base round.
+        error: certified error, in normalised action units; with 0 only an exact chunk is certified.
 
     Example:
         >>> Rounds(4)
@@ -76,11 +76,11 @@ class Rounds:
         return replace(x, k=x.k + 1, X=r.X, P=r.P, moved=moved, lo=lo), residual
 
     def look(self, x: Iterate) -> Iterate:
-        """Read back how much is evaluated next: the one place that waits for the device."""
+        """Read how much to evaluate next: the one place that waits for the device."""
         return x
 
     def bound(self, x: Iterate) -> Tensor:
-        """Return the error ``(B,)`` that is left after a whole round."""
+        """Return the estimated error ``(B,)`` after a whole round."""
         return self.safety * x.moved.amax(dim=0)
 
     def why(self, s: System, x: Iterate) -> Ended:
@@ -94,11 +94,11 @@ Stop = Rounds
 
 @dataclass(frozen=True)
 class Tolerance(Rounds):
-    """Once ``safety`` times what a base round moves is at most ``error``, state by state.
+    """End when ``safety`` times the residual of a base round is at most ``error``.
 
-    States are final as soon as this holds for them and all before them, and a row, whatever it is
-    in a batch with, once it holds for all; a row that is over is evaluated no more. ``rounds`` is
-    the most.
+    A state is final when this holds for it and all states before it. A row ends when it holds for
+    all its states, whatever the other rows of the batch do; it is not evaluated again. ``rounds``
+    is the largest number of rounds.
 
     Example:
         >>> Tolerance(error=1e-3).rounds is None
@@ -171,10 +171,10 @@ class Tolerance(Rounds):
 
 @dataclass(frozen=True)
 class Settle(Rounds):
-    """Row by row, once a round moved the chunk by at most ``level``. That proves nothing.
+    """End each row after a round that moves its chunk by at most ``level``. That proves nothing.
 
     Attributes:
-        rounds: the most.
+        rounds: the largest number of rounds.
         level: root mean square over a chunk, in normalised action units.
 
     Example:
@@ -197,7 +197,7 @@ class Settle(Rounds):
         return super().labels[0], f" settle {self.level:g}"
 
     def begin(self, x: Iterate) -> Iterate:
-        """Return the iterate with no row over."""
+        """Return the iterate with no row ended."""
         none = torch.zeros_like(x.moved[0], dtype=torch.int64)
         return replace(x, over=none > 0, taken=none)
 
@@ -217,12 +217,12 @@ class Settle(Rounds):
         return replace(now, X=X, over=over, taken=x.taken + ~x.over), residual
 
     def look(self, x: Iterate) -> Iterate:
-        """Read back which rows are over."""
+        """Read which rows have ended."""
         assert x.over is not None
         return replace(x, rows=(~x.over).nonzero()[:, 0] if bool(x.over.any()) else None)
 
     def bound(self, x: Iterate) -> Tensor:
-        """Return the error ``(B,)`` that is left after a whole round; infinite where rows ended."""
+        """Return the estimated error ``(B,)`` after a whole round; infinite in rows that ended."""
         assert x.over is not None
         return torch.where(x.over, torch.inf, super().bound(x))
 

@@ -1,4 +1,4 @@
-"""What one solve is about: the system, where the solve is, and what a round makes of it.
+"""The system of one solve, the iterate that it has reached, and the round that a step makes.
 
 ``X = F + M D(X)`` with ``M`` strictly lower triangular. Shapes: ``N`` steps, ``B`` batch, ``T``
 horizon, ``Da`` action dimensions. A *round* is one batched network call on the critical path; *NFE*
@@ -62,7 +62,7 @@ class Corrector(Protocol):
 
 @dataclass(frozen=True)
 class System:
-    """One solve's ``X = F + M D(X)``, and what its policy has for solving it.
+    """The equation ``X = F + M D(X)`` of one solve, with the policy's head and Jacobian.
 
     Attributes:
         denoise: the base map ``D``, with its sampler.
@@ -133,13 +133,13 @@ class Iterate:
         X: ``(N + 1, B, T, Da)`` states.
         P: ``(N, B, T, Da)`` the newest prediction at every node.
         moved: ``(N + 1, B)`` how far each state moved when it was last computed; 0 once exact.
-        lo: states up to this one are final in every row.
-        front: ``(B,)`` int64, the same row by row, under stops that prove rows.
-        over: ``(B,)`` bool, rows that are over, under stops that end rows without a proof.
-        rows: ``(b,)`` int64, the rows that are still evaluated, once there are fewer.
-        taken: ``(B,)`` int64, rounds that every row took, under stops that end rows.
-        cold: nobody has said yet what the nodes predict that no round has reached.
-        at: ``(B,)`` int64, the round that each row is in, where they differ (in training).
+        lo: index of the last state that is final in every row.
+        front: ``(B,)`` int64, the same for each row, under stops that prove rows.
+        over: ``(B,)`` bool, rows that have ended, under stops that end rows without a proof.
+        rows: ``(b,)`` int64, rows that are still evaluated; None for all.
+        taken: ``(B,)`` int64, rounds of each row, under stops that end rows.
+        cold: whether nodes that no round has reached have no prediction yet.
+        at: ``(B,)`` int64, the round of each row, if rows are in different rounds (in training).
 
     Example:
         >>> import torch
@@ -181,14 +181,14 @@ class Iterate:
         return torch.full((self.X.shape[1],), self.k, dtype=torch.int64, device=self.X.device)
 
     def evaluate(self, s: System, nodes: Nodes) -> Tensor:
-        """Return ``D(X)`` at some nodes; rows that are over keep their predictions."""
+        """Return ``D(X)`` at some nodes; rows that have ended keep their predictions."""
         x, rows = self.X[nodes], self.rows
         if rows is None:
             return self._kept(s.denoise(x, nodes), self.P[nodes])
         return self.P[nodes].index_copy(1, rows, s.denoise.pick(rows)(x[:, rows], nodes))
 
     def correct(self, s: System, share: float, base: Tensor | None = None) -> Tensor:
-        """Return the head's predictions at all nodes; rows that are over keep theirs.
+        """Return the head's predictions at all nodes; rows that have ended keep theirs.
 
         Raises:
             PcmError: the system has no head.
@@ -201,14 +201,14 @@ class Iterate:
         return self.P.index_copy(1, rows, head(s.pick(rows), some, share, base))
 
     def base_round(self, s: System, P: Tensor, hi: int, nfe: int, *, full: bool = True) -> "Round":
-        """Sweep the base's predictions; what is final stays as it is.
+        """Sweep the base's predictions; final states do not change.
 
         Args:
             s: the system.
             P: ``(N, B, T, Da)``.
-            hi: the last state that the round is about.
-            nfe: evaluated nodes.
-            full: at all nodes from ``lo`` to ``hi``.
+            hi: index of the last state that the round computes.
+            nfe: number of evaluated nodes.
+            full: whether all nodes from ``lo`` to ``hi`` were evaluated.
         """
         if self.front is not None:
             at = torch.arange(s.steps, device=P.device)[:, None]
@@ -219,11 +219,11 @@ class Iterate:
         return Round(self, P, X, X, hi, nfe, exact=1, full=full, whole=whole)
 
     def _kept(self, found: Tensor, before: Tensor) -> Tensor:
-        """Let rows that are over keep their predictions where all rows were evaluated."""
+        """Return the new predictions; rows that have ended keep theirs."""
         return found if self.over is None else torch.where(self.over[:, None, None], before, found)
 
     def head_round(self, s: System, P: Tensor) -> "Round":
-        """Sweep a head's predictions: every state may move, but in rows that are over."""
+        """Sweep a head's predictions; every state may move, except in rows that have ended."""
         nodes = s.needed_head().nodes(s.denoise.sampler)[0]
         nfe = s.steps if isinstance(nodes, slice) else len(nodes)
         front = None if self.front is None else torch.where(self.front == s.steps, s.steps, 0)
@@ -238,18 +238,18 @@ class Round:
     """What a step made of an iterate.
 
     Attributes:
-        before: the iterate.
+        before: the iterate that the round started from.
         P: ``(N, B, T, Da)`` predictions.
         swept: ``(N + 1, B, T, Da)``, ``F + M P``.
-        X: the proposed states, a tensor of the round's own: ``swept``, or what a correction makes
-            of it.
-        hi: the last state that the round is about.
-        nfe: evaluated nodes.
-        exact: how many more leading states are exact, given those before them: one after a round
-            of the base, none after a head's.
-        full: the base was evaluated at all nodes of the round's window.
-        whole: at all nodes up to the last, so that what the round moved bounds the error.
-        calls: network calls, one after another.
+        X: ``(N + 1, B, T, Da)`` proposed states, in a tensor of the round's own: ``swept``, or a
+            correction of it.
+        hi: index of the last state that the round computes.
+        nfe: number of evaluated nodes.
+        exact: number of leading states that became exact: 1 after a base round, 0 after a head's.
+        full: whether the base was evaluated at all nodes of the round's window.
+        whole: whether it was evaluated at all nodes up to the last; then the residual bounds the
+            error.
+        calls: number of network calls, one after another.
 
     Example:
         >>> import torch
