@@ -15,8 +15,12 @@ import torch
 
 from pcm_policy.cli.commands import COMMANDS
 from pcm_policy.cli.main import run_command
+from pcm_policy.heads import HEADS
+from pcm_policy.networks import NETWORKS
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.samplers import SAMPLERS
 from pcm_policy.settings import plain
+from pcm_policy.solvers import STEPS
 from tests.cli.documented import (
     DOCUMENTS,
     FENCED,
@@ -54,8 +58,14 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     threads = torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PCM_TOKEN", "secret")
+    monkeypatch.setattr("sys.path", list(sys.path))
+    for registry in (STEPS, HEADS, NETWORKS, SAMPLERS):  # the parts of docs/extend.md go again
+        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
     yield
     torch.set_num_threads(threads)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def named(command: Command) -> tuple[str, list[str]]:
