@@ -16,8 +16,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "unet1d": {"down_dims": [8, 16], "kernel_size": 3, "step_embed_dim": 8},
     "transformer": {"n_layer": 1, "n_head": 2, "n_emb": 8},
 }
+PLAIN_HEAD: dict[str, Any] = {"nodes": None, "newton": False, "guess_width": 0}
+"""Of a window head that is the network alone: it sees all states, corrects plain rounds."""
 HEADS: dict[str, dict[str, Any]] = {
-    "window": {"width": 12, "depth": 1, "cond_width": 8, "newton": False},
+    "window": {"width": 12, "depth": 1, "cond_width": 8, **PLAIN_HEAD},
     "lora": {"rank": 2},
     "copy": {},
 }

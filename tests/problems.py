@@ -15,6 +15,7 @@ from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler, unroll
 from pcm_policy.sampling.schedules import NoiseSchedule
 from pcm_policy.solvers import SolveResult
+from tests.builders import PLAIN_HEAD
 
 N, B, T, DA, C = 10, 3, 4, 2, 3
 F64 = torch.float64
@@ -69,7 +70,7 @@ def problem(
 def make_head(kind: str, denoise: Denoiser, gain: float = 1.0) -> nn.Module:
     """A head with arbitrary weights, whose predictions are far from the base model's."""
     assert isinstance(denoise.network, nn.Module)
-    given = {"window": {"width": 24}, "lora": {"rank": 2, "alpha": 4.0}, "copy": {}}
+    given = {"window": {**PLAIN_HEAD, "width": 24}, "lora": {"rank": 2, "alpha": 4.0}, "copy": {}}
     options: dict[str, Any] = given[kind]
     steps = denoise.sampler.steps
     head = build_head(kind, denoise.network, steps, DA, T, C, options)

@@ -29,7 +29,7 @@ def load(name: str, device: torch.device) -> tuple[DiffusionPolicy, Tensor, str]
         policy = DiffusionPolicy.from_pretrained(name, device)
         return policy, held_out_observations(name).to(device, policy.dtype), name
     torch.manual_seed(0)
-    options = {"down_dims": list(UNETS[name])}
+    options = {"down_dims": list(UNETS[name]), "step_embed_dim": 256}
     config = PolicyConfig(20, 2, network="unet1d", network_options=options)
     policy = DiffusionPolicy(config).to(device)
     return policy, 2 * torch.rand(64, 2, 20, device=device) - 1, "random"

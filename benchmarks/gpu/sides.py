@@ -38,7 +38,7 @@ def build(down_dims: Sequence[int], device: torch.device) -> DiffusionPolicy:
     """
     released = DiffusionPolicy.from_pretrained(RELEASED).config
     torch.manual_seed(0)
-    options = {"down_dims": list(down_dims)}  # all others as the network has them
+    options = {"down_dims": list(down_dims), "step_embed_dim": 256}  # as published
     return DiffusionPolicy(replace(released, network_options=options)).to(device)
 
 

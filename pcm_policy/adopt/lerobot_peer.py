@@ -17,8 +17,10 @@ from torch import Tensor
 
 from pcm_policy.adopt.lerobot_sampling import draw_noise, renamed, unsupported
 from pcm_policy.errors import PcmError
+from pcm_policy.networks import NETWORKS
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.settings import options as checked
 from pcm_policy.solvers.registry import Solver
 
 EQUAL = 1e-4
@@ -139,7 +141,8 @@ class LeRobotPeer:
         return torch.stack(off)
 
     def _write(self, folder: Path) -> None:
-        config, options = self.policy.config, self.policy.config.network_options
+        config = self.policy.config
+        options = checked(NETWORKS.find(config.network), config.network_options, "network_options")
         half = min(2, config.obs_dim - 1)  # the split does not matter: LeRobot joins both again
         job = {
             "threads": torch.get_num_threads(),
@@ -151,11 +154,11 @@ class LeRobotPeer:
                 "n_obs_steps": config.obs_steps,
                 "horizon": config.horizon,
                 "n_action_steps": config.action_steps,
-                "down_dims": list(options.get("down_dims", (256, 512, 1024))),
-                "kernel_size": options.get("kernel_size", 5),
-                "n_groups": options.get("n_groups", 8),
-                "diffusion_step_embed_dim": options.get("step_embed_dim", 256),
-                "use_film_scale_modulation": options.get("cond_predict_scale", True),
+                "down_dims": list(options["down_dims"]),
+                "kernel_size": options["kernel_size"],
+                "n_groups": options["n_groups"],
+                "diffusion_step_embed_dim": options["step_embed_dim"],
+                "use_film_scale_modulation": options["cond_predict_scale"],
                 "noise_scheduler_type": self.sampler.name.upper(),
                 "num_train_timesteps": config.schedule.train_steps,
                 "beta_schedule": config.schedule.name,

@@ -6,13 +6,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from pcm_policy.cli.compose import pick_device, plain, writable
 from pcm_policy.cli.settings.train import DistillSettings, Training, TrainSettings
 from pcm_policy.cli.tasks import other_split, reading_of
-from pcm_policy.errors import PcmError
 from pcm_policy.measure.card import card
 from pcm_policy.measure.exactness import exactness_report
 from pcm_policy.policy.folder import fingerprint, resolve_data, round_to_half, save_policy
@@ -71,10 +71,11 @@ def distill_main(config: DistillSettings) -> Path:
             dataset = dataset.filled(reading_of(base.config, plain(config.task)))
         if (note := other_split(base.config, dataset)) is not None:
             say(note)
+        headed = _headed(config, base)
         with accelerator.main_process_first():  # it decodes frames
             data = load_demonstrations(dataset, base.config, output / FRAMES)
         seen, data = data, data.encoded(base.to(accelerator.device))
-        objective = _distillation(config, base, data, training)
+        objective = _distillation(config, base, headed, data, training)
         made_from = {
             "base": _weights(base),
             "policy": _settings(objective.policy),
@@ -119,6 +120,8 @@ def _new_base(
         if section["clip"] == AUTO:
             section["clip"] = start.config.clip
     settings = policy_config(task, plain(config.network), section, dataset.reading)
+    with torch.device("meta"):
+        DiffusionPolicy(settings)  # sizes that do not fit together end here, before any work
     with accelerator.main_process_first():  # it decodes frames
         data = load_demonstrations(dataset, settings, Path(config.output_dir, FRAMES))
     if start is not None:
@@ -135,20 +138,27 @@ def _new_base(
 
 
 def _distillation(
-    config: DistillSettings, base: DiffusionPolicy, data: Demonstrations, training: TrainConfig
+    config: DistillSettings,
+    base: DiffusionPolicy,
+    headed: DiffusionPolicy | None,
+    data: Demonstrations,
+    training: TrainConfig,
 ) -> Distillation | Consistency:
-    head, sampler, seed = plain(config.head), plain(config.sampler), training.seed
     windows, held_out = data.windows(base)
-    if head["name"] == "consistency":
-        try:
-            return Consistency(
-                base, sampler, windows, held_out, training.batch, seed, **head["options"]
-            )
-        except TypeError as error:
-            raise PcmError(f"head=consistency: {error}") from error
+    rows = windows, held_out, training.batch, training.seed
+    if headed is None:
+        return Consistency(base, plain(config.sampler), *rows, **config.head.options)
     options = plain(config.distill)
-    policy = with_head(base, head, sampler, seed, options.pop("rounds"))
-    return Distillation(policy, windows, held_out, training.batch, seed, **options)
+    del options["rounds"]
+    return Distillation(headed, *rows, **options)
+
+
+def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy | None:
+    """Return the base with an untrained head; None for a consistency model."""
+    if config.head.name == "consistency":
+        return None
+    head, sampler = plain(config.head), plain(config.sampler)
+    return with_head(base, head, sampler, config.train.seed, config.distill.rounds)
 
 
 def _learnt_from(

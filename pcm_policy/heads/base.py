@@ -1,7 +1,8 @@
 """The interface of a PCM head, which jumps from any iterate towards the base's fixed point."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,20 @@ class Head(nn.Module, ABC):
     def jacobian(self, sampler: AffineSampler) -> Jacobian | None:
         """Return the base's mean Jacobian on a sampler, if the head keeps it."""
         return None
+
+    @classmethod
+    def settled(
+        cls, options: Mapping[str, Any], steps: int, chunk: int, stochastic: bool
+    ) -> dict[str, Any]:
+        """Return the options with a number for each that says ``auto``; by default as they are.
+
+        Args:
+            options: of the head, any that are left out have their defaults.
+            steps: ``N`` of the sampler that the head is trained for.
+            chunk: numbers in a chunk, ``T Da``.
+            stochastic: whether that sampler draws noise in every step.
+        """
+        return dict(options)
 
     @property
     def starts(self) -> bool:

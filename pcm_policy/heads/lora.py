@@ -11,6 +11,7 @@ from torch.func import functional_call
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.base import HEADS, Head
 from pcm_policy.sampling.denoise import Network
+from pcm_policy.settings import Positive, Width
 from pcm_policy.solvers.system import Iterate, System
 
 
@@ -41,10 +42,12 @@ class LoraHead(Head):
 
     changes_base: ClassVar[bool] = True
 
-    def __init__(self, network: nn.Module, *shape: int, rank: int = 8, alpha: float = 8.0) -> None:
+    def __init__(
+        self, network: nn.Module, *shape: int, rank: Width = 8, alpha: Positive = 8.0
+    ) -> None:
         super().__init__()
         if rank < 1:
-            raise PcmError(f"head.rank={rank}: must be at least 1")
+            raise PcmError(f"head.options.rank={rank}: must be at least 1")
         self.scale = alpha / rank
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name, weight in network.named_parameters():

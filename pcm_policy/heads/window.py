@@ -1,6 +1,7 @@
 """Window head: a small network that sees the whole trajectory and corrects base predictions."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,15 @@ from pcm_policy.networks.mlp import AdaLNBlock
 from pcm_policy.sampling.denoise import Denoiser, Nodes
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler
+from pcm_policy.settings import Count, Depth, Range, Width
 from pcm_policy.solvers.coarse import between_nodes, coarse_nodes
 from pcm_policy.solvers.jacobian import Jacobian
 from pcm_policy.solvers.newton import mean_jacobian
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.solvers.system import Iterate, System, combine
 
+Auto = Literal["auto"]
+Seen = Annotated[int, Range(least=2, most=4096)]
 FLOOR = 1e-3
 """Least scale of a correction, in normalised action units."""
 LIMIT = 10.0
@@ -47,13 +51,13 @@ class WindowHead(Head):
         action_dim: ``Da``.
         horizon: ``T``.
         cond_dim: ``C``.
-        width: hidden width, and dimensions of the map ``A``.
+        width: hidden width, and dimensions of the map ``A``; see :meth:`settled` for ``auto``.
         depth: number of residual blocks.
         cond_width: width of the vector that modulates the blocks, of both networks.
         max_rounds: later rounds share the last round's embedding.
         nodes: number of states that the base is evaluated at and the head sees; the head
-            interpolates the predictions in between in log-SNR. None, or any number of at least
-            ``N``, means all.
+            interpolates the predictions in between in log-SNR. 2 or more; None, or a number from
+            ``N`` up, means all.
         newton: start from the base's quasi-Newton step, see :mod:`pcm_policy.solvers.newton`. The
             head stores the Jacobian and the interpolation weights, see :meth:`calibrate`.
         guess_width: width of the network that predicts the chunk a solve starts from, see
@@ -65,7 +69,7 @@ class WindowHead(Head):
         >>> from pcm_policy.heads import build_head
         >>> from pcm_policy.networks import build_network
         >>> network = build_network("mlp", 2, 16, 40, {"width": 32, "depth": 1})  # Da, T, C
-        >>> options = {"nodes": 4, "width": 16, "cond_width": 16}
+        >>> options = {"nodes": 4, "width": 16, "cond_width": 16, "guess_width": 0}
         >>> head = build_head("window", network, 8, 2, 16, 40, options)  # for a sampler of 8 steps
         >>> size, base = (sum(w.numel() for w in m.parameters()) for m in (head, network))
         >>> size < base
@@ -82,24 +86,22 @@ class WindowHead(Head):
         horizon: int,
         cond_dim: int,
         *,
-        width: int = 96,
-        depth: int = 2,
-        cond_width: int = 64,
-        max_rounds: int = 4,
-        nodes: int | None = None,
-        newton: bool = False,
-        guess_width: int = 0,
-        guess_noises: int = 1,
+        width: Width | Auto = "auto",
+        depth: Depth = 2,
+        cond_width: Width = 64,
+        max_rounds: Depth = 4,
+        nodes: Seen | Auto | None = "auto",
+        newton: bool = True,
+        guess_width: Annotated[int, Range(least=0, most=65_536)] | Auto = "auto",
+        guess_noises: Count | Auto = "auto",
     ) -> None:
         super().__init__()
-        if nodes is not None and nodes < 2:
-            raise PcmError(f"head.options.nodes={nodes}: use 2 or more, or null for all")
-        self.evaluations = steps if nodes is None else min(nodes, steps)
-        guess_noises = min(guess_noises, self.evaluations)
-        if guess_noises not in (1, self.evaluations):
-            raise PcmError(
-                f"head.options.guess_noises={guess_noises}: use 1 or {self.evaluations}, as nodes"
-            )
+        given = {"width": width, "nodes": nodes, "guess_width": guess_width}
+        given["guess_noises"] = guess_noises
+        sizes = self.settled(given, steps, horizon * action_dim, stochastic=False)
+        seen, wide, guess_wide = (sizes[name] for name in ("nodes", "width", "guess_width"))
+        self.evaluations = steps if seen is None else min(seen, steps)
+        self.guess_noises = _noises(sizes["guess_noises"], self.evaluations)
         self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
         self._jacobian: tuple[AffineSampler, Jacobian] | None = None
         self.diagonal: Tensor | None
@@ -108,27 +110,39 @@ class WindowHead(Head):
         self.bend: Tensor | None
         self.register_buffer("bend", torch.zeros(steps, self.evaluations) if newton else None)
         window = self.evaluations * horizon * action_dim
-        self.max_rounds, self.guess_noises = max_rounds, guess_noises
+        self.max_rounds = max_rounds
         self.guess: FirstGuess | None = None
-        if guess_width:
-            self.guess = FirstGuess(
-                guess_noises,
-                action_dim,
-                horizon,
-                cond_dim,
-                width=guess_width,
-                cond_width=cond_width,
-            )
+        if guess_wide:
+            shape = self.guess_noises, action_dim, horizon, cond_dim
+            self.guess = FirstGuess(*shape, width=guess_wide, cond_width=cond_width)
         self.cond = nn.Sequential(nn.Linear(cond_dim, cond_width), nn.SiLU())
         self.round = nn.Embedding(max_rounds, cond_width)
         self.level = nn.Linear(1, cond_width)
-        self.inp = nn.Linear(2 * window, width)
-        self.blocks = nn.ModuleList(AdaLNBlock(width, cond_width, 2) for _ in range(depth))
-        self.factors = nn.Linear(width, width)
-        self.residual = nn.Linear(window, width)
-        self.out = nn.Linear(width, window)
+        self.inp = nn.Linear(2 * window, wide)
+        self.blocks = nn.ModuleList(AdaLNBlock(wide, cond_width, 2) for _ in range(depth))
+        self.factors = nn.Linear(wide, wide)
+        self.residual = nn.Linear(window, wide)
+        self.out = nn.Linear(wide, window)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+
+    @classmethod
+    def settled(
+        cls, options: Mapping[str, Any], steps: int, chunk: int, stochastic: bool
+    ) -> dict[str, Any]:
+        """Return the options with a number for each that says ``auto``.
+
+        ``nodes`` is a quarter of the sampler's steps and at least 6; ``width`` twice the numbers in
+        a chunk, within 96 and 256, and ``guess_width`` the same and at least 128; ``guess_noises``
+        is as many as there are nodes where noise is drawn in every step, else 1. The arguments are
+        those of :meth:`Head.settled <pcm_policy.heads.base.Head.settled>`.
+        """
+        width = min(256, max(96, 2 * chunk))
+        auto = {"width": width, "nodes": max(6, steps // 4), "guess_width": max(128, width)}
+        found = {k: auto.get(k, v) if v == "auto" else v for k, v in options.items()}
+        if found.get("guess_noises") == "auto":
+            found["guess_noises"] = (found.get("nodes") or steps) if stochastic else 1
+        return found
 
     def forward(self, s: System, x: Iterate, share: float, base: Tensor | None = None) -> Tensor:
         """Predict the clean chunks of one PCM round; see :meth:`Head.forward`."""
@@ -219,3 +233,10 @@ class WindowHead(Head):
                 weights = weights if self.bend is None else weights + self.bend
             self._spread = sampler, index, weights
         return self._spread[1:]
+
+
+def _noises(given: int, nodes: int) -> int:
+    found = min(given, nodes)
+    if found not in (1, nodes):
+        raise PcmError(f"head.options.guess_noises={given}: use 1 or {nodes}, as nodes")
+    return found

@@ -21,6 +21,15 @@ def leading(first: Tensor, second: Tensor) -> torch.Size:
     return shape
 
 
+def check_step_width(dim: int) -> None:
+    """Raise PcmError for a width that :func:`sinusoidal_embedding` does not have."""
+    if dim < 4 or dim % 2:
+        raise PcmError(
+            f"step_embed_dim={dim}: the step embedding has width {dim}; "
+            "use an even number of at least 4"
+        )
+
+
 def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     """Sines, then cosines, of ``t`` at ``dim / 2`` frequencies spaced geometrically from 1 to 1e-4.
 
@@ -35,8 +44,7 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     Returns:
         float32 tensor of the shape of ``t`` and ``dim`` after it.
     """
-    if dim < 4 or dim % 2:
-        raise PcmError(f"the step embedding has width {dim}; use an even number of at least 4")
+    check_step_width(dim)
     half = dim // 2
     index = torch.arange(half, dtype=torch.float32, device=t.device)
     angle = t.float()[..., None] * torch.exp(index * -(math.log(10000.0) / (half - 1)))

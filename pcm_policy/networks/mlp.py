@@ -10,7 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.networks.embedding import side_by_side, sinusoidal_embedding
+from pcm_policy.networks.embedding import (
+    check_step_width,
+    side_by_side,
+    sinusoidal_embedding,
+)
+from pcm_policy.settings import Depth, Width
 
 
 class AdaLNBlock(nn.Module):
@@ -69,12 +74,13 @@ class ResidualMLP(nn.Module):
         horizon: int,
         cond_dim: int,
         *,
-        width: int = 256,
-        depth: int = 4,
-        expansion: int = 2,
-        step_embed_dim: int = 128,
+        width: Width = 256,
+        depth: Depth = 4,
+        expansion: Depth = 2,
+        step_embed_dim: Width = 128,
     ) -> None:
         super().__init__()
+        check_step_width(step_embed_dim)
         self.step_embed_dim = step_embed_dim
         self.step = nn.Sequential(nn.Linear(step_embed_dim, width), nn.SiLU())
         self.cond = nn.Sequential(

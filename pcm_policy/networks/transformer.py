@@ -13,7 +13,7 @@ The memory does not depend on the chunk: ``encode`` computes what every decoder 
 """
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.attention import DecoderLayer, EncoderLayer, Layers
 from pcm_policy.networks.embedding import leading, sinusoidal_embedding
+from pcm_policy.settings import Count, Depth, Range, Width
+
+Dropped = Annotated[float, Range(least=0, below=1)]
 
 
 class DenoisingTransformer(nn.Module):
@@ -55,15 +58,15 @@ class DenoisingTransformer(nn.Module):
         horizon: int,
         cond_dim: int,
         *,
-        obs_steps: int = 2,
-        n_layer: int = 8,
-        n_head: int = 4,
-        n_emb: int = 256,
-        n_cond_layers: int = 0,
+        obs_steps: Count = 2,
+        n_layer: Depth = 4,
+        n_head: Depth = 4,
+        n_emb: Width = 128,
+        n_cond_layers: Annotated[int, Range(least=0, most=1024)] = 0,
         causal_attn: bool = True,
         time_as_cond: bool = True,
-        p_drop_emb: float = 0.0,
-        p_drop_attn: float = 0.1,
+        p_drop_emb: Dropped = 0.0,
+        p_drop_attn: Dropped = 0.01,
     ) -> None:
         super().__init__()
         _check(cond_dim, obs_steps, n_layer, n_head, n_emb, n_cond_layers, time_as_cond)

@@ -10,12 +10,18 @@ parameters keep their place where a name depends on it.
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
-from pcm_policy.networks.embedding import side_by_side, sinusoidal_embedding
+from pcm_policy.networks.embedding import (
+    check_step_width,
+    side_by_side,
+    sinusoidal_embedding,
+)
+from pcm_policy.settings import Range, Width
 
 _FINAL_GROUPS = 8  # Diffusion Policy's last block has 8 groups whatever ``n_groups`` is
 
@@ -123,13 +129,14 @@ class ConditionalUnet1d(nn.Module):
         horizon: int,
         cond_dim: int,
         *,
-        down_dims: Sequence[int] = (256, 512, 1024),
-        kernel_size: int = 5,
-        n_groups: int = 8,
+        down_dims: Sequence[Width] = (64, 128, 256),
+        kernel_size: Annotated[int, Range(least=1, most=99)] = 5,
+        n_groups: Width = 8,
         cond_predict_scale: bool = True,
-        step_embed_dim: int = 256,
+        step_embed_dim: Width = 128,
     ) -> None:
         super().__init__()
+        check_step_width(step_embed_dim)
         _check(horizon, down_dims, kernel_size, n_groups)
         self.step_embed_dim = step_embed_dim
         residual = partial(

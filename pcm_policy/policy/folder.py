@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,13 @@ if TYPE_CHECKING:  # which asks this file to read and write
     Build = Callable[[PolicyConfig], DiffusionPolicy]
 
 FORMAT_VERSION = 1
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "window": {"width": 96, "nodes": None, "newton": False, "guess_width": 0, "guess_noises": 1},
+    "unet1d": {"down_dims": [256, 512, 1024], "step_embed_dim": 256},
+    "transformer": {"n_layer": 8, "n_emb": 256, "p_drop_attn": 0.1},
+}
+"""What a file of this version means by options of a network or head that it does not have: they
+were other classes' defaults once, and stay what they were whatever these become."""
 FRONT_MATTER = "---\nlibrary_name: pcm_policy\npipeline_tag: robotics\ntags: [robotics]\n---\n"
 """What the hub reads at the head of a card."""
 _SIGHT = "sight."
@@ -292,9 +300,14 @@ def _read_config(file: Path) -> PolicyConfig:
     try:
         if not isinstance(data["policy"], dict):
             raise PcmError("policy is not a dictionary of settings")
-        return PolicyConfig.from_dict(data["policy"])
+        config = PolicyConfig.from_dict(data["policy"])
     except PcmError as error:
         raise PcmError(f"{file}: {error}") from error
+    own = LEFT_OUT.get(config.network, {}) | config.network_options
+    head = config.head
+    if head is not None:
+        head = replace(head, options=LEFT_OUT.get(head.name, {}) | head.options)
+    return replace(config, network_options=own, head=head)
 
 
 def _check_tensors(file: Path, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:

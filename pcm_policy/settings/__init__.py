@@ -21,6 +21,7 @@ Example:
 
 from pcm_policy.settings.kinds import (
     Count,
+    Depth,
     Level,
     Natural,
     NonNegative,
@@ -30,6 +31,7 @@ from pcm_policy.settings.kinds import (
     Seed,
     Share,
     Threads,
+    Width,
 )
 from pcm_policy.settings.schema import (
     GIVE,
@@ -47,6 +49,7 @@ from pcm_policy.settings.words import describe, described, suggestion
 __all__ = [
     "GIVE",
     "Count",
+    "Depth",
     "Level",
     "Natural",
     "NonNegative",
@@ -57,6 +60,7 @@ __all__ = [
     "Setting",
     "Share",
     "Threads",
+    "Width",
     "defaults",
     "describe",
     "described",

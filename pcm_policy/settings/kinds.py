@@ -56,6 +56,10 @@ class Options:
 Count = Annotated[int, Range(least=1, most=2**31 - 1)]
 Natural = Annotated[int, Range(least=0, most=2**31 - 1)]
 Seed = Annotated[int, Range(least=0, most=2**31 - 1)]
+Width = Annotated[int, Range(least=1, most=65_536)]
+"""Of a layer of a network."""
+Depth = Annotated[int, Range(least=1, most=1024)]
+"""Layers, blocks or heads of a network."""
 Threads = Annotated[int, Range(least=1, most=4096)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]

@@ -70,7 +70,7 @@ def options(make: Callable[..., Any], given: Mapping[str, Any], name: str) -> di
     Raises:
         PcmError: an unknown one, one that must be given, or one of another type or out of range.
     """
-    function: Any = vars(make)["__init__"] if isinstance(make, type) else make
+    function: Any = getattr(make, "__init__") if isinstance(make, type) else make  # noqa: B009
     hints = get_type_hints(function, include_extras=True)
     own = [p for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY]
     _known(given, [p.name for p in own], name)

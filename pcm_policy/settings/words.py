@@ -20,7 +20,7 @@ def describe(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("null" if one is type(None) else describe(one) for one in args)
     if origin is Literal:
-        return ", ".join(str(one) for one in args[:-1]) + f" or {args[-1]}"
+        return " or ".join(filter(None, (", ".join(map(str, args[:-1])), str(args[-1]))))
     if origin in (tuple, list, Sequence):
         inner = [one for one in args if one is not Ellipsis]
         count = f"{len(inner)} " if len(inner) > 1 else ""

@@ -11,7 +11,7 @@ result is a policy folder without a head; ``solver=consistency solver.steps=k`` 
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,13 @@ from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.sampling.denoise import Network, PredictionType, Prefix, to_clean
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.settings import Range
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
 from pcm_policy.training.cloning import refuse_inpainting
 from pcm_policy.training.loop import Share
 
+Loss = Literal["huber", "l2"]
 HUBER = 0.00054
 """Song and Dhariwal 2024 use ``0.00054 sqrt(d)`` for distances summed over ``d`` entries."""
 VALIDATED_STEPS = (1, 2, 3)
@@ -138,11 +140,11 @@ class Consistency:
         batch: int,
         seed: int,
         *,
-        loss: str = "huber",
-        target_ema: float = 0.95,
+        loss: Loss = "huber",
+        target_ema: Annotated[float, Range(least=0, below=1)] = 0.95,
     ) -> None:
         refuse_inpainting(base)
-        if loss not in ("huber", "l2") or not 0 <= target_ema < 1:
+        if loss not in get_args(Loss) or not 0 <= target_ema < 1:
             raise PcmError(
                 f"head.options.loss={loss}, target_ema={target_ema}: use huber or l2, and a decay "
                 "in [0, 1)"

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
+from pcm_policy.heads import HEADS
 from pcm_policy.policy.config import HeadConfig
 from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise, generator_noise
+from pcm_policy.settings import options as checked_options
 from pcm_policy.solvers.loop import rounds, start
 from pcm_policy.solvers.pcm import PCM
 from pcm_policy.solvers.sequential import sequential
@@ -50,10 +52,8 @@ def with_head(
 
     Args:
         base: the trained policy; a head it has already is dropped.
-        head: ``name`` and ``options`` of the new head. Of a window head "auto" means for ``nodes``
-            a quarter of the sampler's steps and at least 6; for ``guess_noises`` as many where
-            noise is drawn in every step, else 1; for ``width`` twice ``T Da`` within 96 and 256,
-            and for ``guess_width`` that and at least 128.
+        head: ``name`` and ``options`` of the new head; what they leave out, its class says, and
+            ``auto`` its :meth:`~pcm_policy.heads.base.Head.settled`.
         sampler: fields of ``SamplerConfig``; None values come from the policy's own sampler.
         seed: seed of the head's initial weights.
         rounds: iterates it will be trained on.
@@ -63,11 +63,13 @@ def with_head(
     """
     flat = {k: v for k, v in sampler.items() if k != "name"} | {"sampler": sampler.get("name")}
     chosen = base.solver({"method": "sequential"} | flat).sampler
-    nodes = max(6, chosen.steps // 4)
-    width = min(256, max(96, 2 * math.prod(base.config.chunk_shape)))
-    auto = {"nodes": nodes, "width": width, "guess_width": max(128, width)}
-    auto["guess_noises"] = nodes if base.sampler(chosen).stochastic else 1
-    options = {k: auto.get(k, v) if v == "auto" else v for k, v in head["options"].items()}
+    kind = HEADS.find(head["name"], import_it=False)
+    options = kind.settled(
+        checked_options(kind, head["options"], "head.options"),
+        chosen.steps,
+        math.prod(base.config.chunk_shape),
+        base.sampler(chosen).stochastic,
+    )
     own = HeadConfig(head["name"], options, chosen, fingerprint(base.network), rounds)
     config = replace(base.config, head=own)
     with torch.random.fork_rng(devices=[]):

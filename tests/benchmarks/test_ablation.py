@@ -14,6 +14,7 @@ from pcm_policy.measure.exactness import chunk_error, solved
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.distillation import with_head
+from tests.builders import PLAIN_HEAD
 
 SMALL = ["device=cpu", "threads=1", "train.batch=8", "train.warmup=2"]
 DISTILL = [*SMALL, "sampler.steps=4", "distill.pool=16", "distill.reuse=2"]
@@ -57,7 +58,7 @@ def test_rows_are_trained_once(demos: Path, base: Path, tmp_path: Path) -> None:
 
 def test_an_untrained_head_measures_as_plain_picard(base: Path) -> None:
     policy = DiffusionPolicy.from_pretrained(base)
-    head = {"name": "window", "options": {"width": 8}}
+    head = {"name": "window", "options": {"width": 8, **PLAIN_HEAD}}
     untrained = with_head(policy, head, {"steps": 6}, seed=0)
     obs = policy.held_out
     assert obs is not None

@@ -23,11 +23,19 @@ from pcm_policy.solvers.registry import Solver
 
 HERE = Path(__file__).parent
 DDIM = SamplerConfig("ddim", 8)
+WINDOW = {
+    "width": 16,
+    "depth": 1,
+    "cond_width": 8,
+    "nodes": None,
+    "newton": False,
+    "guess_width": 0,
+}
 POLICIES: dict[str, dict[str, Any]] = {
     "mlp_window": {
         "network": "mlp",
         "network_options": {"width": 16, "depth": 1, "step_embed_dim": 8},
-        "head": HeadConfig("window", {"width": 16, "depth": 1, "cond_width": 8}, DDIM, "", 2),
+        "head": HeadConfig("window", WINDOW, DDIM, "", 2),
     },
     "unet1d": {
         "network": "unet1d",

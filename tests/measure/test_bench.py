@@ -22,6 +22,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule
 from pcm_policy.training.distillation import with_head
+from tests.builders import PLAIN_HEAD
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def policy() -> DiffusionPolicy:
     for normalizer in (base.obs_normalizer, base.action_normalizer):
         normalizer.low.fill_(-1)
         normalizer.high.fill_(1)
-    small = {"name": "window", "options": {"width": 32, "depth": 1}}
+    small = {"name": "window", "options": {"width": 32, "depth": 1, **PLAIN_HEAD}}
     return with_head(base, small, {"name": None}, 0)
 
 
@@ -186,7 +187,7 @@ def test_every_policy_is_compared_and_drawn(
         normalizer.low.fill_(-1)
         normalizer.high.fill_(1)
     if head is not None:
-        options = {"width": 16, "depth": 1} if head == "window" else {}
+        options = {"width": 16, "depth": 1, **PLAIN_HEAD} if head == "window" else {}
         policy = with_head(policy, {"name": head, "options": options}, {"name": None}, 0)
     obs = torch.rand(2, 2, 3, generator=torch.Generator().manual_seed(1))
     bench = run_bench(policy, obs, observations_used=2, calls=1, methods=["picard", "pcm"])

@@ -164,7 +164,9 @@ def test_state_dict_has_the_names_and_shapes_of_diffusion_policy(
 )
 def test_parameter_count(cond: int, dims: tuple[int, ...], film: bool, count: int) -> None:
     with torch.device("meta"):
-        net = ConditionalUnet1d(2, 16, cond, down_dims=dims, cond_predict_scale=film)
+        net = ConditionalUnet1d(
+            2, 16, cond, down_dims=dims, cond_predict_scale=film, step_embed_dim=256
+        )
     assert sum(p.numel() for p in net.parameters()) == count
     expected = layout(2, cond, dims, 5, film, 256)
     assert {name: tuple(v.shape) for name, v in net.state_dict().items()} == expected

@@ -18,6 +18,7 @@ from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.cloning import Cloning
+from tests.builders import PLAIN_HEAD
 
 DO, DA, T, TO, B = 3, 2, 8, 2, 4
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -127,7 +128,9 @@ def test_known_actions_beside(overwrite_input: bool) -> None:
 
 
 def test_heads_see_the_observation(tmp_path: Path) -> None:
-    head = HeadConfig("window", {"width": 16, "depth": 1, "cond_width": 8}, DDIM, "", 2)
+    head = HeadConfig(
+        "window", {"width": 16, "depth": 1, "cond_width": 8, **PLAIN_HEAD}, DDIM, "", 2
+    )
     policy = make(head=head).float()
     assert isinstance(policy.head, nn.Module)
     obs, noise = draw(DDIM)

@@ -39,6 +39,7 @@ from pcm_policy.solvers import (
 from pcm_policy.solvers.pcm import ramp
 from pcm_policy.solvers.registry import Solver, flat, read
 from pcm_policy.solvers.step import Known
+from tests.builders import PLAIN_HEAD
 from tests.solving import coarse, paradigms, picard, sequential, solve
 
 OWN = SamplerConfig(
@@ -61,7 +62,7 @@ def make_policy(head: bool) -> DiffusionPolicy:
             action_steps=3,
             network_options={"width": 16, "depth": 1, "step_embed_dim": 8},
             sampler=OWN,
-            head=HeadConfig("window", {"width": 8}, HEAD, "none") if head else None,
+            head=HeadConfig("window", {"width": 8, **PLAIN_HEAD}, HEAD, "none") if head else None,
         )
         policy = DiffusionPolicy(config)
         with torch.no_grad():

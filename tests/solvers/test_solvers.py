@@ -24,6 +24,7 @@ from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers import SolveResult
 from pcm_policy.solvers.pcm import ramp
 from pcm_policy.solvers.system import combine, forcing
+from tests.builders import PLAIN_HEAD
 from tests.problems import (
     ATOL,
     DA,
@@ -293,7 +294,8 @@ def test_a_lora_head_at_strength_zero_is_a_convolutional_base_to_the_last_bit() 
 def test_an_untrained_head_changes_nothing(kind: str) -> None:
     denoise, noise = problem()
     assert isinstance(denoise.network, nn.Module)
-    head = build_head(kind, denoise.network, N, DA, T, C, {})
+    own = PLAIN_HEAD if kind == "window" else {}
+    head = build_head(kind, denoise.network, N, DA, T, C, own)
     plain = picard(denoise, noise, rounds=3)
     headed = picard(denoise, noise, rounds=3, head=head, shares=(1.0,) * 3)
     torch.testing.assert_close(headed.sample, plain.sample, rtol=0, atol=1e-4)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pcm_policy.errors import PcmError
+from pcm_policy.heads import HEADS
 from pcm_policy.networks import NETWORKS
 from pcm_policy.settings import (
     Count,
@@ -14,6 +15,7 @@ from pcm_policy.settings import (
     Threads,
     options,
 )
+from pcm_policy.training.consistency import Consistency
 
 Device = Literal["auto", "cpu", "cuda"]
 Size = tuple[Count, Count]
@@ -140,3 +142,7 @@ class HeadSettings:
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kind = Consistency if self.name == "consistency" else HEADS.find(self.name)
+        object.__setattr__(self, "options", options(kind, self.options, "head.options"))
