@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 
 from pcm_policy.checks import MOST_STEPS, check_range, flag, number, one_of, vector, whole
 from pcm_policy.errors import PcmError
 from pcm_policy.limits import ActionLimits
-from pcm_policy.settings import Level
+from pcm_policy.settings import Level, Positive, Range
 
 Mode = Literal["sync", "async"]
 WarmStart = Literal["off", "chunk", "trajectory", "auto"]
 WARM_STARTS = get_args(WarmStart)
 Fallback = Literal["continue", "hold", "slow", "stop"]
 LimitFallback = Literal["clip", "hold", "stop"]
+Passing = Annotated[int, Range(least=0, most=MOST_STEPS)]
+Executed = Annotated[int, Range(least=1, most=MOST_STEPS)]
 MOST_NUMBERS = 1_000_000  # in an observation or an action
 
 
@@ -162,24 +164,24 @@ class ControlSettings:
     """
 
     mode: Mode = "sync"
-    control_hz: float | None = None
-    replan_steps: int | None = None
+    control_hz: Positive | None = None
+    replan_steps: Executed | None = None
     warm_start: WarmStart = "off"
     couple_noise: bool = False
     prefix: bool = False
     prefix_past: bool = False
     prefix_input: bool = False
-    blend_steps: int = 0
-    delay_steps: int | None = None
+    blend_steps: Passing = 0
+    delay_steps: Passing | None = None
     on_late: Fallback = "continue"
     on_observation: Fallback = "continue"
     on_solve: Fallback = "continue"
     on_limit: LimitFallback = "clip"
-    slow_factor: float = 0.5
+    slow_factor: Annotated[float, Range(above=0, below=1)] = 0.5
     low: tuple[Level, ...] | Level | None = None
     high: tuple[Level, ...] | Level | None = None
     max_step: tuple[Level, ...] | Level | None = None
-    stale_steps: int | None = None
+    stale_steps: Executed | None = None
     hold: tuple[float | None, ...] | None = None
 
     def __post_init__(self) -> None:

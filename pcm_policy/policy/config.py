@@ -9,11 +9,10 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.sampling.denoise import PredictionType
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.sampling.schedules import NoiseSchedule
+from pcm_policy.sampling.schedules import MOST_TRAIN_STEPS, NoiseSchedule
 
 T = TypeVar("T")
 MOST_NUMBERS = 1_000_000  # in an observation or an action
-MOST_TRAIN_STEPS = 100_000
 MOST_SAMPLER_STEPS = 4096  # a sampler is a matrix of so many rows and columns
 _MOST_OPTION = 10**9  # a width, a depth; how much is built, the weights say
 

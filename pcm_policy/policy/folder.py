@@ -303,11 +303,17 @@ def _read_config(file: Path) -> PolicyConfig:
         config = PolicyConfig.from_dict(data["policy"])
     except PcmError as error:
         raise PcmError(f"{file}: {error}") from error
-    own = LEFT_OUT.get(config.network, {}) | config.network_options
+    own = _meant(config.network, config.network_options)
     head = config.head
     if head is not None:
-        head = replace(head, options=LEFT_OUT.get(head.name, {}) | head.options)
+        head = replace(head, options=_meant(head.name, head.options))
     return replace(config, network_options=own, head=head)
+
+
+def _meant(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a network or head, with those that a file leaves out."""
+    left = {k: v for k, v in LEFT_OUT.get(name, {}).items() if k not in options}
+    return {**options, **left}
 
 
 def _check_tensors(file: Path, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:

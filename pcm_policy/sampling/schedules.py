@@ -6,7 +6,7 @@ noise), a sampler visits descending timesteps.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ from torch import Tensor
 
 from pcm_policy.checks import LARGEST, number, whole
 from pcm_policy.errors import PcmError
+from pcm_policy.settings import Range
 
+MOST_TRAIN_STEPS = 100_000
+Beta = Annotated[float, Range(above=0, below=1)]
 BetaSchedule = Literal["squaredcos_cap_v2", "linear"]
 ScheduleName = Literal["squaredcos_cap_v2", "linear", "flow"]
 Spacing = Literal["leading", "linspace", "trailing"]
@@ -49,9 +52,9 @@ class NoiseSchedule:
     """
 
     name: ScheduleName = "squaredcos_cap_v2"
-    train_steps: int = 100
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
+    train_steps: Annotated[int, Range(least=1, most=MOST_TRAIN_STEPS)] = 100
+    beta_start: Beta = 1e-4
+    beta_end: Beta = 0.02
 
     def __post_init__(self) -> None:
         if self.name not in get_args(ScheduleName):

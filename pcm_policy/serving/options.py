@@ -1,15 +1,19 @@
 """What ``pcm-serve`` may be told: where to listen, who may come in, how long anything may take."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pcm_policy.checks import flag, number, one_of, text, whole
+from pcm_policy.checks import LARGEST, flag, number, one_of, text, whole
 from pcm_policy.control.wire import MAX_BYTES
 from pcm_policy.errors import PcmError
-from pcm_policy.serving.planner import KINDS
+from pcm_policy.serving.planner import KINDS, Kind
+from pcm_policy.settings import Count, Range
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PREPARED = ("plain", "prefix")  # where every kind is compiled, unless others are named
 LONGEST_S = 1e6
+LEAST_BYTES = 1024
+Seconds = Annotated[float, Range(above=0, most=LONGEST_S)]
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,17 @@ class ServeOptions:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8765
+    port: Annotated[int, Range(least=0, most=65535)] = 8765
     token: str | None = None
     anonymous: bool = False
-    max_clients: int = 32
-    max_bytes: int = MAX_BYTES
-    hello_timeout_s: float = 5.0
-    idle_timeout_s: float = 60.0
-    max_errors: int = 20
+    max_clients: Count = 32
+    max_bytes: Annotated[int, Range(least=LEAST_BYTES, most=LARGEST)] = MAX_BYTES
+    hello_timeout_s: Seconds = 5.0
+    idle_timeout_s: Seconds = 60.0
+    max_errors: Count = 20
     batching: bool = True
-    max_wait_s: float = 1.0
-    kinds: list[str] | None = None
+    max_wait_s: Seconds = 1.0
+    kinds: tuple[Kind, ...] | None = None
 
     def __post_init__(self) -> None:
         text("serve.host", self.host)
@@ -58,7 +62,7 @@ class ServeOptions:
             flag(f"serve.{name}", getattr(self, name))
         for name in ("max_clients", "max_errors"):
             whole(f"serve.{name}", getattr(self, name), 1)
-        whole("serve.max_bytes", self.max_bytes, 1024)
+        whole("serve.max_bytes", self.max_bytes, LEAST_BYTES)
         for name in ("hello_timeout_s", "idle_timeout_s", "max_wait_s"):
             number(f"serve.{name}", getattr(self, name), most=LONGEST_S, above=0)
         if self.kinds is not None:

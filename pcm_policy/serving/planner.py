@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -46,7 +47,8 @@ def describe(policy: DiffusionPolicy) -> PolicySpec:
     )
 
 
-KINDS = ("plain", "prefix", "prefix_input", "warm", "warm_prefix", "warm_prefix_input")
+Kind = Literal["plain", "prefix", "prefix_input", "warm", "warm_prefix", "warm_prefix_input"]
+KINDS: tuple[str, ...] = get_args(Kind)
 """Requests that have something of their own in a solve; see :meth:`Planner.kind`."""
 
 

@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import PurePath
@@ -63,7 +63,7 @@ class PolicyServer:
         self.name = PurePath(name).name  # where it lies is nobody's business
         sizes: tuple[int, ...] = COMPILED_SIZES if planner.compiles else SIZES
         sizes = sizes if options.batching else (1,)
-        kinds = options.kinds
+        kinds: Sequence[str] | None = options.kinds
         if kinds is None and planner.compiles:
             kinds = list(PREPARED)
         self.kinds = list(KINDS if kinds is None else dict.fromkeys(["plain", *kinds]))
