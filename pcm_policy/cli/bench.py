@@ -23,7 +23,8 @@ from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations, held_out_sights
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.execute import TYPES, RuntimeConfig
+from pcm_policy.runtime.precision import require
 from pcm_policy.solvers.registry import Solver
 
 
@@ -32,6 +33,7 @@ def bench_main(config: BenchSettings) -> Bench:
     output = writable(config.output_dir)
     refuse_existing(output / "bench.json", config.overwrite)
     policy = load_policy(config)
+    require(config.error, TYPES[config.runtime.precision] or policy.dtype, "error")
     bench = run_bench(
         policy,
         held_out_observations(config.policy),

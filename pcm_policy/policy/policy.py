@@ -12,7 +12,7 @@ The chunk starts with the first observed frame; the first executed action belong
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from pcm_policy.solvers.registry import Solver, read
 from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.step import Known, needs
 from pcm_policy.solvers.system import Iterate, System
+
+if TYPE_CHECKING:
+    from pcm_policy.runtime.execute import RuntimeConfig
 
 
 @dataclass(frozen=True)
@@ -404,8 +407,21 @@ class DiffusionPolicy(nn.Module):
             jacobian = jacobian.to(self.device, self.dtype)
         return start(denoise, given.noise, given.guess, head, jacobian)
 
-    def use(self, execute: Execute) -> None:
-        """Execute solves by ``execute`` from now on, such as a :class:`Runtime` of this policy."""
+    def use(self, execute: "Execute | RuntimeConfig") -> None:
+        """Execute solves so from now on.
+
+        Args:
+            execute: what executes them, such as a runtime of this policy; or its config.
+
+        Raises:
+            PcmError: something else, or a runtime that this policy cannot have.
+        """
+        from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+
+        if isinstance(execute, RuntimeConfig):
+            execute = Runtime(self, execute)
+        if not callable(execute):
+            raise PcmError(f"policy.use({execute!r}): give a RuntimeConfig or a Runtime")
         self.execute = execute
 
     def predict(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pcm_policy.errors import PcmError
 from pcm_policy.runtime.inputs import Assemble, Inputs
 from pcm_policy.runtime.onnx import Solve, compiled_solve, require_onnx
+from pcm_policy.runtime.precision import certified, require
 from pcm_policy.runtime.recorded import Function, Recorded
 from pcm_policy.sampling.denoise import Network
 from pcm_policy.solvers.deadline import Deadline, synchronize
@@ -48,6 +49,11 @@ class RuntimeConfig:
         precision: of the base network alone. States, sums and the head stay as they are. float32
             leaves the weights in the policy's own type.
         tf32: let float32 matrix products and convolutions use TF32 (CUDA), for the whole process.
+
+    Example:
+        >>> from pcm_policy import DiffusionPolicy
+        >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+        >>> policy.use(RuntimeConfig(precision="bf16"))
     """
 
     mode: Mode = "eager"
@@ -158,7 +164,16 @@ class Runtime:
         self.__dict__.update(state, _made=None, _programs={}, _lock=threading.Lock())
 
     def __call__(self, assemble: Assemble, given: Inputs, solver: Solver) -> SolveResult:
-        """Solve as :func:`~pcm_policy.runtime.inputs.eager` does; results are the caller's own."""
+        """Solve as :func:`~pcm_policy.runtime.inputs.eager` does; results are the caller's own.
+
+        Raises:
+            PcmError: a tolerance that the precision cannot settle.
+        """
+        dtype = TYPES[self.config.precision] or given.noise.initial.dtype
+        require(solver.tolerance, dtype)
+        return certified(self._solved(assemble, given, solver), solver, dtype)
+
+    def _solved(self, assemble: Assemble, given: Inputs, solver: Solver) -> SolveResult:
         if self.config.mode not in ("graph", "onnx"):
             # The compiler is not safe in threads; eager solves share nothing.
             guard: AbstractContextManager[Any]

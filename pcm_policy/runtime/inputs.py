@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from pcm_policy.runtime.precision import certified, require
 from pcm_policy.sampling.denoise import Network, Prefix
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.registry import Solver
@@ -78,5 +79,11 @@ class Execute(Protocol):
 
 
 def eager(assemble: Assemble, given: Inputs, solver: Solver) -> SolveResult:
-    """Run a solve as it is written."""
-    return solver(*assemble(given, solver))
+    """Run a solve as it is written.
+
+    Raises:
+        PcmError: a tolerance that the policy's own type cannot settle.
+    """
+    dtype = given.noise.initial.dtype
+    require(solver.tolerance, dtype)
+    return certified(solver(*assemble(given, solver)), solver, dtype)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pcm_policy.errors import PcmError
@@ -40,9 +40,20 @@ def occupied(output: Path, *, resume: bool) -> Iterator[None]:
             (output / CHECKPOINTS).mkdir(exist_ok=True)
         except OSError as error:
             raise PcmError(f"output_dir={output} cannot be written: {error}") from error
-        yield
+        try:
+            yield
+        except BaseException:
+            _leave_nothing(output)
+            raise
     finally:
         os.close(handle)
+
+
+def _leave_nothing(output: Path) -> None:
+    """Remove the folder of checkpoints that a run has not used, so that it can be tried again."""
+    if not (output / METRICS).exists():
+        with suppress(OSError):  # it holds something
+            (output / CHECKPOINTS).rmdir()
 
 
 def _lock(handle: int, output: Path) -> None:

@@ -69,3 +69,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(PcmError, match="cannot be written"), occupied(file, resume=False):
         pass
+
+
+@pytest.mark.parametrize("wrong", ["dataset.path=absent.zarr", "task.obs_fields=[absent]"])
+def test_a_run_that_is_refused_can_be_started_again(
+    demos: Path, tmp_path: Path, wrong: str
+) -> None:
+    with pytest.raises(PcmError, match="absent"):
+        train(demos, tmp_path, "train.steps=1", wrong)
+    train(demos, tmp_path, "train.steps=1")
