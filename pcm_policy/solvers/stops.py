@@ -15,7 +15,7 @@ from pcm_policy.solvers.settings import check, setting
 from pcm_policy.solvers.system import Iterate, Round, System
 
 SAFETY = 4.0
-"""Largest ratio of true error to last base residual that was measured (docs/picard.md)."""
+"""Assumed ratio of true error to last base residual; docs/solvers.md has measured ratios."""
 
 
 @dataclass(frozen=True)
