@@ -1,4 +1,4 @@
-"""What may reach the robot: limits on actions."""
+"""Limits on the actions that reach the robot."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""One solve at a time in a background thread, so that the loop never waits unless it wants to."""
+"""One solve at a time in a background thread, so that the loop does not have to wait."""
 
 import threading
 import time
@@ -33,10 +33,10 @@ class Solved:
 
 
 class PlanThread:
-    """Solves requests in a thread; there is room for one request and one answer, never more.
+    """Solve requests in a thread, which holds at most one request and one answer.
 
     Args:
-        solve: from request to plan; whatever it raises becomes an error of that request.
+        solve: maps a request to a plan; an exception becomes the error of that request.
     """
 
     def __init__(self, solve: Callable[[PlanRequest], Plan]) -> None:

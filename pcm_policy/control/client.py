@@ -1,8 +1,8 @@
 """The robot's side of a policy server: a controller here, the policy over there.
 
-Imports with numpy, websockets and msgpack; no torch. The queue, the limits and the fallbacks run in
-this process, so a server that is slow, wrong or gone costs new plans and nothing else: the robot
-continues, holds, slows down or stops as its settings say, and every tick tries to reconnect.
+This module imports numpy, websockets and msgpack, not torch. Queue, limits and fallbacks run in
+this process. If the server is slow, wrong or gone, only new plans are missing: the robot continues,
+holds, slows down or stops as its settings say, and every tick tries to reconnect.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ BACKOFF_S = (0.05, 1.0)
 
 
 class Link:
-    """One connection to a server, opened again whenever it is needed and gone.
+    """One connection to a server, which is opened again when it was lost.
 
     Args:
         uri: ``ws://HOST:PORT``.

@@ -22,14 +22,14 @@ takes ``d = 2`` ticks::
 A chunk has ``T - To + 1`` usable actions, so an asynchronous controller needs ``Ta + d`` of them.
 
 *Steps, not ticks.* The controller's ``clock`` counts executed steps of plans. It stands still while
-the robot holds and runs slower while it is slowed down, and a chunk is aligned on it: exactly those
-actions are dropped whose time was used for something else. So waiting (``sync``) and catching up
-(``async``) are one rule.
+the robot holds, and runs slower while the robot is slowed down. Chunks are aligned on this clock:
+the controller drops exactly the actions whose time was used for something else. Waiting (``sync``)
+and catching up (``async``) are therefore the same rule.
 
-*A miss* is a tick in which a plan was due and was not there. It is due after the delay that was
-expected when it was requested: zero steps in ``sync``, the estimate or ``delay_steps`` in
-``async``. What the robot does then is ``on_late``; in ``sync`` nothing is left to continue, so it
-holds.
+*A miss* is a tick in which a plan was due and was not there. A plan is due after the delay that was
+expected at its request: zero steps in ``sync``, the estimate or ``delay_steps`` in ``async``. The
+setting ``on_late`` says what the robot does then; in ``sync`` it holds, because no plan is left to
+continue.
 """
 
 from collections import deque
@@ -51,12 +51,12 @@ from pcm_policy.history import History
 
 @dataclass(frozen=True)
 class Command:
-    """What the robot gets in one tick.
+    """The command of one tick.
 
     Attributes:
         tick: control step.
-        action: ``(Da,)`` raw units, finite, within the limits; None while there is nothing to send
-            yet, which leaves the robot where it is.
+        action: ``(Da,)`` raw units, finite, within the limits. None means: send nothing, there is
+            no plan yet.
         how: ``plan``, or the fallback: ``continue``, ``hold``, ``slow`` or ``stop``.
         why: reason of a fallback, else empty.
         seam: whether this is the first action of a new plan.

@@ -25,10 +25,10 @@ class DelayEstimator:
 
     Args:
         period_ms: duration of a control step.
-        initial_steps: estimate until there is a past.
-        warmup: first latencies that are not counted: they hold imports, allocations and clocks
-            that had gone to sleep.
-        window: number of latencies remembered.
+        initial_steps: estimate before any latency was recorded.
+        warmup: number of first latencies that are ignored, because they include imports,
+            allocations and slow clocks.
+        window: number of latencies kept.
 
     Example:
         >>> delay = DelayEstimator(period_ms=100)

@@ -1,4 +1,4 @@
-"""What goes from a controller to a solver and back, and how two plans meet."""
+"""Requests and plans, which controller and solver exchange, and the blend of two plans."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +17,15 @@ class PlanRequest:
         id: counts the requests of a controller.
         seed: of the episode; names the noise together with ``tick``.
         tick: control step of the newest observation.
-        clock: steps of plans executed by then, see :class:`~.controller.Controller`.
+        clock: executed steps of plans, see :class:`~.controller.Controller`.
         obs: ``(To, Do)`` raw observations, oldest first.
-        prefix: ``(n, Da)`` raw actions that are decided already; may be empty.
-        past: how many of them come before the newest observation, 0...``To - 1``.
-        executed: steps executed since the solve that ``memory`` is of.
+        prefix: ``(n, Da)`` raw actions that are known already; may be empty.
+        past: number of prefix actions before the newest observation, 0...``To - 1``.
+        executed: steps executed since the solve that gave ``memory``.
         warm_start: ``off``, ``chunk``, ``trajectory`` or ``auto``.
         couple_noise: shift the noise of that solve.
         prefix_input: show the network the prefix as well.
-        memory: what the planner remembers of the last accepted solve, or None; opaque here.
+        memory: the planner's data of the last accepted solve, or None; opaque here.
 
     Example:
         >>> import numpy as np
@@ -63,9 +63,9 @@ class Plan:
         id: of the request.
         actions: ``(T - To + 1, Da)`` raw actions, the first for the newest observation.
         memory: goes into the next request.
-        rounds: batched network calls that it took.
+        rounds: batched network calls of the solve.
         bound: estimated largest error against the exact chunk, in normalised units; infinite
-            where nothing is known.
+            if there is no estimate.
         certified: whether the chunk is the sequential sampler's.
         fault: why there are no usable actions, or None.
 

@@ -1,4 +1,4 @@
-"""What may enter and what may leave a controller; every refusal is counted and logged."""
+"""Checks of what enters and leaves a controller; every refusal is counted and logged."""
 
 import logging
 from collections import Counter, deque
@@ -69,7 +69,7 @@ def _excess(
 
 @dataclass(frozen=True)
 class Gate:
-    """The last check before the robot, of what it lets out.
+    """The last check of a command before the robot; it also checks its own output.
 
     Attributes:
         limits: range and rate.
@@ -102,10 +102,10 @@ class Gate:
 
 
 class Record:
-    """Counts that never forget, and the latest events in words.
+    """Counts over all episodes, and the latest events in words.
 
-    The first event of a kind in an episode is a warning, those after it are only debug messages:
-    a sensor that died would otherwise fill a disk.
+    The first event of a kind in an episode is logged as a warning, later ones as debug messages.
+    Otherwise a dead sensor would fill the disk.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a controller must know of its policy, and what its user may choose."""
+"""What a controller needs to know of its policy, and the settings of its user."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -30,7 +30,7 @@ class PolicySpec:
         action_dim: ``Da``.
         horizon: ``T``, predicted steps.
         obs_steps: ``To``, observed steps.
-        action_steps: ``Ta``, steps that the policy was meant to execute of a chunk.
+        action_steps: ``Ta``, steps of a chunk that the policy is meant to execute.
         control_hz: rate at which its actions are meant to be executed.
         obs_low: ``(Do,)`` smallest observation in training, raw units.
         obs_high: ``(Do,)`` largest.
@@ -130,7 +130,7 @@ class ControlSettings:
         warm_start: what the next solve starts from: ``off``, ``chunk`` (the last plan, shifted) or
             ``trajectory`` (the last solve's predictions at every denoising step, shifted); ``auto``
             is ``trajectory``, but ``off`` for a PCM head that says itself where to start.
-        couple_noise: shift the noise along with the plan. Another closed-loop policy: see
+        couple_noise: shift the noise along with the plan. This is another closed-loop policy, see
             :mod:`pcm_policy.serving.memory`.
         prefix: freeze the actions that will be executed while the solve runs.
         prefix_past: freeze the executed actions that the chunk looks back on (``To - 1``) as well.

@@ -1,4 +1,4 @@
-"""Bounded records of how long things take, and of how much memory the process holds."""
+"""Durations in buffers of fixed size, and the memory of the process."""
 
 import os
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ class HeadConfig:
         options: the head's own arguments.
         sampler: the sampler whose fixed point it was trained to reach.
         base: fingerprint of the base weights it was trained on.
-        rounds: iterates it was trained to jump from; it knows nothing of later rounds.
+        rounds: number of iterates that it was trained to jump from; later rounds are untrained.
 
     Raises:
         PcmError: a value of another type or out of range.
@@ -66,17 +66,17 @@ class PolicyConfig:
         control_hz: rate at which actions are meant to be executed.
         obs_fields: dataset fields that make up an observation less its images, in order.
         action_field: dataset field of the action.
-        prefix_steps: the condition shows the network the known actions among this many first
-            steps; it was trained with such prefixes. 0: it knows of none.
-        max_excess: observations further outside the training range than this many times that
-            range are refused.
+        prefix_steps: number of first steps whose known actions the condition shows to the network,
+            which was trained with such prefixes; 0 for none.
+        max_excess: an observation is refused if it lies outside the training range by more than
+            this many times that range.
         head: the PCM head, if there is one.
         vision: how images become part of the observation; None for a policy without cameras.
-        demonstrations: how its demonstrations were read: ``names`` of their arrays where these
-            differ from the fields, the ``symmetry`` of copies that it was trained on as well, and
-            the split, ``val_fraction`` and ``val_seed``; empty where that is not known.
-        inpainting: observations are no condition of the network, but entries of the trajectory
-            beside the actions, see :func:`pcm_policy.sampling.denoise.inpainting`.
+        demonstrations: how the demonstrations were read: ``names`` of arrays that differ from the
+            fields, the ``symmetry`` of copies used in training, and the split (``val_fraction``,
+            ``val_seed``); empty if unknown.
+        inpainting: observations are entries of the trajectory beside the actions, not a condition
+            of the network, see :func:`pcm_policy.sampling.denoise.inpainting`.
 
     Raises:
         PcmError: a value of another type or out of range, or settings that exclude each other.

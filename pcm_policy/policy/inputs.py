@@ -1,4 +1,4 @@
-"""Checks of what a prediction may be given beside observations: noise, guesses, known actions."""
+"""Checks of the other inputs of a prediction: noise, guesses, known actions."""
 
 from typing import Any
 

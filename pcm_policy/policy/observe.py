@@ -1,4 +1,4 @@
-"""The gate in front of a policy: what an observation has to be before anything is predicted."""
+"""Checks of an observation before the policy predicts from it."""
 
 from collections.abc import Mapping
 from contextlib import suppress

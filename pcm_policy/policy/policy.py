@@ -53,7 +53,7 @@ class Prediction:
     Attributes:
         action: ``(B, Ta, Da)`` actions to execute, raw units, finite, within the limits.
         chunk: ``(B, T, Da)`` the whole predicted chunk, raw units, not limited.
-        solve: how it was found, in normalised units.
+        solve: the result of the solve, in normalised units.
 
     Example:
         >>> policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")

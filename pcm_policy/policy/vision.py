@@ -1,8 +1,8 @@
-"""Observations with cameras: images become features, which stand in the observation vector.
+"""Observations with cameras: images become features in the observation vector.
 
-What the denoiser, its heads, solvers and training see of an observation is a vector of ``Do``
-numbers whether there are cameras or not. With cameras a part of it is made of their images, once a
-solve; ``layout`` says where what stands::
+Denoiser, heads, solvers and training see an observation as a vector of ``Do`` numbers, with cameras
+or without. With cameras the features of the images are part of it, computed once for each solve.
+``layout`` gives the order::
 
     layout  (2, "observation.image", 3)
     vector  | 2 of the state | features of the camera | 3 more of the state |
@@ -35,8 +35,8 @@ class VisionConfig:
     """How images become features.
 
     Attributes:
-        layout: the observation vector from left to right: how many numbers of the state follow, or
-            the name of a camera, whose features follow.
+        layout: the observation vector from left to right. A number stands for so many numbers of
+            the state, a name for the features of that camera.
         cameras: height and width of every camera's images, in pixels.
         shared: whether one encoder serves all cameras.
         resize: see :class:`~pcm_policy.networks.camera.CameraEncoder`, as all that follow.

@@ -28,8 +28,8 @@ class Sampler:
 
     Attributes:
         build: fills the affine form.
-        flow: it solves flows, and nothing else.
-        steps_anywhere: it has ``eta``, and ``previous`` may be another timestep than the next.
+        flow: whether it samples flows; otherwise it samples the other schedules.
+        steps_anywhere: whether it has the settings ``eta`` and ``previous``.
 
     Example:
         >>> from pcm_policy.sampling.samplers import SAMPLERS
@@ -77,8 +77,8 @@ class SamplerConfig:
         shift: a flow's timestep shift (Esser et al. 2024, eq. 23); above one, more steps at high
             noise.
         timesteps: the ``N`` training timesteps themselves, descending, in place of ``spacing``.
-        temperature: all drawn noise is multiplied by this: 1 samples what the policy learnt, less
-            samples nearer to its modes (Ajay et al. 2023), at 0 what is seen decides the chunk.
+        temperature: factor on all drawn noise. 1 samples the learnt distribution, a smaller factor
+            nearer to its modes (Ajay et al. 2023); with 0 the observation determines the chunk.
 
     Raises:
         PcmError: an unknown name, a value out of range, or a setting that the sampler has not.

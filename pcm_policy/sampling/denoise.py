@@ -24,7 +24,7 @@ ENCODED_ROWS = 1024
 
 
 class TwoStage(Protocol):
-    """A network of which one part sees only step and condition, the same in all rounds."""
+    """A network with a part that depends only on step and condition, not on the states."""
 
     def encode(self, t: Tensor, cond: Tensor) -> Tensor:
         """Map ``(...)`` steps and ``(..., C)`` conditions, broadcast, to ``(..., E)``."""
@@ -73,9 +73,9 @@ Nodes = slice | Tensor
 
 @dataclass(frozen=True)
 class Prefix:
-    """Actions that are known already: those that will be executed while the solve runs.
+    """Known actions of a chunk: those that will be executed while the solve runs.
 
-    They live inside ``D``, so every solver finds the chunk of the same sequential sampler.
+    They are part of ``D``, so every solver finds the chunk of the same sequential sampler.
 
     Attributes:
         values: ``(B, T, Da)`` normalised actions; read only where ``known``.

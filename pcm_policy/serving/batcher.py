@@ -57,9 +57,9 @@ class Waiting:
         request: what is asked.
         kind: see :meth:`.Planner.kind`.
         client: who asks.
-        answer: the plan, or why there is none; done before that if the client has gone.
-        came: when, ``time.perf_counter``.
-        patience_s: time after which its client waits no longer.
+        answer: the plan, or why there is none; already done if the client has gone.
+        came: time of arrival, ``time.perf_counter``.
+        patience_s: time that the client waits.
     """
 
     request: PlanRequest
@@ -99,20 +99,20 @@ def best_size(cost_ms: Mapping[int, float], waiting: int) -> int:
 class Batcher:
     """Collects what has come in while the last solve ran; one solve at a time.
 
-    Nobody waits for company: an idle solver starts at once with what is there, as many of one kind
-    as are cheapest per request. Groups are filled up to one of a few sizes, so that the network
-    only sees these shapes.
+    An idle solver starts at once. It takes as many waiting requests of one kind as are cheapest per
+    request. Groups are padded to one of a few sizes, so that the network only sees these shapes.
 
-    What can be answered in time comes first, of that the client whose last answer is longest ago,
-    and of those the newest request. What has waited longer than ``max_wait_s``, or than its client
-    waits, is refused: its observation is old. So an overloaded server answers fresh requests, each
-    client in its turn, and is free again as soon as the load drops.
+    Order of the requests: first those that can be answered in time; of these the client whose last
+    answer is longest ago; of its requests the newest. A request that has waited longer than
+    ``max_wait_s``, or than its client waits, is refused, because its observation is old. An
+    overloaded server therefore answers fresh requests, client by client, and recovers as soon as
+    the load drops.
 
     Args:
         planner: solves.
         cost_ms: milliseconds of a solve by batch size, 1 among them.
         max_wait_s: longest wait for a solve.
-        kinds: what is solved, see :meth:`.Planner.kind`; None for everything.
+        kinds: kinds of requests that are solved, see :meth:`.Planner.kind`; None for all.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""What one plan hands to the next: a guess of the next chunk, and the noise that goes with it.
+"""What one solve leaves for the next: a guess of the next chunk, and its noise.
 
-A guess moves no fixed point: at convergence a warm-started solve gives the same chunk. Coupled
-noise is another matter: every chunk's noise is still exactly standard normal, but it is no longer
-independent of the observation, which the same noise helped to bring about. That is a different
-closed-loop policy, smoother at the seams, and is never the default (docs/solvers.md).
+A guess does not change the fixed point: at convergence a warm-started solve gives the same chunk.
+Coupled noise does change the chunk. The noise of every chunk is still standard normal, but it is
+not independent of the observation, because the same noise influenced that observation. This is a
+different closed-loop policy, smoother at the seams, and never the default (docs/solvers.md).
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What ``pcm-serve`` may be told: where to listen, who may come in, how long anything may take."""
+"""Settings of ``pcm-serve``: address, access and time limits."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,9 +1,9 @@
 """A policy over WebSocket: one connection a robot, every one with memory of its own.
 
-The controller itself (queue, limits, fallbacks) runs on the robot's side of the wire, in
-:mod:`pcm_policy.control.client`, where it keeps working when this process is gone. Here each client
-has what a solve needs of its last one, nothing is shared between clients but the solver, and
-whatever a client sends ends in a plan, an error message or a closed connection.
+The controller itself (queue, limits, fallbacks) runs on the robot's side, in
+:mod:`pcm_policy.control.client`, and keeps working when this process is gone. The server stores for
+each client what the next solve needs of its last one. Clients share only the solver. Every message
+of a client is answered by a plan, an error message or a closed connection.
 """
 
 import asyncio

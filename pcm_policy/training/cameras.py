@@ -1,4 +1,4 @@
-"""Training with cameras: encoders and denoiser are one module, images come row by row."""
+"""Training with cameras: encoders and denoiser are one module; images are read for each batch."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

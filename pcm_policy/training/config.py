@@ -23,7 +23,7 @@ class TrainConfig:
         beta2: AdamW's.
         weight_decay: AdamW's.
         clip_norm: largest gradient norm; None or 0: gradients are not clipped.
-        ema: weight of the past in the average of the weights; reached by ``(1 + i) / (10 + i)``.
+        ema: decay of the average of the weights; in step ``i`` at most ``(1 + i) / (10 + i)``.
         seed: all randomness derives from it.
         log_every: steps between lines of ``metrics.jsonl``.
         save_every: steps between checkpoints.

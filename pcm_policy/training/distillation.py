@@ -1,9 +1,9 @@
 """PCM distillation: learn to jump from any Picard iterate to the fixed point.
 
 So et al. 2025 record the base model's Picard trajectories and train the model to predict their
-fixed point from iterate ``k``, weighted by how far that iterate is from it. Rows here follow the
-head's own iterates, which are what it meets when it is used, or a share of them the recorded ones.
-Some rows start warm, as from the last chunk of a rollout, and some know first actions already.
+fixed point from iterate ``k``, weighted by the distance of that iterate to it. Here rows follow the
+head's own iterates, because a head in use meets those; a share of rows may follow recorded ones.
+Some rows start warm, from an earlier chunk, and some have known first actions.
 """
 
 import math
@@ -86,9 +86,9 @@ def with_head(
 class Distillation:
     """Distance between the head's next iterate and the base fixed point.
 
-    Sequential solves of the base are computed in pools and used several times; every step follows
-    ``K`` iterates of every row, those of the head as it was when the pool began, and takes one
-    gradient over all of them. A row's loss is a function of ``e``, the squared distance of its next
+    Sequential solves of the base are computed in pools and used several times. Every step takes one
+    gradient over ``K`` iterates of every row, computed by the head as it was when the pool began.
+    A row's loss is a function of ``e``, the squared distance of its next
     iterate to the fixed point, and of ``d``, the distance of the iterate that it starts from:
 
     ============  ===========================================================================
@@ -105,21 +105,21 @@ class Distillation:
         policy: with an untrained head; base weights stay frozen.
         train: training windows; only their conditions are used.
         held_out: windows of other episodes, for the log; may be empty.
-        batch: observations per step over all processes; each is seen at as many iterates
-            as the head's config says.
+        batch: observations per step over all processes, each at as many iterates as the head's
+            config says.
         seed: all randomness derives from it.
         own: share of rows that follow the head's own iterates.
         weight: ``root``, ``row``, ``variance`` or ``none``.
         end_weight: weight of the last state beside the mean over the trajectory.
         pool: observations whose sequential solves are computed at once and kept.
-        reuse: times that each of them is trained on before the next pool is solved.
-        warm: share of rows that start from a demonstrated chunk, its end held, as from the chunk of
-            an earlier observation; the others start cold.
+        reuse: number of steps that use an observation before the next pool is solved.
+        warm: share of rows that start from a demonstrated chunk whose last steps repeat one action,
+            as a shifted earlier chunk does; the others start cold.
         prefix: share of rows whose first actions are known.
-        guess_batch: observations per step of the head's first guess, which is cheap to train.
-        guess_reuse: times that each of them is trained on.
-        guess_steps: steps of DPM-Solver++ that solve them. Where no sampler of few steps will do,
-            the first guess learns from the pool that the rounds learn from.
+        guess_batch: observations per step for the head's first guess.
+        guess_reuse: number of steps that use each of these observations.
+        guess_steps: steps of DPM-Solver++ that solve them. If no few-step sampler comes near the
+            sampler's chunk, the first guess learns from the pool of the rounds.
 
     Raises:
         PcmError: an unknown weight.

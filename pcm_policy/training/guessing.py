@@ -1,4 +1,4 @@
-"""A head's first guess: many targets that are near the sampler's chunk, for few network calls."""
+"""Training of a head's first guess on many cheap targets that are near the sampler's chunk."""
 
 from dataclasses import replace
 
@@ -23,8 +23,8 @@ class Guessing:
     """Mean RMSE of the first guess to chunks of the base.
 
     Args:
-        policy: with a head that guesses.
-        targets: what is guessed: pools of its own, or those of the rounds.
+        policy: with a head that has a first guess.
+        targets: the chunks to guess: pools of the guess's own, or those of the rounds.
         seed: all randomness derives from it.
         batch: observations per step over all processes.
         steps: training steps on each pool.

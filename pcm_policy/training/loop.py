@@ -61,9 +61,9 @@ class Objective(Protocol):
 
 
 class _Loss(nn.Module):
-    """An objective's loss as one module's forward, which is what several processes wrap.
+    """An objective's loss as the forward of one module, which distributed training wraps.
 
-    So an objective may call its module as often as it likes, and other methods of it.
+    An objective may therefore call its module, and the module's other methods, any number of times.
     """
 
     def __init__(self, objective: Objective, share: Share) -> None:

@@ -13,11 +13,11 @@ from pcm_policy.training.saying import say
 class Metrics:
     """The lines of a run; a resumed run drops those after its checkpoint.
 
-    A line that cannot be written, on a full disk say, ends no training: that is said once.
+    If a line cannot be written, for example on a full disk, training goes on and says so once.
 
     Args:
         path: the file; its folder exists.
-        done: steps that are done.
+        done: number of completed steps.
 
     Raises:
         PcmError: the file is there and cannot be read or replaced.

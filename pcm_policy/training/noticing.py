@@ -1,4 +1,4 @@
-"""What a user should know of the demonstrations before they are trained on, in one line each."""
+"""Notes on demonstrations that a user should read before training, one line each."""
 
 from collections.abc import Sequence
 

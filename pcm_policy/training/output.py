@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, and none over what another has left."""
+"""The folder of a run: one run at a time, and never over the files of another run."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a run says beside its results; of several processes the first one speaks for all."""
+"""Messages of a run; with several processes only the first one prints."""
 
 import os
 import sys

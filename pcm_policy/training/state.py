@@ -36,10 +36,10 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A step that a run can go on from.
+    """A step from which a run can continue.
 
     Attributes:
-        step: steps that were done.
+        step: number of completed steps.
         parts: tensors by file, ``model``, ``ema``, ``optimizer`` and ``objective``.
     """
 

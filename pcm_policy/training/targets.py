@@ -1,4 +1,4 @@
-"""What a PCM head is trained towards: observations solved by the base, pool by pool."""
+"""Targets of PCM heads: observations that the base has solved, pool by pool."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,12 +28,12 @@ class Solved:
         prefix: the actions that were known.
         forced: ``(N + 1, n, T, Da)``, ``F``.
         exact: ``(N + 1, n, T, Da)``, the fixed point.
-        guess: ``(n, T, Da)``, the chunk that a row starts from, zeros if it starts cold.
-        cold: ``(n,)`` bool, rows that do.
-        states: ``(K, N + 1, n, T, Da)``, the base's own iterates, the first one first.
-        bases: ``(K, m, n, T, Da)``, its predictions at the head's ``m`` nodes of each.
+        guess: ``(n, T, Da)``, the chunk that a row starts from; zeros if it starts cold.
+        cold: ``(n,)`` bool, rows that start cold.
+        states: ``(K, N + 1, n, T, Da)``, iterates of the base, in order.
+        bases: ``(K, m, n, T, Da)``, the base's predictions at the head's ``m`` nodes of each.
         variance: ``(K,)``, ``Var(k)``: mean squared distance of iterate ``k`` to the fixed point
-            over the whole pool; None where it is not asked for.
+            over the whole pool; None unless the loss needs it.
     """
 
     cond: Tensor
@@ -69,7 +69,7 @@ def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated(Round):
-    """A round that keeps what the base said.
+    """A round that stores the base's predictions.
 
     Attributes:
         base: ``(m, B, T, Da)``, ``D(X)`` at the head's ``m`` nodes.
@@ -80,10 +80,10 @@ class Evaluated(Round):
 
 @dataclass(frozen=True)
 class HeadNodes(Step):
-    """Rounds that evaluate the base at its head's nodes, and keep that.
+    """A step that evaluates the base at the head's nodes and stores the predictions.
 
     Attributes:
-        own: the head's rounds; else the base's own under it.
+        own: whether the rounds use the head; otherwise they are the base's.
     """
 
     own: bool = True
@@ -130,12 +130,12 @@ class Targets:
         train: training windows.
         seed: all randomness derives from it.
         pool: observations in a pool.
-        warm: share of rows that start from a demonstrated chunk, its end held.
+        warm: share of rows that start from a demonstrated chunk whose last steps repeat one action.
         prefix: share of rows that know first actions, up to ``config.prefix_steps`` or else ``Ta``.
         rounds: ``K``, iterates that are recorded; 0 for none.
-        near: solve this sampler instead, from the same noise: chunks that are near the head's, for
-            less. ``exact`` has its states, and none are recorded.
-        finish: what is made of a pool, given its number, before it is kept.
+        near: a cheaper sampler to solve instead, from the same noise, whose chunks are near the
+            head's sampler's. ``exact`` then has its states, and no iterates are recorded.
+        finish: called with a new pool and its number; its result is kept.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Targets:
         return Solved(cond, prefix, forced, exact, guess, cold, states, bases)
 
     def _guesses(self, chunk: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return ``(n, T, Da)`` guesses, zeros or held demonstrations, and which are the former."""
+        """Return ``(n, T, Da)`` guesses, zeros or demonstrations, and which rows are zeros."""
         count, horizon = chunk.shape[:2]
         draws = torch.rand(2, count, generator=generator).to(chunk)
         most = min(self.policy.config.action_steps, horizon - 1)
