@@ -1,6 +1,6 @@
-"""Gymnasium environments: importing this module registers every `pcm_policy/*` id.
+"""Gymnasium environments: importing this module registers every ``pcm_policy/*`` id.
 
-`gymnasium.make("pcm_policy.envs:pcm_policy/PushTKeypoints-v0")` does so by itself, in worker
+``gymnasium.make("pcm_policy.envs:pcm_policy/PushTKeypoints-v0")`` does so by itself, in worker
 processes too. A simulator is imported when an environment is made, not before.
 """
 

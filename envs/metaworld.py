@@ -55,10 +55,10 @@ class MetaWorld(gym.Env[Observation, NDArray[np.float32]]):
     Rewards: 1 on success, else 0, so that a score is a success, which is what users of Meta-World
     report. Its dense reward (0 to 10) is ``info["dense_reward"]``.
 
-    Starting state: `reset(seed=s)` draws objects and goal from the task's ranges, a function of s
-    alone. `reset(options={"state": info["state"]})` goes back to a recorded state, exactly.
+    Starting state: ``reset(seed=s)`` draws objects and goal from the task's ranges, a function of s
+    alone. ``reset(options={"state": info["state"]})`` goes back to a recorded state, exactly.
 
-    Episode end: `terminated` on success; 500 steps (by the registration).
+    Episode end: ``terminated`` on success; 500 steps (by the registration).
 
     Info: ``state``: the numbers that objects and goal were drawn as, then MuJoCo's state (time,
     positions, velocities, warm start, controls, hand target); ``is_success``; ``dense_reward``.

@@ -79,7 +79,7 @@ def mirror(
     demonstration's reflection is a demonstration.
 
     Args:
-        observation: Rows of `PushTKeypoints`, (..., 20), in pixels.
+        observation: Rows of ``PushTKeypoints``, (..., 20), in pixels.
         action: (..., 2), in pixels.
 
     Returns:
@@ -176,16 +176,17 @@ class _PushT(gym.Env[Obs, NDArray[np.float32]], Generic[Obs]):
 
     Rewards: min(1, coverage / 0.95), coverage being the covered share of the goal area.
 
-    Starting state: `reset(seed=s)` gives the state of Diffusion Policy's test episode s, a
-    function of s alone. `reset(options={"state": [agent x, y, block x, y, angle]})` starts at
+    Starting state: ``reset(seed=s)`` gives the state of Diffusion Policy's test episode s, a
+    function of s alone. ``reset(options={"state": [agent x, y, block x, y, angle]})`` starts at
     rest in exactly that state, so that recorded states are valid starts.
 
-    Episode end: `terminated` when coverage exceeds 0.95; 300 steps (by the registration).
+    Episode end: ``terminated`` when coverage exceeds 0.95; 300 steps (by the registration).
 
-    Info: `state` (5,), the order of `options`, angle in [0, 2 pi); `coverage`; `is_success`.
+    Info: ``state`` (5,), the order of ``options``, angle in [0, 2 pi); ``coverage``;
+    ``is_success``.
 
     Args:
-        render_mode: None or "rgb_array": `render` draws 512 x 512 frames with the last action.
+        render_mode: None or "rgb_array": ``render`` draws 512 x 512 frames with the last action.
 
     Raises:
         PcmError: gym-pusht is not installed, or the render mode is unknown.
@@ -210,17 +211,17 @@ class _PushT(gym.Env[Obs, NDArray[np.float32]], Generic[Obs]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Start an episode; see the class for `options["state"]`.
+        """Start an episode; see the class for ``options["state"]``.
 
         Args:
             seed: Names the starting state; None draws a new one.
-            options: `{"state": ...}` sets the state (5,) instead.
+            options: ``{"state": ...}`` sets the state (5,) instead.
 
         Returns:
             The observation and the info of the starting state.
 
         Raises:
-            PcmError: `options["state"]` is not five finite numbers.
+            PcmError: ``options["state"]`` is not five finite numbers.
         """
         super().reset(seed=seed)
         if options is not None and "state" in options:
@@ -232,7 +233,7 @@ class _PushT(gym.Env[Obs, NDArray[np.float32]], Generic[Obs]):
         return self._observe(state), self._info(state, coverage(state[2:]))
 
     def step(self, action: NDArray[np.float32]) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Move towards the target `action`, (2,), for 0.1 s."""
+        """Move towards the target ``action``, (2,), for 0.1 s."""
         target = np.asarray(action, np.float64)
         state, reward, _, _, info = self._simulator.step(target)
         info = self._info(state, info["coverage"])
@@ -274,7 +275,7 @@ class PushTKeypoints(_PushT[NDArray[np.float32]]):
     """Push-T seen as Diffusion Policy's low-dimensional observation.
 
     Observation space: (20,) float32, nine keypoints of the block (x, y interleaved), then the
-    agent's x, y, all in pixels. The rest is described at `_PushT`.
+    agent's x, y, all in pixels. The rest is described at ``_PushT``.
     """
 
     def __init__(self, render_mode: str | None = None) -> None:
@@ -296,8 +297,8 @@ class PushTKeypoints(_PushT[NDArray[np.float32]]):
 class PushTImage(_PushT[dict[str, Any]]):
     """Push-T seen by a camera from above.
 
-    Observation space: dict of `image` (96, 96, 3) uint8, without the action marker, and
-    `agent_pos` (2,) float32 in pixels. The rest is described at `_PushT`.
+    Observation space: dict of ``image`` (96, 96, 3) uint8, without the action marker, and
+    ``agent_pos`` (2,) float32 in pixels. The rest is described at ``_PushT``.
     """
 
     def __init__(self, render_mode: str | None = None) -> None:

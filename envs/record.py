@@ -22,13 +22,13 @@ class Trajectory:
         seed: of the environment.
         success: whether the environment reported success; None if it never says.
         observations: (steps + 1, Do), or a dict of such arrays.
-        states: raw simulator states, `info["state"]`, (steps + 1, Ds).
+        states: raw simulator states, ``info["state"]``, (steps + 1, Ds).
         actions: (steps, Da).
         rewards: (steps,).
-        recorded: what the environment's `info["recorded"]` held after each action: arrays of a row
-            an action that a demonstration holds as well, or instead of `action`.
-        attributes: robomimic's about a demonstration: `model_file`, if the environment has a
-            `model_xml` of its episode.
+        recorded: what the environment's ``info["recorded"]`` held after each action: arrays of a
+            row an action that a demonstration holds as well, or instead of ``action``.
+        attributes: robomimic's about a demonstration: ``model_file``, if the environment has a
+            ``model_xml`` of its episode.
     """
 
     seed: int
@@ -47,12 +47,12 @@ def record(
     """Run an episode to its end.
 
     Args:
-        env: gives `info["state"]`.
+        env: gives ``info["state"]``.
         seed: of the episode.
         act: maps an observation to the environment's action.
 
     Raises:
-        PcmError: The environment does not give `info["state"]`.
+        PcmError: The environment does not give ``info["state"]``.
     """
     observation, info = env.reset(seed=seed)
     if "state" not in info:
@@ -109,9 +109,9 @@ def stack(observations: list[Any]) -> Observations:
 def demonstration(trajectory: Trajectory, env: gym.Env[Any, Any]) -> Arrays:
     """Return the arrays of a demonstration, one row an action, as converters name them.
 
-    The entries of the observation keep their names, and have `next_obs.` before them for what
+    The entries of the observation keep their names, and have ``next_obs.`` before them for what
     followed. An environment whose observation is one array may name what is stored instead by a
-    method `entries(observations, states)`.
+    method ``entries(observations, states)``.
     """
     seen: Observations = trajectory.observations
     named = getattr(env.unwrapped, "entries", None)

@@ -63,12 +63,12 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
 
     Rewards: 1 on success, else 0, so that the score, the best reward, is the success.
 
-    Starting state: `reset(seed=s)` gives an episode that is a function of s alone.
-    `reset(options={"state": info["state"], "model": env.model_xml})` gives a recorded one; actions
-    that were recorded from the first state of an episode repeat it exactly. Without the model the
-    present one stays and the repeat is not exact.
+    Starting state: ``reset(seed=s)`` gives an episode that is a function of s alone.
+    ``reset(options={"state": info["state"], "model": env.model_xml})`` gives a recorded one;
+    actions that were recorded from the first state of an episode repeat it exactly. Without the
+    model the present one stays and the repeat is not exact.
 
-    Episode end: `terminated` on success; the number of steps is limited by the registration.
+    Episode end: ``terminated`` on success; the number of steps is limited by the registration.
 
     Info: ``state``, time, positions and velocities of MuJoCo; ``is_success``; and after a step
     ``recorded``, what a demonstration holds of it: with an OSC_POSE controller ``absolute_action``

@@ -56,15 +56,15 @@ class Frames(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32]]):
-    """Let `step` execute a chunk of actions, (Ta, Da), and end early with the episode.
+    """Let ``step`` execute a chunk of actions, (Ta, Da), and end early with the episode.
 
     The reward of a chunk is the best of its rewards, and minus infinity when none was executed.
-    The info has `steps`, the number of executed actions; `success`, whether any succeeded
-    (`UNKNOWN` where the environment does not say); and `finite`, whether all rewards were finite
-    numbers. Rows with a NaN are "no action" and are skipped: an environment whose episode is over
-    idles on them at no cost.
+    The info has ``steps``, the number of executed actions; ``success``, whether any succeeded
+    (``UNKNOWN`` where the environment does not say); and ``finite``, whether all rewards were
+    finite numbers. Rows with a NaN are "no action" and are skipped: an environment whose episode is
+    over idles on them at no cost.
 
-    `action_space` stays that of one action.
+    ``action_space`` stays that of one action.
 
     Attributes:
         failed: Whether the last reset or step raised.
@@ -85,7 +85,7 @@ class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32
         return self._last
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Execute the rows of `action`, (Ta, Da), until the episode ends.
+        """Execute the rows of ``action``, (Ta, Da), until the episode ends.
 
         Raises:
             PcmError: The environment was not reset.
@@ -125,8 +125,8 @@ def make_env(env_id: str, **env_kwargs: Any) -> Env:
     """Make one environment.
 
     Args:
-        env_id: A gymnasium id, `module:name` for one that `module` registers.
-        **env_kwargs: For `gymnasium.make`.
+        env_id: A gymnasium id, ``module:name`` for one that ``module`` registers.
+        **env_kwargs: For ``gymnasium.make``.
 
     Raises:
         PcmError: There is no such environment.
@@ -144,24 +144,25 @@ def make_vector(
     wrap: Wrap | None = None,
     **env_kwargs: Any,
 ) -> VectorEnv[Any, Any, Any]:
-    """Make `num_envs` copies of an environment, in this process or one process each.
+    """Make ``num_envs`` copies of an environment, in this process or one process each.
 
     Finished environments are never reset by themselves: reset them with
-    `options={"reset_mask": mask}`. Processes are spawned, so a script that asks for them needs
-    its `if __name__ == "__main__":` guard; `close` ends them, and so does the end of this process.
+    ``options={"reset_mask": mask}``. Processes are spawned, so a script that asks for them needs
+    its ``if __name__ == "__main__":`` guard; ``close`` ends them, and so does the end of this
+    process.
 
     Args:
-        env_id: A gymnasium id, `module:name` for one that `module` registers.
+        env_id: A gymnasium id, ``module:name`` for one that ``module`` registers.
         num_envs: Number of copies, at least 1.
         mode: "sync" (one after the other) or "async" (one process each).
         wrap: Applied to each copy; must be picklable for "async".
-        **env_kwargs: For `gymnasium.make`.
+        **env_kwargs: For ``gymnasium.make``.
 
     Returns:
         The vector environment, which the caller closes.
 
     Raises:
-        PcmError: The id or the mode is unknown, or `num_envs` is below 1.
+        PcmError: The id or the mode is unknown, or ``num_envs`` is below 1.
     """
     if num_envs < 1:
         raise PcmError(f"num_envs is at least 1, not {num_envs}")
@@ -175,7 +176,7 @@ def make_vector(
 
 
 def find_spec(env_id: str) -> gym.envs.registration.EnvSpec:
-    """Look up a gymnasium id; of `module:name`, the module is imported, which registers it.
+    """Look up a gymnasium id; of ``module:name``, the module is imported, which registers it.
 
     Raises:
         PcmError: There is no such environment or module, or the module does not import.

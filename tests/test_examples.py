@@ -1,8 +1,10 @@
 """The examples in docstrings run, and every public class has one."""
 
+import ast
 import doctest
 import inspect
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -44,3 +46,13 @@ def test_examples_run(file: Path) -> None:
 @pytest.mark.parametrize("kind", public(), ids=lambda c: c.__qualname__)
 def test_a_public_class_has_an_example(kind: type) -> None:
     assert "Example:\n" in (inspect.cleandoc(kind.__doc__ or "")), kind
+
+
+def test_docstrings_have_double_back_ticks() -> None:
+    single = re.compile(r"(?<![`:\w])`([^`\n]+)`(?!`)")
+    for folder, _, names in os.walk(PACKAGE, followlinks=True):
+        for file in (Path(folder, name) for name in names if name.endswith(".py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                    text = (ast.get_docstring(node) or "").split("Example:\n")[0]
+                    assert not single.findall(text), (file, single.findall(text))

@@ -24,7 +24,7 @@ from pcm_policy.envs.experts.grasping import (
 
 
 class Grasping(ABC):
-    """Reach for an object, close the hand, and do with it what the task wants (`carry`).
+    """Reach for an object, close the hand, and do with it what the task wants (``carry``).
 
     Args:
         noise: largest standard deviation (m) of the noise on the hand's goals.

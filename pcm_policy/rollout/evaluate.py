@@ -1,7 +1,7 @@
 """Closed-loop evaluation of anything that maps observations to action chunks.
 
-Episode i has environment seed `seed + i` and always sits in row `i % solve_batch` of a prediction
-of exactly `solve_batch` rows. If the rows of `predict` do not influence each other, the results
+Episode i has environment seed ``seed + i`` and always sits in row ``i % solve_batch`` of a solve
+of exactly ``solve_batch`` rows. If the rows of ``predict`` do not influence each other, the results
 are therefore bitwise the same for every number of environments, in one process or many.
 """
 
@@ -39,25 +39,25 @@ def evaluate(
     predicted, or whose prediction is not finite (it is never executed), ends there and says why.
 
     Args:
-        predict: The policy; see `pcm_policy.rollout.chunks.Predict`.
+        predict: The policy; see ``pcm_policy.rollout.chunks.Predict``.
         env_id: A gymnasium id.
         episodes: Number of episodes, at least 1.
         seed: Environment seed of the first one; the others count on from it.
         n_obs_steps: To; the first frame is repeated at the start of an episode.
-        num_envs: Environments side by side; no prediction has free rows at `solve_batch`.
+        num_envs: Environments side by side; no prediction has free rows at ``solve_batch``.
         mode: "sync" (this process) or "async" (one process an environment).
         solve_batch: Rows of every prediction.
         max_steps: Longest episode; None takes the environment's own limit.
         timeout_s: How long a reset or a step may take in "async"; None waits for ever.
         record: Also return the trajectories.
         progress: Show a bar, if the terminal is interactive.
-        **env_kwargs: For `gymnasium.make`.
+        **env_kwargs: For ``gymnasium.make``.
 
     Returns:
         Outcomes and statistics.
 
     Raises:
-        EvaluationCut: An environment raised, died or hung, or `predict` failed for all rows; it
+        EvaluationCut: An environment raised, died or hung, or ``predict`` failed for all rows; it
             has the episodes that had finished.
         PcmError: An argument is out of range, or an episode to record did not repeat exactly.
     """
