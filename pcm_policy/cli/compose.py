@@ -149,7 +149,7 @@ def options_of_group(group: str) -> list[str]:
 
 
 def _import_plugins(words: Sequence[str]) -> None:
-    given = [word.partition("=")[2] for word in words if word.startswith("plugins=[")]
+    given = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("plugins=[")]
     if given and "" not in sys.path:
         sys.path.append("")  # the working directory, which a script's search path lacks
     for name in split(given[-1].strip("[]")) if given else []:

@@ -73,7 +73,8 @@ def default_rows(
     Raises:
         PcmError: a method that does not exist.
     """
-    wanted = tuple(STEPS) if methods is None else ("sequential", *methods)
+    names = tuple(STEPS) if methods is None else ("sequential", *methods)
+    wanted = {STEPS.name(find_method(name)) for name in names}
     parallel = parallel_methods(methods or ())
     finer = references(policy)
     head = policy.config.head

@@ -1,6 +1,8 @@
 """A solver of one's own: one file and one YAML outside the package, in every command and mode."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +40,19 @@ class Damped(Step):
         return replace(r, X=torch.lerp(x.X, r.X, self.share)), memory
 """
 YAML = "method: damped_step:Damped\nshare: 0.8\n"
+ROOT = Path(__file__).parents[2]
+ON_DEVICE = """
+from damped_step import Damped
+from tests.accelerator import grid
+from tests.accelerator.device import accelerator
+
+grid.SOLVERS["damped"] = Damped(), 3
+with accelerator() as grid.gpu:
+    for stop in grid.STOPS:
+        for dtype, prefix in (("float32", "none"), ("float16", "shown")):
+            grid.solves("mlp", "none", "ddim", "damped", stop, prefix, "none", dtype)
+        print(stop)
+"""
 POLICY = "released/pusht_mlp"
 
 
@@ -64,6 +79,36 @@ def test_it_evaluates(folder: Path, mode: str) -> None:
     run_command("eval", argv=["--config-dir", str(folder), *words])
     found = json.loads((folder / "out/eval.json").read_text())
     assert "damped" in json.dumps(found["solver"])
+
+
+def test_it_is_timed(folder: Path) -> None:
+    words = [f"policy={POLICY}", f"output_dir={folder}/out", "methods=[damped_step:Damped]"]
+    run_command("bench", argv=[*words, "calls=1", "observations=2"])
+    rows = json.loads((folder / "out/bench.json").read_text())["rows"]
+    assert any("damped" in json.dumps(row) for row in rows)
+
+
+def test_it_is_tried_for_a_target(folder: Path) -> None:
+    words = [f"policy={POLICY}", f"output_dir={folder}/out", "methods=[damped_step:Damped]"]
+    words += ["error=0.5", "search=[]", "calls=1", "observations=2"]
+    run_command("bench tune", argv=words)
+    assert "damped" in (folder / "out/tune.json").read_text()
+    assert (folder / "out/solver/tuned.yaml").exists()
+
+
+def test_it_does_not_stall_the_simulated_device(folder: Path) -> None:
+    """In a process of its own, as the grid; every stop, plain and around quasi-Newton rounds."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICE],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["rounds", "tolerance", "settle"]
 
 
 def test_settings_round_trip_and_are_checked(folder: Path) -> None:

@@ -105,6 +105,13 @@ class TaskSettings:
     names: dict[str, str] = field(default_factory=dict)
     variant: str | None = None
 
+    def __post_init__(self) -> None:
+        used = (self.name, self.env_id, *self.env_kwargs.values())
+        if self.variant is not None and not any(self.variant in str(one) for one in used):
+            raise PcmError(
+                f"task.variant={self.variant}: this task has no variants; task=metaworld has"
+            )
+
     def check_place(self) -> None:
         """Raise PcmError where the task has no environment."""
         if self.env_id is None:
