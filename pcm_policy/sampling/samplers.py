@@ -2,7 +2,7 @@
 
 Each is an :class:`~pcm_policy.sampling.affine.AffineSampler`, ``X = p x_0 + S z + M xhat``, and a
 file: DDPM, DDIM, DPM-Solver++, multistep consistency sampling and two for flow matching.
-docs/affine.md has the derivations and shows how to add one.
+docs/affine.md has the derivations, docs/extend.md shows how to add one.
 """
 
 from dataclasses import replace

@@ -47,3 +47,13 @@ def test_an_arrow_goes_down_and_none_is_lost() -> None:
 
 def test_the_path_can_be_read() -> None:
     assert len(architecture.path().splitlines()) <= 45
+
+
+def test_the_readme_lays_out_every_room() -> None:
+    layout = (ROOT / "README.md").read_text().split("## Layout")[1].split("## Read on")[0]
+    missing = [room for room in architecture.drawn() if not re.search(rf"\b{room}\b", layout)]
+    assert missing == []
+    linked = {"architecture.md", "extend.md", "glossary.md"}
+    read_on = (ROOT / "README.md").read_text().split("## Read on")[1]
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert linked <= pages <= set(re.findall(r"docs/(\w+\.md)", read_on))
