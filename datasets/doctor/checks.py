@@ -13,7 +13,7 @@ _JUMP = 4.0  # a step over the 99th percentile of steps; human Push-T stays belo
 _REPEATS = 0.05  # share of steps on which nothing at all changes
 _LAGS = range(-5, 11)  # steps
 _FINEST = 1000  # steps of float32 that a column's range should hold at least
-_NEARLY = 1e-4  # a range below this is hardly any, whatever the unit
+NEARLY = 1e-4  # a range below this is hardly any, whatever the unit
 
 
 def ranges(name: str, values: Values, ends: NDArray[np.int64] | None) -> Iterator[Finding]:
@@ -52,7 +52,7 @@ def precision(name: str, values: Values) -> Iterator[Finding]:
         found += f"{_few(coarse)}: {span[column] / step[column]:.0f} of column {column}, whose "
         found += f"values are near {values[:, column].mean():g}"
         yield Finding("warning", "precision", found, "subtract an origin before it is written")
-    nearly = np.flatnonzero((span > 0) & (span < _NEARLY) & (span >= _FINEST * step))
+    nearly = np.flatnonzero((span > 0) & (span < NEARLY) & (span >= _FINEST * step))
     if nearly.size:
         column = nearly[span[nearly].argmin()]
         found = f"{name}: columns {_few(nearly)} hardly change, column {column} by "

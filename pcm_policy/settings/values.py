@@ -95,6 +95,8 @@ def _section(kind: type, given: Any, name: str) -> Any:
     for one in fields(kind):
         full, said = f"{dot}{one.name}", given.get(one.name, GIVE)
         section, default = section_of(hints[one.name]), default_of(one)
+        if said == "" and default == GIVE:  # an empty variable of a shell is no folder
+            raise PcmError(f"{full} is empty: give {full}=...")
         if isinstance(said, str) and said == GIVE:
             if default == GIVE and section is None:
                 raise PcmError(f"give {full}=...")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.datasets.doctor.checks import NEARLY
 from pcm_policy.datasets.replay import ReplayBuffer
 from pcm_policy.fields import parse_field
 from pcm_policy.policy.config import PolicyConfig
@@ -59,4 +60,25 @@ def coarse_columns(buffer: ReplayBuffer, fields: Sequence[str]) -> list[str]:
                     f"{text}, column {i}: float32 leaves {int(steps[i]) + 1} steps between "
                     f"{low[i]:.9g} and {high[i]:.9g}; subtract an origin from it"
                 )
+    return found
+
+
+def nearly_constant_columns(buffer: ReplayBuffer, fields: Sequence[str]) -> list[str]:
+    """Say which columns hardly change: noise of a still joint, or a signal in a large unit.
+
+    They are normalised to the full range as all others are, so that noise becomes signal.
+
+    Args:
+        buffer: holds the arrays, as they are stored.
+        fields: of observations and actions.
+    """
+    found = []
+    for text in fields:
+        columns = parse_field(text).columns(buffer.arrays[parse_field(text).key])
+        span = columns.max(0).astype(np.float64) - columns.min(0).astype(np.float64)
+        for i in np.flatnonzero((span > 0) & (span < NEARLY)):
+            found.append(
+                f"{text}, column {i}: hardly changes, by {span[i]:.2g} in all; if that is noise, "
+                "leave it out"
+            )
     return found

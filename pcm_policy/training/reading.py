@@ -17,7 +17,12 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.training.dataset import DatasetConfig
 from pcm_policy.training.demonstrations import Demonstrations
-from pcm_policy.training.noticing import coarse_columns, short_episodes, shortest_episode
+from pcm_policy.training.noticing import (
+    coarse_columns,
+    nearly_constant_columns,
+    short_episodes,
+    shortest_episode,
+)
 from pcm_policy.training.saying import say
 from pcm_policy.training.symmetry import reflect
 
@@ -113,6 +118,7 @@ def _read(
         *filter(None, [short_episodes(buffer.lengths, config)]),
         *(["no held-out episode gives a window"] if len(held) and not len(held_out) else []),
         *coarse_columns(buffer, [*obs_fields, action_field]),
+        *nearly_constant_columns(buffer, [*obs_fields, action_field]),
     ]
     for note in notes:
         say(f"{path}: {note}")

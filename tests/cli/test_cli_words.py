@@ -236,3 +236,15 @@ def test_two_runs_test_one_folder_at_once(tmp_path: Path) -> None:
         for found in pool.map(writable, [str(tmp_path)] * 2000):
             assert found == tmp_path
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [("eval", "output_dir"), ("train", "output_dir"), ("data info", "path")],
+)
+def test_an_empty_word_is_no_folder(
+    command: str, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run_command(command, lambda _: None, [f"{setting}="])
+    assert f"{setting} is empty: give {setting}=..." in capsys.readouterr().err

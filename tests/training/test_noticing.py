@@ -14,7 +14,12 @@ from pcm_policy.datasets.windows import window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.training.dataset import DatasetConfig
-from pcm_policy.training.noticing import coarse_columns, short_episodes, shortest_episode
+from pcm_policy.training.noticing import (
+    coarse_columns,
+    nearly_constant_columns,
+    short_episodes,
+    shortest_episode,
+)
 from pcm_policy.training.reading import load_demonstrations
 
 
@@ -95,3 +100,11 @@ def test_a_column_is_named_exactly_where_float32_merges_its_values(
     values = (origin + width * np.linspace(0, 1, 400))[:, None].astype(kind)
     merged = 2 * len(np.unique(values.astype(np.float32))) <= len(np.unique(values))
     assert bool(coarse_columns(buffer(values), ["x"])) == (merged and values.min() < values.max())
+
+
+@given(st.floats(1e-7, 1e3), st.floats(-1, 1))
+def test_columns_that_hardly_change_are_named(width: float, origin: float) -> None:
+    values = np.stack([origin + width * np.linspace(0, 1, 9), np.full(9, origin)], axis=1)
+    found = nearly_constant_columns(buffer(values), ["x"])
+    assert len(found) == (np.ptp(values[:, 0]) < 1e-4)
+    assert all(line.startswith("x, column 0: hardly changes") for line in found)
