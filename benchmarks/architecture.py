@@ -101,13 +101,14 @@ def picture() -> str:
 
 
 def table() -> str:
-    """Return the rooms with their first sentence and how many files they have."""
-    lines = ["| room | what it holds | files |", "| --- | --- | --- |"]
+    """Return the rooms with the first line of their docstring."""
+    lines = ["| room | what it holds |", "| --- | --- |"]
     for room in (room for level in floors() for room in level):
         own = files(room)
         head = next((f for f in own if f.name == "__init__.py"), own[0])
         text = (ast.get_docstring(ast.parse(head.read_text())) or "").split("\n")[0]
-        lines.append(f"| `{room}` | {text.replace('|', '/')} | {len(own)} |")
+        text = text.replace("|", "/").replace("``", "`")
+        lines.append(f"| `{room}` | {text} |")
     return "\n".join([*lines, ""])
 
 
