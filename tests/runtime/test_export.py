@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import pcm_policy.export as export_module
 from pcm_policy import DiffusionPolicy
 from pcm_policy.cli.compose import compose
 from pcm_policy.cli.export import export_main
@@ -129,3 +130,36 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(PcmError, match="formats has 'tflite': use export, aoti, onnx"):
         export(policy, solver, tmp_path, ["tflite"], inputs)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loop_of_steps_is_compared_without_gradients(tmp_path: Path) -> None:
+    settings = compose(
+        "export",
+        [
+            "policy=released/pusht_mlp",
+            "solver=ddim",
+            "solver.steps=2",
+            "formats=[export]",
+            f"output_dir={tmp_path}",
+        ],
+    )
+    export_main(settings)
+    assert (tmp_path / "policy.pt2").exists()
+
+
+def test_what_was_not_compared_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(program: object, path: Path) -> object:
+        path.write_text("half")
+
+        def fails(inputs: object) -> None:
+            raise RuntimeError("no such kernel")
+
+        return fails
+
+    monkeypatch.setitem(export_module._WRITE, "export", write)
+    words = ["policy=released/pusht_mlp", "formats=[export]", f"output_dir={tmp_path}"]
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        export_main(compose("export", words))
+    assert not (tmp_path / "policy.pt2").exists()
