@@ -6,6 +6,7 @@ Rooms and their floors come from the import contracts in ``pyproject.toml``, arr
 statements, the path of an observation from one traced call of ``predict``.
 """
 
+import argparse
 import ast
 import os
 import sys
@@ -164,6 +165,7 @@ def _line(frame: FrameType) -> str | None:
 
 def main() -> None:
     """Write the three parts into the page."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     paste(PAGE, "rooms", picture())
     paste(PAGE, "table", table())
     paste(PAGE, "path", path())

@@ -29,7 +29,7 @@ from pcm_policy.settings import defaults, plain, read
 __all__ = ["compose", "env_kwargs", "load_policy", "pick_device", "plain", "writable"]
 
 CONFIGS = "pcm_policy.configs"
-_QUIET = ({"override hydra/job_logging": "disabled"}, {"override hydra/hydra_logging": "disabled"})
+_QUIET = ({"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"})
 _HERE = {"run": {"dir": "."}, "sweep": {"dir": ".", "subdir": "."}, "output_subdir": None}
 
 

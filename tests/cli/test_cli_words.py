@@ -1,5 +1,6 @@
 """Words of the command line: texts and paths as typed, flags, yes and no, mistakes."""
 
+import logging
 import subprocess
 import sys
 import tomllib
@@ -162,6 +163,7 @@ def test_a_sweep_runs_once_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     methods = [(solver["method"], episodes) for solver, episodes, _ in ran]
     assert methods == [("sequential", 2), ("sequential", 3), ("pcm", 2), ("pcm", 3)]
     assert ran[0][2] == "out/2/José"
+    assert not logging.getLogger("pcm_policy.control").disabled
 
 
 def test_the_environment_is_not_printed(

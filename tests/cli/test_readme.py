@@ -292,7 +292,10 @@ def test_the_arms_of_the_readme_on_lift(tmp_path: Path) -> None:
     arms = [c for c in OURS if c.document == "README.md" and "lift" in _line(c)]
     assert [named(c)[0] for c in arms] == ["data generate", "train", "distill", "eval", "eval"]
     for command in arms:
-        run(command, *(["latency_calls=1", "max_excess=1e6"] if command.program == "pcm-eval" else []))
+        run(
+            command,
+            *(["latency_calls=1", "max_excess=1e6"] if command.program == "pcm-eval" else []),
+        )
     for folder in ("lift_base", "lift_two"):
         assert (tmp_path / folder / "eval.json").exists()
 

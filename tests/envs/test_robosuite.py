@@ -195,7 +195,7 @@ def test_what_a_file_may_lack(tmp_path: Path) -> None:
             data.attrs["env_args"] = text
         with pytest.raises(PcmError, match=message):
             Robosuite(dataset=path)
-    with pytest.raises(PcmError, match="cannot be opened as HDF5"):
+    with pytest.raises(PcmError, match="cannot be opened: there is no such file"):
         Robosuite(dataset=tmp_path / "none.hdf5")
     with pytest.raises(PcmError, match="no robosuite task 'Lft'"):
         Robosuite("Lft")
