@@ -1,11 +1,12 @@
 """What a solve reads, and how it is executed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from pcm_policy.runtime.nested import flatten
 from pcm_policy.runtime.precision import certified, require
 from pcm_policy.sampling.denoise import Network, Prefix
 from pcm_policy.sampling.noise import Noise
@@ -30,36 +31,19 @@ class Inputs:
     guess: Tensor | None = None
     prefix: Prefix | None = None
 
-    def tensors(self) -> list[Tensor | None]:
-        """Return all of them, in a fixed order."""
-        known = None if self.prefix is None else self.prefix.known
-        values = None if self.prefix is None else self.prefix.values
-        return [self.obs, self.noise.initial, self.noise.steps, self.guess, values, known]
-
     def present(self) -> list[Tensor]:
-        """Return those that there are."""
-        return [value for value in self.tensors() if value is not None]
+        """Return all tensors that there are, in a fixed order."""
+        return flatten(self)[0]
 
     def filled(self, given: Sequence[Tensor]) -> "Inputs":
         """Return the same inputs with other tensors, in the order of :meth:`present`."""
-        rest = iter(given)
-        found = [None if value is None else next(rest) for value in self.tensors()]
-        obs, initial, steps, guess, values, known = found
-        assert obs is not None
-        assert initial is not None
-        prefix = self.prefix
-        if prefix is not None:
-            assert values is not None
-            assert known is not None
-            prefix = replace(prefix, values=values, known=known)
-        return Inputs(obs, Noise(initial, steps), guess, prefix)
+        found: Inputs = flatten(self)[2](iter(given))
+        return found
 
     @property
-    def shape(self) -> tuple[Any, ...]:
+    def shape(self) -> Any:
         """What a recording is made for."""
-        over = self.prefix is not None and self.prefix.overwrite_input
-        shapes = tuple(None if t is None else tuple(t.shape) for t in self.tensors())
-        return (over, *shapes)
+        return flatten(self)[1]
 
 
 class Assemble(Protocol):

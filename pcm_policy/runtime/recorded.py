@@ -7,78 +7,26 @@ one recording. Else the host looks at the iterate between two rounds, as the eag
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from pcm_policy.runtime.nested import Fill, flatten
 from pcm_policy.runtime.turns import TURNS
-from pcm_policy.sampling.denoise import Denoiser, Prefix
-from pcm_policy.sampling.noise import Noise
-from pcm_policy.solvers.loop import advance, result, solve
+from pcm_policy.solvers.loop import advance, collect, never, solve
 from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.step import Step
-from pcm_policy.solvers.stops import Stop
-from pcm_policy.solvers.system import Iterate, System
+from pcm_policy.solvers.stops import Stop, Tolerance
+from pcm_policy.solvers.system import Iterate, Round, System
 
 Function = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 Record = Callable[[Function, Sequence[Tensor]], Function]
 """Makes a recording of a function, for tensors of the shapes of the given ones."""
 Begin = Callable[[Sequence[Tensor]], tuple[System, Iterate]]
 """Makes a system and its first iterate of the tensors that a solve reads."""
-Fill = Callable[[Iterator[Tensor]], Any]
-
-PARTS = (System, Denoiser, Prefix, Noise, Iterate, SolveResult)
-CONSTANT = {"sampler", "network", "head", "jacobian", "encoded_nodes"}
-"""Fields of ``PARTS`` that are the same in every solve of one solver."""
-
-
-def flatten(value: Any) -> tuple[list[Tensor], Any, Fill]:
-    """Take nested tuples and ``PARTS`` apart.
-
-    Returns:
-        The tensors; what else two values must share to be filled alike; and a function that builds
-        the value again with other tensors.
-    """
-    if isinstance(value, Tensor):
-        return [value], (tuple(value.shape), value.dtype), next
-    if isinstance(value, tuple):
-        found = [flatten(one) for one in value]
-        tensors = [t for own, _, _ in found for t in own]
-        kinds = tuple(kind for _, kind, _ in found)
-        return tensors, kinds, lambda rest: tuple(fill(rest) for _, _, fill in found)
-    if isinstance(value, PARTS):
-        names = [f.name for f in fields(value) if f.name not in CONSTANT]
-        tensors, kinds, fill = flatten(tuple(getattr(value, name) for name in names))
-        return (
-            tensors,
-            kinds,
-            lambda rest: replace(value, **dict(zip(names, fill(rest), strict=True))),
-        )
-    return [], None, lambda rest: value
-
-
-@dataclass(frozen=True)
-class Replay:
-    """A recording of a function of nested values.
-
-    Attributes:
-        recorded: maps tensors to the tensors that are not among them.
-        sources: for every tensor of the result, ``(True, i)`` for the function's i-th output and
-            ``(False, i)`` for the i-th tensor that it was given.
-        fill: builds the result.
-    """
-
-    recorded: Function
-    sources: tuple[tuple[bool, int], ...]
-    fill: Fill
-
-    def __call__(self, given: Sequence[Tensor]) -> Any:
-        """Return the result for other tensors."""
-        made = self.recorded(given)
-        found = (made[i] if own else given[i] for own, i in self.sources)
-        return self.fill(found)
+Replay = Callable[[Sequence[Tensor]], Any]
 
 
 def recording(
@@ -86,28 +34,33 @@ def recording(
 ) -> Replay:
     """Record a function of one nested value.
 
+    A recording returns each tensor of the result once, without those that it was given.
+
     Args:
         function: what is recorded.
-        fill: builds its argument, as :func:`flatten` returns it.
+        fill: builds its argument, as :func:`~pcm_policy.runtime.nested.flatten` returns it.
         given: the tensors of an argument.
         record: makes the recording.
     """
     tensors, _, result_of = flatten(function(fill(iter(given))))
-    places = {id(t): i for i, t in reversed(list(enumerate(given)))}
-    fresh: dict[int, int] = {}
-    sources = []
-    for t in tensors:
-        if id(t) in places:
-            sources.append((False, places[id(t)]))
-        else:
-            sources.append((True, fresh.setdefault(id(t), len(fresh))))
-    first = {i: at for at, (own, i) in reversed(list(enumerate(sources))) if own}
+    old = len(given)
+    place: dict[int, int] = {}
+    for i, tensor in enumerate((*given, *tensors)):
+        place.setdefault(id(tensor), i)
+    sources = [place[id(tensor)] for tensor in tensors]
+    fresh = sorted({at for at in sources if at >= old})
 
     def outputs(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         made = flatten(function(fill(iter(values))))[0]
-        return tuple(made[first[i]] for i in range(len(first)))
+        return tuple(made[at - old] for at in fresh)
 
-    return Replay(record(outputs, given), tuple(sources), result_of)
+    recorded = record(outputs, given)
+
+    def replay(values: Sequence[Tensor]) -> Any:
+        found = dict(enumerate(values)) | dict(zip(fresh, recorded(values), strict=True))
+        return result_of(found[at] for at in sources)
+
+    return replay
 
 
 class Recorded:
@@ -125,8 +78,10 @@ class Recorded:
         self, begin: Begin, step: Step, stop: Stop, record: Record, *, timed: bool = False
     ) -> None:
         self._begin, self._step, self._record = begin, step, record
-        self._stop = stop.between_replays() if timed else stop
         self._by_round = timed or stop.reads
+        # Between two rounds the host may look at the clock: what is final then is on the device.
+        hidden = timed and not stop.reads
+        self._stop = Tolerance(stop.rounds, stop.safety, stop.error) if hidden else stop
         self._made: dict[Any, Replay] = {}
 
     def __call__(
@@ -139,53 +94,47 @@ class Recorded:
             clock: starts a deadline; what it returns is asked after every round.
         """
         if not self._by_round:
-            found: SolveResult = self._replay("all", self._all, (tuple(given), None))
+            found: SolveResult = self._replay(self._all, tuple(given))
             return found
         if clock is not None and not self._made:
-            self._rounds(given, lambda: False)  # making recordings takes longer than a deadline
-        return self._rounds(given, (lambda: False) if clock is None else clock())
+            collect(self._rounds(given), self._stop)  # recording takes longer than a deadline
+        return collect(self._rounds(given), self._stop, never if clock is None else clock())
 
-    def _rounds(self, given: Sequence[Tensor], late: Callable[[], bool]) -> SolveResult:
-        stop, early = self._stop, self._step.early()
-        s, *round_ = self._replay("first", self._first, (tuple(given), None))
-        residuals: list[Tensor] = []
-        used = nfe = k = 0
-        while True:
-            x, memory, residual, (more, calls, whole) = round_
-            used, nfe, k = used + calls, nfe + more, k + 1
-            residuals += [residual] * calls
-            x = stop.look(replace(x, k=k))
-            is_late = late()
-            if is_late or stop.ended(s, x):
-                return result(s, stop, whole, x, torch.stack(residuals), used, nfe, is_late)
+    def _rounds(self, given: Sequence[Tensor]) -> Iterator[tuple[Round, Iterate, Tensor]]:
+        """Yield what :func:`~pcm_policy.solvers.loop.rounds` does, without the rounds' states."""
+        early = self._step.early()
+        s, *made = self._replay(self._first, tuple(given))
+        for k in count(1):
+            r, x, residual, memory = made
+            x = self._stop.look(replace(x, k=k))
+            yield r, x, residual
+            if self._stop.ended(x):
+                return
             # Later rounds are one recording: over all states, where the stop keeps the final ones.
-            lo, at = x.lo, k
+            x = replace(x, rows=None)
             if early is not None and k >= early and x.front is not None:
-                lo, at = 0, early
-            x = replace(x, k=at, lo=lo, rows=None)
-            round_ = self._replay((at, lo, x.cold), self._next, (s, x, memory))
+                x = replace(x, k=early, lo=0)
+            made = self._replay(self._next, (s, x, memory))
 
-    def _replay(self, key: Any, function: Callable[[Any], Any], value: Any) -> Any:
+    def _replay(self, function: Callable[[Any], Any], value: Any) -> Any:
         """Call a recording of a function of one nested value, which is made if there is none."""
         tensors, kind, fill = flatten(value)
-        made = self._made.get((key, kind))
-        if made is None:
+        key = function.__name__, kind
+        if key not in self._made:
             with TURNS.alone():
-                made = self._made.get((key, kind))  # another thread may have made it meanwhile
-                if made is None:
-                    made = recording(function, fill, tensors, self._record)
-                    self._made[key, kind] = made
-        return made(tensors)
+                if key not in self._made:  # another thread may have made it meanwhile
+                    self._made[key] = recording(function, fill, tensors, self._record)
+        return self._made[key](tensors)
 
-    def _all(self, value: Any) -> SolveResult:
-        return solve(*self._begin(value[0]), self._step, self._stop)
+    def _all(self, given: Sequence[Tensor]) -> SolveResult:
+        return solve(*self._begin(given), self._step, self._stop)
 
-    def _first(self, value: Any) -> tuple[Any, ...]:
-        s, x = self._begin(value[0])
+    def _first(self, given: Sequence[Tensor]) -> tuple[Any, ...]:
+        s, x = self._begin(given)
         s = self._step.ready(s, self._stop)
         return s, *self._next((s, self._stop.begin(x), self._step.init(s)))
 
-    def _next(self, value: Any) -> tuple[Any, ...]:
+    def _next(self, value: tuple[System, Iterate, Any]) -> tuple[Any, ...]:
         s, x, memory = value
         r, x, residual, memory = advance(s, self._step, self._stop, x, memory)
-        return x, memory, residual, (r.nfe, r.calls, r.whole)
+        return replace(r, before=x, P=x.P, swept=x.X, X=x.X), x, residual, memory

@@ -203,15 +203,16 @@ class Denoiser:
         cond = cond.expand(n, *cond.shape).flatten(0, 1)
         return self.network(rows, t, cond).view_as(x)
 
-    def encode(self, nodes: Tensor | None = None) -> "Denoiser":
+    def encode(self, nodes: Nodes | None = None) -> "Denoiser":
         """Return the same map with its nodes encoded ahead, for the rounds of one solve.
 
         It is this one where the network has no such stage or the rows are too many.
 
         Args:
             nodes: ``(n,)`` those that will be evaluated, all at once and named by this very
-                tensor; None for all.
+                tensor; None or a slice for all.
         """
+        nodes = None if isinstance(nodes, slice) else nodes
         times = self.sampler.timesteps if nodes is None else self.sampler.timesteps[nodes]
         many = times.shape[0] * self.cond.shape[0] > ENCODED_ROWS
         if self.encoded is not None or many or not hasattr(self.network, "encode"):

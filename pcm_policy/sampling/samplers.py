@@ -5,8 +5,9 @@ file: DDPM, DDIM, DPM-Solver++, multistep consistency sampling and two for flow 
 docs/affine.md has the derivations, docs/extend.md shows how to add one.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from pcm_policy.errors import PcmError
 from pcm_policy.sampling import consistency, ddim, ddpm, dpmpp, flow  # they register themselves
@@ -22,6 +23,7 @@ __all__ = [
     "SamplerName",
     "Variance",
     "build_sampler",
+    "chosen_sampler",
     "sampler",
     "unroll",
 ]
@@ -47,3 +49,27 @@ def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampl
         )
     full = kind.build(schedule, config)
     return replace(full, p=share * full.p, S=share * full.S, noise=share * full.noise)
+
+
+def chosen_sampler(own: SamplerConfig, said: Mapping[str, Any], train_steps: int) -> SamplerConfig:
+    """Return the sampler that is wanted: what was said, the rest as another's.
+
+    Args:
+        own: the other sampler, such as the policy's.
+        said: fields of :class:`SamplerConfig`.
+        train_steps: training timesteps of the noise schedule, which ``ddpm`` visits all.
+
+    Raises:
+        PcmError: an unknown sampler, or a wrong value.
+    """
+    name, said = said.get("name", own.name), dict(said)
+    if name in SAMPLERS and SAMPLERS.find(name).flow and SAMPLERS.find(own.name).flow:
+        own = replace(own, name=name)
+    elif name != own.name:  # of another one only steps and temperature carry over
+        steps = train_steps if name == "ddpm" else own.steps
+        own = SamplerConfig(name, steps, temperature=own.temperature)
+    if isinstance(said.get("timesteps"), list | tuple):
+        said.setdefault("steps", len(said["timesteps"]))
+    elif "steps" in said or "spacing" in said:
+        said["timesteps"] = None
+    return replace(own, **said)

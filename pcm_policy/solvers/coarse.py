@@ -69,10 +69,6 @@ class Coarse(Step):
     shares: tuple[float, ...] = setting((0.25, 0.5), above=0, most=1)
     then: Step = Anderson()
 
-    def init(self, s: System) -> Any:
-        """Return the other step's memory."""
-        return self.then.init(s)
-
     def early(self) -> int | None:
         """Return the rounds at few nodes and the early rounds of the other step."""
         return after(len(self.shares), self.then)

@@ -6,8 +6,8 @@ other. Code that needs the rounds of a solve, to train, count, draw or record th
 :func:`rounds`.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,14 +19,17 @@ from pcm_policy.solvers.jacobian import Jacobian
 from pcm_policy.solvers.result import Ended, SolveResult
 from pcm_policy.solvers.step import Step
 from pcm_policy.solvers.stops import Stop
-from pcm_policy.solvers.system import Corrector, Iterate, Round, System, forcing
+from pcm_policy.solvers.system import Iterate, Round, System, forcing
+
+if TYPE_CHECKING:
+    from pcm_policy.heads.base import Head
 
 
 def start(
     denoise: Denoiser,
     noise: Noise,
     guess: Tensor | None = None,
-    head: Corrector | None = None,
+    head: "Head | None" = None,
     jacobian: Jacobian | None = None,
 ) -> tuple[System, Iterate]:
     """Return a solve's system and its first iterate.
@@ -64,13 +67,13 @@ def first_iterate(s: System, guess: Tensor | None = None) -> Iterate:
             f"or {tuple(like.shape)}"
         )
     own = clipped_start(s)
-    if own is not None:
-        guess = own if guess is None else torch.where(guess.isnan(), own, guess)
-    if guess is None:
-        P = torch.zeros_like(like)
+    if guess is None or own is None:
+        guess = own if guess is None else guess
     else:
-        guess = guess.to(like)
-        P = torch.where(guess.isnan(), 0.0, guess).expand_as(like).clone()
+        guess = torch.where(guess.isnan(), own, guess)
+    P = torch.zeros_like(like)
+    if guess is not None:
+        P = torch.where(guess.isnan(), 0.0, guess.to(like)).expand_as(like).clone()
     X = s.sweep(P)
     return Iterate(0, X, P, torch.zeros_like(X[..., 0, 0]), cold=guess is None)
 
@@ -95,7 +98,7 @@ def advance(
     if r.exact and r.X is not r.swept:  # exact states are what they are, whatever was proposed
         known = r.before.lo + 1 + r.exact
         r.X[:known] = r.swept[:known]
-    x, residual = stop.after(s, r)
+    x, residual = stop.after(r)
     return r, x, residual, memory
 
 
@@ -115,18 +118,19 @@ def rounds(
     """
     s = step.ready(s, stop)
     x, memory = stop.begin(x), step.init(s)
-    while not stop.ended(s, x):
+    while not stop.ended(x):
         r, x, residual, memory = advance(s, step, stop, x, memory)
         x = stop.look(x)
         yield r, x, residual
 
 
+def never() -> bool:
+    """Say that there is no deadline."""
+    return False
+
+
 def solve(
-    s: System,
-    x: Iterate,
-    step: Step,
-    stop: Stop,
-    late: Callable[[], bool] = lambda: False,
+    s: System, x: Iterate, step: Step, stop: Stop, late: Callable[[], bool] = never
 ) -> SolveResult:
     """Repeat a step until all states are final, the rounds are used up, or the deadline has come.
 
@@ -137,40 +141,30 @@ def solve(
         stop: when they end.
         late: asked after every round; see :class:`~pcm_policy.solvers.deadline.Deadline`.
     """
-    residuals: list[Tensor] = []
-    used, nfe, is_late = 0, 0, False
-    for r, now, residual in rounds(s, x, step, stop):
-        residuals += [residual] * r.calls
-        used, nfe, last, is_late = used + r.calls, nfe + r.nfe, now, late()
-        if is_late:
-            break
-    return result(s, stop, r.whole, last, torch.stack(residuals), used, nfe, is_late)
+    return collect(rounds(s, x, step, stop), stop, late)
 
 
-def result(
-    s: System,
-    stop: Stop,
-    whole: bool,
-    x: Iterate,
-    residuals: Tensor,
-    used: int,
-    nfe: int,
-    is_late: bool = False,
+def collect(
+    walk: Iterable[tuple[Round, Iterate, Tensor]], stop: Stop, late: Callable[[], bool] = never
 ) -> SolveResult:
-    """Return the result of a solve that ended in the iterate ``x``.
-
-    ``whole`` is that of the last :class:`~pcm_policy.solvers.system.Round`.
-    """
-    usable = x.X[-1].isfinite().flatten(1).all(dim=1) & whole
+    """Walk through the rounds of a solve, as :func:`rounds` yields them, and return its result."""
+    residuals: list[Tensor] = []
+    nfe = 0
+    for r, now, residual in walk:
+        residuals += [residual] * r.calls
+        nfe, x = nfe + r.nfe, now
+        if late():
+            break
+    usable = x.X[-1].isfinite().flatten(1).all(dim=1) & r.whole
     bound = torch.where(usable, stop.bound(x), torch.inf)
     return SolveResult(
         sample=x.X[-1],
-        rounds=used,
+        rounds=len(residuals),
         nfe=nfe,
-        residuals=residuals,
+        residuals=torch.stack(residuals),
         certified=bound <= stop.error,
         bound=bound,
         trajectory=x.X,
         row_rounds=x.taken,
-        ended=Ended.LATE if is_late and not stop.ended(s, x) else stop.why(s, x),
+        ended=stop.ended(x) or Ended.LATE,
     )

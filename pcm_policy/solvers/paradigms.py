@@ -14,16 +14,15 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
-from pcm_policy.solvers.picard import check_reach
-from pcm_policy.solvers.settings import setting
-from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.picard import Picard
+from pcm_policy.solvers.step import STEPS
 from pcm_policy.solvers.stops import Stop, Tolerance
 from pcm_policy.solvers.system import Iterate, Round, System
 
 
 @STEPS.add("paradigms")
 @dataclass(frozen=True)
-class Paradigms(Step):
+class Paradigms(Picard):
     """Sum increments over a window. All states start from the noise; a guess is not used.
 
     Attributes:
@@ -41,7 +40,6 @@ class Paradigms(Step):
         [True]
     """
 
-    window: int | None = setting(None, int, least=1)
     limits: ClassVar[tuple[str, ...]] = ("rounds", "tolerance")
     usual: ClassVar[Stop] = Tolerance(safety=1.0)
     """As published: a state has settled when it moves by less than the tolerance."""
@@ -57,8 +55,11 @@ class Paradigms(Step):
                 "solver=paradigms iterates on one-step increments and this sampler's steps use "
                 "earlier predictions: use solver=picard, or sampler=ddim (flow_euler for a flow)"
             )
-        check_reach(s, stop, self.window)
         return super().ready(s, stop)
+
+    def early(self) -> int | None:
+        """Return None: a round needs every state before its window."""
+        return None
 
     def init(self, s: System) -> Tensor:
         """Return the states to start from: the noise, everywhere."""

@@ -56,17 +56,13 @@ class PCM(Step):
 
     def details(self, stop: Stop | None) -> str:
         """Return how long the head is used, and what follows it, for the label."""
-        ones, usual = set(self.shares) <= {1.0}, type(self)()
+        if not set(self.shares) <= {1.0}:
+            return super().details(stop)
+        count, usual = len(self.shares), type(self)().shares
         fixed = None if stop is None else stop.fixed
-        all_of_them = fixed is not None and fixed <= len(self.shares)
-        found = (
-            f" head {len(self.shares)}"
-            if ones
-            else " shares " + ",".join(f"{v:g}" for v in self.shares)
-        )
-        if ones and (all_of_them or (fixed is None and self.shares == usual.shares)):
-            found = ""
-        return found + ("" if self.then == usual.then else f" then {self.then.label()}")
+        told = self.shares != usual if fixed is None else fixed > count
+        then = super(PCM, replace(self, shares=usual)).details(stop)
+        return f" head {count}{then}" if told else then
 
     def ready(self, s: System, stop: Stop) -> System:
         """Encode only what the head evaluates, where no other round is made.
@@ -80,10 +76,6 @@ class PCM(Step):
         if stop.rounds is None or stop.rounds > count or 0.0 in self.shares[: stop.rounds]:
             return s.encoded()
         return s.encoded(head.nodes(s.denoise.sampler)[0])
-
-    def init(self, s: System) -> Any:
-        """Return the other step's memory."""
-        return self.then.init(s)
 
     def early(self) -> int | None:
         """Return the rounds of the head and the early rounds of the other step."""

@@ -4,6 +4,7 @@ Sources: Shih et al. 2023 (ParaDiGMS), Tang et al. 2024 (the full-order system).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -12,19 +13,6 @@ from pcm_policy.solvers.settings import setting
 from pcm_policy.solvers.step import STEPS, Step
 from pcm_policy.solvers.stops import Stop
 from pcm_policy.solvers.system import Iterate, Round, System
-
-
-def check_reach(s: System, stop: Stop, window: int | None) -> None:
-    """Refuse fixed rounds whose window, sliding by one a round, never reaches the last state.
-
-    Raises:
-        PcmError: it does not.
-    """
-    if window is not None and stop.fixed is not None and stop.fixed - 1 + window < s.steps:
-        raise PcmError(
-            f"solver.rounds={stop.fixed} with solver.window={window} never reaches the last of "
-            f"{s.steps} states: use more rounds, a larger window, or a tolerance"
-        )
 
 
 @STEPS.add("picard")
@@ -52,17 +40,28 @@ class Picard(Step):
     window: int | None = setting(None, int, least=1)
 
     def ready(self, s: System, stop: Stop) -> System:
-        """Check that the window reaches the chunk."""
-        check_reach(s, stop, self.window)
+        """Refuse fixed rounds whose window, sliding by one a round, never reaches the chunk.
+
+        Raises:
+            PcmError: it does not.
+        """
+        reach = (
+            s.steps if self.window is None or stop.fixed is None else stop.fixed - 1 + self.window
+        )
+        if reach < s.steps:
+            raise PcmError(
+                f"solver.rounds={stop.fixed} with solver.window={self.window} never reaches the "
+                f"last of {s.steps} states: use more rounds, a larger window, or a tolerance"
+            )
         return super().ready(s, stop)
 
     def early(self) -> int | None:
         """Return 0, because all rounds are alike; None if a window slides."""
         return 0 if self.window is None else None
 
-    def step(self, s: System, x: Iterate, memory: None) -> tuple[Round, None]:
+    def step(self, s: System, x: Iterate, memory: Any) -> tuple[Round, Any]:
         """Sweep once; nodes past the window repeat its last prediction in the first rounds."""
         hi = min(x.lo + (self.window or s.steps), s.steps)
         found = x.evaluate(s, slice(x.lo, hi))
         ahead = found[-1:].expand_as(x.P[hi:]) if x.cold else x.P[hi:]
-        return x.base_round(s, torch.cat([x.P[: x.lo], found, ahead]), hi, hi - x.lo), None
+        return x.base_round(s, torch.cat([x.P[: x.lo], found, ahead]), hi, hi - x.lo), memory

@@ -1,17 +1,17 @@
 """What ``solver=...`` means: :func:`read` alone reads it, :func:`flat` alone writes it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 from pcm_policy.checks import LARGEST
 from pcm_policy.errors import PcmError
-from pcm_policy.sampling.samplers import SAMPLERS, SamplerConfig
+from pcm_policy.sampling.samplers import SamplerConfig, chosen_sampler
 from pcm_policy.solvers.deadline import Deadline, synchronize
 from pcm_policy.solvers.loop import solve
 from pcm_policy.solvers.result import SolveResult
-from pcm_policy.solvers.settings import check, setting
+from pcm_policy.solvers.settings import Settings, setting
 from pcm_policy.solvers.step import STEPS, Known, Step, needs, wrapped
 from pcm_policy.solvers.stops import Rounds, Settle, Stop, Tolerance
 from pcm_policy.solvers.system import Iterate, System
@@ -26,7 +26,7 @@ SAMPLER = {"sampler": "name"} | {f.name: f.name for f in fields(SamplerConfig) i
 
 
 @dataclass(frozen=True)
-class Solver:
+class Solver(Settings):
     """Which chunk is wanted, how its rounds are made, and when they end.
 
     Attributes:
@@ -49,7 +49,7 @@ class Solver:
     deadline_ms: float | None = setting(None, above=0)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         for name, kind in (("step", Step), ("stop", Rounds)):
             if not isinstance(getattr(self, name), kind):
                 raise PcmError(f"solver.{name}={getattr(self, name)!r}: give a {kind.__name__}")
@@ -63,11 +63,7 @@ class Solver:
         own = SamplerConfig() if sampler is None else sampler
         known = Known(own, own.steps, head_sampler=own, head_rounds=LARGEST)
         found = read({"method": method, **settings}, known)
-        return (
-            found
-            if sampler is not None
-            else cls(found.step, found.stop, deadline_ms=found.deadline_ms)
-        )
+        return cls(found.step, found.stop, sampler and found.sampler, found.deadline_ms)  # type: ignore[arg-type]
 
     @property
     def method(self) -> str:
@@ -120,32 +116,28 @@ def read(values: Mapping[str, Any], known: Known) -> Solver:
     deadline = said.pop("deadline_ms", None) if "deadline_ms" in kind.limits else None
     chosen = {own: said.pop(name) for name, own in SAMPLER.items() if name in said}
     beside = [*kind.limits, *({"safety"} if kind.limits else ()), *SAMPLER]
-    step = _with(kind, said, f"solver={STEPS.name(kind)}", beside).fitted(known, stop, said)
+    step = _made(kind, said, f"solver={STEPS.name(kind)}", beside).fitted(known, stop, said)
     sampler = known.head_sampler if "head" in needs(step) else None
-    return Solver(step, stop, _sampler(chosen, sampler or known.sampler, known), deadline)
+    wanted = chosen_sampler(sampler or known.sampler, chosen, known.train_steps)
+    return Solver(step, stop, wanted, deadline)
 
 
 def flat(solver: Solver) -> dict[str, Any]:
     """Return the mapping that :func:`read` reads, as plain data for JSON and YAML."""
-    found = _plain(solver.step)
-    for name, (kind, own) in ENDS.items():
-        if isinstance(solver.stop, kind) and solver.step.limits:
-            found[name] = getattr(solver.stop, own)
+    found, stop = _plain(solver.step), solver.stop
     if solver.step.limits:
-        found |= {"safety": solver.stop.safety, "deadline_ms": solver.deadline_ms}
+        ends = {k: getattr(stop, own) for k, (kind, own) in ENDS.items() if isinstance(stop, kind)}
+        found |= ends | {"safety": stop.safety, "deadline_ms": solver.deadline_ms}
     if solver.sampler is not None:
-        values = asdict(solver.sampler)
-        found |= {name: values[own] for name, own in SAMPLER.items()}
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
-    return {k: v for k, v in plain.items() if v is not None}
+        found |= {name: getattr(solver.sampler, own) for name, own in SAMPLER.items()}
+    return {k: _plain(v) for k, v in found.items() if v is not None}
 
 
-def _plain(step: Step) -> dict[str, Any]:
-    own = {f.name: getattr(step, f.name) for f in fields(step)}
-    named = {k: _plain(v) if isinstance(v, Step) else v for k, v in own.items()}
-    return {"method": STEPS.name(type(step))} | {
-        k: list(v) if isinstance(v, tuple) else v for k, v in named.items()
-    }
+def _plain(value: Any) -> Any:
+    if isinstance(value, Step):
+        own = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {"method": STEPS.name(type(value))} | own
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _stop(kind: type[Step], said: dict[str, Any]) -> Stop:
@@ -161,12 +153,12 @@ def _stop(kind: type[Step], said: dict[str, Any]) -> Stop:
     return Tolerance(**given) if "deadline_ms" in said else replace(kind.usual, **given)
 
 
-def _with(kind: type[Step], said: Mapping[str, Any], who: str, beside: Sequence[str] = ()) -> Step:
-    """Return a step with settings: its own, or those of a step that it wraps.
+def _made(kind: type[Step], said: Mapping[str, Any], who: str, beside: Iterable[str] = ()) -> Step:
+    """Return a step with settings.
 
     Args:
         kind: the step.
-        said: the settings; a step by its name, or with settings of its own as a mapping.
+        said: the settings.
         who: what to call the step in messages.
         beside: settings that are not the step's, for messages.
     """
@@ -174,48 +166,32 @@ def _with(kind: type[Step], said: Mapping[str, Any], who: str, beside: Sequence[
         step = kind()
     except TypeError as error:
         raise PcmError(f"{who}: {error}; every setting of a solver needs a default") from error
-    names = [f.name for f in fields(step)]
-    wraps = [name for name in names if isinstance(getattr(step, name), Step)]
-    for name in sorted(said, key=lambda name: name not in wraps):  # what is wrapped comes first
-        changed = _put(step, name, said[name])
-        if changed is None:
-            has = ", ".join([*dict.fromkeys(_settings(step)), *beside])
-            raise PcmError(f"{who} has no setting {name}: it has {has}")
-        step = changed
+    left = dict(said)
+    step = _with(step, left)
+    if left:
+        has = ", ".join([*dict.fromkeys(_settings(step)), *beside])
+        raise PcmError(f"{who} has no setting {next(iter(left))}: it has {has}")
     return step
 
 
-def _put(step: Step, name: str, value: Any) -> Step | None:
-    """Return the step with one setting changed: its own, or that of a step it wraps."""
-    own = {f.name: getattr(step, f.name) for f in fields(step)}
-    if name in own:
-        if isinstance(own[name], Step) and not isinstance(value, Step):
-            given = dict(value) if isinstance(value, Mapping) else {"method": value}
-            value = _with(STEPS.find(given.pop("method", None)), given, f"solver.{name}")
-        return replace(step, **{name: value})
-    for wrapping, inner in own.items():
-        changed = _put(inner, name, value) if isinstance(inner, Step) else None
-        if changed is not None:
-            return replace(step, **{wrapping: changed})
-    return None
+def _with(step: Step, said: dict[str, Any]) -> Step:
+    """Return a step with the settings that it, or else a step inside, has; they leave ``said``."""
+    own = {f.name: said.pop(f.name, getattr(step, f.name)) for f in fields(step)}
+    for name, value in own.items():
+        if isinstance(getattr(step, name), Step):
+            own[name] = _with(_named(value, f"solver.{name}"), said)
+    return replace(step, **own)
+
+
+def _named(value: Any, who: str) -> Step:
+    """Return a step that is given by its name, or with settings of its own as a mapping."""
+    if isinstance(value, Step):
+        return value
+    given = dict(value) if isinstance(value, Mapping) else {"method": value}
+    return _made(STEPS.find(given.pop("method", None)), given, who)
 
 
 def _settings(step: Step) -> list[str]:
     """Name the settings of a step and of those that it wraps."""
     names = [f.name for f in fields(step)]
     return names + [name for inner in wrapped(step) for name in _settings(inner)]
-
-
-def _sampler(chosen: dict[str, Any], own: SamplerConfig, known: Known) -> SamplerConfig:
-    """Return the sampler that is wanted: what was said, the rest as the policy's."""
-    name = chosen.get("name", own.name)
-    if name in SAMPLERS and SAMPLERS.find(name).flow and SAMPLERS.find(own.name).flow:
-        own = replace(own, name=name)
-    elif name != own.name:  # of another one only steps and temperature carry over
-        steps = known.train_steps if name == "ddpm" else own.steps
-        own = SamplerConfig(name, steps, temperature=own.temperature)
-    if "timesteps" in chosen and isinstance(chosen["timesteps"], list | tuple):
-        chosen.setdefault("steps", len(chosen["timesteps"]))
-    elif "steps" in chosen or "spacing" in chosen:
-        chosen["timesteps"] = None
-    return replace(own, **chosen)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pcm_policy.errors import PcmError
 from pcm_policy.registry import Registry
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.solvers.settings import check
+from pcm_policy.solvers.settings import Settings
 from pcm_policy.solvers.stops import Stop, Tolerance
 from pcm_policy.solvers.system import Iterate, Round, System
 
@@ -35,7 +35,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Step(ABC):
+class Step(Settings, ABC):
     """One solver: a frozen dataclass whose fields are numbers and the steps that it wraps.
 
     A step can be hashed, compared and printed. It is its own config: its fields are the settings
@@ -55,7 +55,7 @@ class Step(ABC):
     """The stop when the settings name none."""
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(f.default, Step) and not isinstance(value, Step):
@@ -73,8 +73,11 @@ class Step(ABC):
 
     def label(self, stop: Stop | None = None) -> str:
         """Return a short name: what differs from the defaults, and the stop."""
-        before, after = ("", "") if stop is None else stop.labels
-        return f"{STEPS.name(type(self))}{before}{self.details(stop)}{after}"
+        name, details = STEPS.name(type(self)), self.details(stop)
+        if stop is None:
+            return name + details
+        rounds = "" if stop.rounds is None else f" {stop.rounds}"
+        return name + rounds + details + stop.words.format(stop)
 
     def details(self, stop: Stop | None) -> str:
         """Return the settings that differ from the defaults, for the label."""
@@ -98,8 +101,9 @@ class Step(ABC):
         return s.encoded() if inner is None else inner.ready(s, stop)
 
     def init(self, s: System) -> Any:
-        """Return the memory that the first round takes: None, or tensors, nested."""
-        return None
+        """Return the memory that the first round takes: tensors, nested; by default the inner's."""
+        inner = next(wrapped(self), None)
+        return None if inner is None else inner.init(s)
 
     def early(self) -> int | None:
         """Return how many first rounds differ from the later ones; None if all may differ.

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from pcm_policy.solvers.result import Ended
-from pcm_policy.solvers.settings import check, setting
-from pcm_policy.solvers.system import Iterate, Round, System
+from pcm_policy.solvers.settings import Settings, setting
+from pcm_policy.solvers.system import Iterate, Round
 
 SAFETY = 4.0
 """Assumed ratio of true error to last base residual; docs/solvers.md has measured ratios."""
 
 
 @dataclass(frozen=True)
-class Rounds:
+class Rounds(Settings):
     """End after ``rounds`` rounds, or when all states are exact, without reading the device.
 
     Attributes:
@@ -35,36 +35,27 @@ class Rounds:
     rounds: int | None = setting(None, int, least=1)
     safety: float = setting(SAFETY, least=1)
     error: float = setting(0.0, said="tolerance", least=0)
-
-    def __post_init__(self) -> None:
-        check(self)
-
     reads: ClassVar[bool] = False
     """Whether :meth:`look` reads the device."""
+    words: ClassVar[str] = ""
+    """What a solver's label says of it after the rounds; a format of the stop."""
 
     @property
     def fixed(self) -> int | None:
         """The number of rounds, where nothing else ends a solve before it is exact."""
         return self.rounds
 
-    def between_replays(self) -> "Rounds":
-        """Return the stop that ends solves alike and keeps on the device what is final."""
-        return Tolerance(self.rounds, self.safety, self.error)
-
-    @property
-    def labels(self) -> tuple[str, str]:
-        """What a solver's label says of it, before and after the step's settings."""
-        return "" if self.rounds is None else f" {self.rounds}", ""
-
     def begin(self, x: Iterate) -> Iterate:
         """Return the first iterate with what this stop keeps in it."""
         return x
 
-    def ended(self, s: System, x: Iterate) -> bool:
-        """Return whether the solve is over; known without the device."""
-        return x.lo >= s.steps or (self.rounds is not None and x.k >= self.rounds)
+    def ended(self, x: Iterate) -> Ended | None:
+        """Return why the solve is over, None if it is not; known without the device."""
+        if x.lo >= len(x.P):
+            return Ended.EXACT
+        return Ended.ROUNDS if self.rounds is not None and x.k >= self.rounds else None
 
-    def after(self, s: System, r: Round) -> tuple[Iterate, Tensor]:
+    def after(self, r: Round) -> tuple[Iterate, Tensor]:
         """Return the next iterate, and how far the round moved each row, ``(B,)``."""
         x, moved = r.before, r.before.moved.clone()
         about = slice(x.lo + 1, r.hi + 1)
@@ -82,10 +73,6 @@ class Rounds:
     def bound(self, x: Iterate) -> Tensor:
         """Return the estimated error ``(B,)`` after a whole round."""
         return self.safety * x.moved.amax(dim=0)
-
-    def why(self, s: System, x: Iterate) -> Ended:
-        """Return why a solve ended here."""
-        return Ended.EXACT if x.lo >= s.steps else Ended.ROUNDS
 
 
 Stop = Rounds
@@ -107,29 +94,26 @@ class Tolerance(Rounds):
 
     error: float = setting(1e-3, said="tolerance", least=0)
     reads: ClassVar[bool] = True
-
-    def between_replays(self) -> "Rounds":
-        """Return this stop."""
-        return self
+    words: ClassVar[str] = " tol {0.error:g}"
 
     @property
     def fixed(self) -> int | None:
         """None: rows end by themselves."""
         return None
 
-    @property
-    def labels(self) -> tuple[str, str]:
-        """What a solver's label says of it, before and after the step's settings."""
-        return super().labels[0], f" tol {self.error:g}"
-
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no state final."""
         none = torch.zeros_like(x.moved[0], dtype=torch.int64)
         return replace(x, front=none, taken=none)
 
-    def after(self, s: System, r: Round) -> tuple[Iterate, Tensor]:
+    def ended(self, x: Iterate) -> Ended | None:
+        """Return why the solve is over, None if it is not; known without the device."""
+        found = super().ended(x)
+        return Ended.CERTIFIED if found is Ended.EXACT and self.error > 0 else found
+
+    def after(self, r: Round) -> tuple[Iterate, Tensor]:
         """Return the next iterate, and how far the round moved each row, ``(B,)``."""
-        x, N = r.before, s.steps
+        x, N = r.before, len(r.P)
         assert x.front is not None
         assert x.taken is not None
         at = torch.arange(N + 1, device=x.X.device)[:, None]
@@ -163,11 +147,6 @@ class Tolerance(Rounds):
             rows = going.nonzero()[:, 0]
         return replace(x, lo=lo, rows=rows)
 
-    def why(self, s: System, x: Iterate) -> Ended:
-        """Return why a solve ended here."""
-        done = Ended.CERTIFIED if self.error > 0 else Ended.EXACT
-        return done if x.lo >= s.steps else Ended.ROUNDS
-
 
 @dataclass(frozen=True)
 class Settle(Rounds):
@@ -184,35 +163,27 @@ class Settle(Rounds):
 
     rounds: int | None = setting(4, int, least=1)
     level: float = setting(0.015, said="settle", above=0)
-
     reads: ClassVar[bool] = True
-
-    def between_replays(self) -> "Rounds":
-        """Return this stop."""
-        return self
-
-    @property
-    def labels(self) -> tuple[str, str]:
-        """What a solver's label says of it, before and after the step's settings."""
-        return super().labels[0], f" settle {self.level:g}"
+    words: ClassVar[str] = " settle {0.level:g}"
 
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no row ended."""
         none = torch.zeros_like(x.moved[0], dtype=torch.int64)
         return replace(x, over=none > 0, taken=none)
 
-    def ended(self, s: System, x: Iterate) -> bool:
-        """Return whether the solve is over; known without the device."""
-        return super().ended(s, x) or self._all_over(x)
+    def ended(self, x: Iterate) -> Ended | None:
+        """Return why the solve is over, None if it is not; known without the device."""
+        all_over = x.rows is not None and not len(x.rows)
+        return Ended.SETTLED if all_over else super().ended(x)
 
-    def after(self, s: System, r: Round) -> tuple[Iterate, Tensor]:
+    def after(self, r: Round) -> tuple[Iterate, Tensor]:
         """Return the next iterate, and how far the round moved each row, ``(B,)``."""
-        x, (now, residual) = r.before, super().after(s, r)
+        x, (now, residual) = r.before, super().after(r)
         assert x.over is not None
         assert x.taken is not None
         X = torch.where(x.over[:, None, None], x.X, now.X)
         over = x.over
-        if r.hi == s.steps:  # a window that has not reached the chunk does not move it
+        if r.hi == len(r.P):  # a window that has not reached the chunk does not move it
             over = over | ((X[-1] - x.X[-1]).square().mean(dim=(1, 2)).sqrt() <= self.level)
         return replace(now, X=X, over=over, taken=x.taken + ~x.over), residual
 
@@ -225,10 +196,3 @@ class Settle(Rounds):
         """Return the estimated error ``(B,)`` after a whole round; infinite in rows that ended."""
         assert x.over is not None
         return torch.where(x.over, torch.inf, super().bound(x))
-
-    def why(self, s: System, x: Iterate) -> Ended:
-        """Return why a solve ended here."""
-        return Ended.SETTLED if self._all_over(x) else super().why(s, x)
-
-    def _all_over(self, x: Iterate) -> bool:
-        return x.rows is not None and not len(x.rows)

@@ -6,7 +6,7 @@ counts evaluated states per chunk.
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from pcm_policy.sampling.denoise import Denoiser, Nodes
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler
 from pcm_policy.solvers.jacobian import Jacobian
+
+if TYPE_CHECKING:
+    from pcm_policy.heads.base import Head
 
 
 def combine(weights: Tensor, chunks: Tensor) -> Tensor:
@@ -38,26 +41,6 @@ def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
             f"a stochastic sampler of {sampler.steps} steps needs as many step noises, got {have}"
         )
     return start + combine(sampler.S, noise.steps[: sampler.steps])
-
-
-class Corrector(Protocol):
-    """A PCM head, as solvers see it; :class:`pcm_policy.heads.base.Head` documents it."""
-
-    adds_to_base: ClassVar[bool]
-
-    def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
-        """Return the nodes that the base is evaluated at, and weights that spread them."""
-
-    def base_predictions(self, s: "System", x: "Iterate", base: Tensor) -> Tensor:
-        """Return the predictions of a round without the head, ``(N, B, T, Da)``."""
-
-    def start(self, s: "System") -> Tensor | None:
-        """Return the chunk ``(B, T, Da)`` to start from."""
-
-    def __call__(
-        self, s: "System", x: "Iterate", share: float, base: Tensor | None = None
-    ) -> Tensor:
-        """Return the predictions ``(N, B, T, Da)`` of a round."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +75,7 @@ class System:
     denoise: Denoiser
     noise: Noise
     F: Tensor
-    head: Corrector | None = None
+    head: "Head | None" = None
     jacobian: Jacobian | None = None
 
     @property
@@ -106,10 +89,9 @@ class System:
 
     def encoded(self, nodes: Nodes | None = None) -> "System":
         """Return the system with steps and condition encoded ahead, for all rounds of a solve."""
-        nodes = None if isinstance(nodes, slice) else nodes
         return replace(self, denoise=self.denoise.encode(nodes))
 
-    def needed_head(self) -> Corrector:
+    def needed_head(self) -> "Head":
         """Return the head.
 
         Raises:
@@ -227,10 +209,8 @@ class Iterate:
         nodes = s.needed_head().nodes(s.denoise.sampler)[0]
         nfe = s.steps if isinstance(nodes, slice) else len(nodes)
         front = None if self.front is None else torch.where(self.front == s.steps, s.steps, 0)
-        X = s.sweep(P)
-        X[:1] = self.X[:1]
         before = replace(self, lo=0, front=front, cold=False)
-        return Round(before, P, X, X, s.steps, nfe, exact=0, full=False, whole=False)
+        return replace(before.base_round(s, P, s.steps, nfe, full=False), exact=0)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
         ("if r.exact and r.X is not r.swept:", "if False:"),
         ("known = r.before.lo + 1 + r.exact", "known = r.before.lo + r.exact"),
         ("cold=guess is None)", "cold=False)"),
-        ("isfinite().flatten(1).all(dim=1) & whole", "isfinite().flatten(1).all(dim=1)"),
+        ("isfinite().flatten(1).all(dim=1) & r.whole", "isfinite().flatten(1).all(dim=1)"),
         ("own.clamp(-clip, clip)", "own"),
     ],
     (f"{PCM}/solvers/stops.py", ("tests/solvers/test_start.py", "tests/solvers")): [

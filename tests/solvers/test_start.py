@@ -55,7 +55,7 @@ def test_a_row_that_is_over_stays_over_when_a_window_does_not_reach_its_end() ->
     s, x = start(denoise, noise)
     x = replace(stop.begin(x), front=torch.tensor([STEPS, 0]))
     r, _ = Picard(window=2).step(s, x, None)
-    now, _ = stop.after(s, r)
+    now, _ = stop.after(r)
     assert now.front is not None
     assert now.front.tolist()[0] == STEPS
     assert now.front.tolist()[1] < STEPS

@@ -1,0 +1,105 @@
+"""Rounds until certified PCM has proven its chunk, by the step that follows the head.
+
+    python -m benchmarks.solvers.certified [POLICY ...] [--observations 128] [--docs]
+
+Every held-out observation is solved alone, cold, with the same noise for every step. ``linearised``
+is the reference of the change: quasi-Newton rounds, which certified PCM took before it took
+Anderson's. The intervals are bootstrapped over the observations, pair by pair.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import RESULTS
+from benchmarks.pasted import paste
+from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.conditions import conditions, made_by, said
+from pcm_policy.measure.exactness import paired_noise
+from pcm_policy.measure.statistics import bootstrap_mean_interval, paired_difference_interval
+from pcm_policy.measure.tables import markdown, table
+from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.solvers import PCM, Anderson, Newton, Picard, Step, Tolerance
+from pcm_policy.solvers.registry import Solver
+
+ERROR = 1e-3
+POLICIES = ["released/pusht", "released/pusht_mlp"]
+THEN: dict[str, Step] = {"linearised": Newton(), "picard": Picard(), "anderson": Anderson()}
+HEAD = ["policy", "`solver.then`", "rounds (95 %)", "most", "change (95 %)"]
+
+
+@torch.inference_mode()
+def rounds_of(policy: DiffusionPolicy, then: Step, obs: torch.Tensor) -> list[int]:
+    """Return the rounds that certified PCM takes on every observation, ``(n, To, Do)``."""
+    solver = policy.complete(Solver(PCM(then=then), Tolerance(error=ERROR)))
+    noise = paired_noise(policy, solver, len(obs))
+    alone = (policy.solve(obs[i : i + 1], solver, noise.row(i)) for i in range(len(obs)))
+    return [found.rounds for found in alone]
+
+
+def measure(name: str, policy: DiffusionPolicy, obs: torch.Tensor) -> list[dict[str, Any]]:
+    """Return a row for every step after the head."""
+    counted = {then: rounds_of(policy, step, obs) for then, step in THEN.items()}
+    reference, rows = counted["linearised"], []
+    mean = float(np.mean(reference))
+    for then, rounds in counted.items():
+        change = [end / mean for end in paired_difference_interval(rounds, reference)]
+        rows.append(
+            {
+                "policy": name,
+                "then": then,
+                "rounds": float(np.mean(rounds)),
+                "rounds_95": bootstrap_mean_interval(rounds),
+                "worst_rounds": max(rounds),
+                "change": float(np.mean(rounds)) / mean - 1,
+                "change_95": change,
+            }
+        )
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Count, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("policies", nargs="*", default=POLICIES)
+    parser.add_argument("--observations", type=int, default=128)
+    parser.add_argument("--output", type=Path, default=RESULTS / "certified.json")
+    parser.add_argument("--docs", action="store_true", help="update docs/pcm.md")
+    options = parser.parse_args(argv)
+    rows, reports = [], {}
+    for name in options.policies:
+        policy = DiffusionPolicy.from_pretrained(name)
+        obs = held_out_observations(name)[: options.observations]
+        rows += measure(name, policy, obs)
+        reports[name] = {**conditions(policy), "observations": len(obs)}
+    report = {**made_by(), "error": ERROR, "policies": reports, "rows": rows}
+    write_text(options.output, to_json(report))
+    print(table(HEAD, [_cells(row) for row in rows]))
+    if options.docs:
+        count, where = options.observations, said(next(iter(reports.values())))
+        start = f"`python -m benchmarks.solvers.certified --observations {count}` on {where}"
+        text = f"{start}, batch 1:\n\n{markdown(HEAD, [_cells(row) for row in rows])}\n"
+        paste("docs/pcm.md", "certified", text)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    low, high = row["rounds_95"]
+    least, most = row["change_95"]
+    reference = row["then"] == "linearised"
+    return [
+        row["policy"],
+        row["then"],
+        f"{row['rounds']:.2f} ({low:.2f} to {high:.2f})",
+        str(row["worst_rounds"]),
+        "" if reference else f"{row['change']:+.0%} ({least:+.0%} to {most:+.0%})",
+    ]
+
+
+if __name__ == "__main__":
+    main()
