@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
+from pcm_policy.runtime.lowered import Lowered
 
 TOLERANCE = 1e-4
 """Largest difference to the eager chunk, in normalised action units, float32."""
@@ -93,7 +94,7 @@ def compiled_solve(owner: nn.Module, function: Solve, given: Sequence[Tensor]) -
     try:
         with torch.no_grad(), catch_warnings(), tempfile.TemporaryDirectory() as folder:
             simplefilter("ignore")
-            program = torch.export.export(module, tuple(given), strict=False)
+            program = torch.export.export(Lowered(module), tuple(given), strict=False)
             session = onnx_session(program, Path(folder, "solve.onnx"))
     except Exception as error:  # whatever the exporters say
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

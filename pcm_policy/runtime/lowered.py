@@ -1,0 +1,138 @@
+"""Modules in the operations that inference engines have fast kernels for.
+
+Engines lay out images in blocks of channels, and sequences not: ONNX Runtime's convolution over one
+axis takes two to three times the time of the same convolution over images of height 1. And an
+engine without a kernel for Mish computes it by three transcendental functions; one is enough.
+
+What is replaced is found by the function that is called, in whichever module: a network of one's
+own is lowered like those of this package, and so are heads and camera encoders.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_SATURATED = 20.0
+"""From here up ``mish(x)`` is ``x`` in float64 and below."""
+_Along = int | Sequence[int]
+
+
+def mish(x: Tensor, inplace: bool = False) -> Tensor:
+    """Return ``x tanh(log(1 + e^x))`` by one exponential.
+
+    With ``e = exp(x)`` and ``n = e (e + 2)`` it is ``x n / (n + 2)``.
+
+    Args:
+        x: any shape; half precision is computed in float32, as torch does.
+        inplace: write the result into ``x`` too.
+    """
+    wide = x.float() if x.dtype.itemsize < 4 else x
+    e = wide.clamp(max=_SATURATED).exp()
+    n = e * (e + 2)
+    found = (wide * (n / (n + 2))).to(x.dtype)  # the quotient first: the product can overflow
+    return x.copy_(found) if inplace else found
+
+
+def conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Along = 1,
+    padding: _Along | str = 0,
+    dilation: _Along = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Return ``torch.conv1d`` of the same arguments, as a convolution over images of height 1."""
+    beside = padding if isinstance(padding, str) else _beside(padding, 0)
+    found = F.conv2d(
+        input.unsqueeze(-2),
+        weight.unsqueeze(-2),
+        bias,
+        _beside(stride, 1),
+        beside,
+        _beside(dilation, 1),
+        groups,
+    )
+    return found.squeeze(-2)
+
+
+def conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: _Along = 1,
+    padding: _Along = 0,
+    output_padding: _Along = 0,
+    groups: int = 1,
+    dilation: _Along = 1,
+) -> Tensor:
+    """Return ``torch.conv_transpose1d`` of the same arguments, over images of height 1."""
+    found = F.conv_transpose2d(
+        input.unsqueeze(-2),
+        weight.unsqueeze(-2),
+        bias,
+        _beside(stride, 1),
+        _beside(padding, 0),
+        _beside(output_padding, 0),
+        groups,
+        _beside(dilation, 1),
+    )
+    return found.squeeze(-2)
+
+
+def _beside(value: _Along, height: int) -> tuple[int, int]:
+    """Return the setting of an image's height and width for that of a sequence."""
+    return height, value if isinstance(value, int) else value[0]
+
+
+REPLACED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
+    torch.conv1d: conv1d,
+    torch.conv_transpose1d: conv_transpose1d,
+    F.mish: mish,
+}
+"""Functions of torch, and what is called in their place."""
+
+
+class _Calls(TorchFunctionMode):
+    """Calls the replacements."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        call: Callable[..., Any] = REPLACED.get(func, func)
+        return call(*args, **(kwargs or {}))
+
+
+class Lowered(nn.Module):
+    """A module that computes what another one does, in the operations above.
+
+    It has the other's weights, and leaves it and them as they are.
+
+    Args:
+        module: any module, in whatever type.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv1d(3, 4, 5, padding=2), torch.nn.Mish())
+        >>> x = torch.randn(2, 3, 16)
+        >>> torch.allclose(Lowered(net)(x), net(x), atol=1e-6)
+        True
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.train(module.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the module returns."""
+        with _Calls():
+            return self.module(*args, **kwargs)
