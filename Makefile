@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt -e '.[pusht,metaworld,test]'
-	$(BIN)/pip install -q -c constraints.txt -e '.[robomimic]' || \
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[pusht,metaworld,test]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[robomimic]' || \
 	  echo "robomimic is not installed (it compiles egl_probe: cmake below 4, a compiler): its tests skip"
 	touch $@
 
