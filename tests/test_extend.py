@@ -55,7 +55,7 @@ def test_the_page_has_every_part() -> None:
     assert {name.split("/")[1] for name in found if name.endswith(".yaml")} == {
         "solver", "head", "network", "task",
     }  # fmt: skip
-    assert len([name for name in found if name.endswith(".py")]) == 6
+    assert len([name for name in found if name.endswith(".py")]) == 7
     for title in ("solver", "head", "network", "sampler", "task", "dataset format"):
         assert f"## A {title}\n" in PAGE.read_text()
     assert all(len(text.splitlines()) <= 45 for text in found.values())  # one screen
@@ -120,6 +120,26 @@ def test_the_sampler_has_a_name() -> None:
     __import__("renoising")
     found = build_sampler(NoiseSchedule("flow", 100), SamplerConfig("renoising", 5))
     assert (found.steps, found.stochastic) == (5, True)
+
+
+def test_a_sampler_of_its_own_samples_a_released_policy() -> None:
+    __import__("even")
+    trained = ["task=pusht", "dataset.path=D", "output_dir=DIR", "policy.sampler.name=even"]
+    assert settings("train", "plugins=[even]", *trained).policy.sampler.name == "even"
+    distilled = ["policy=P", "dataset.path=D", "output_dir=DIR", "sampler.name=even"]
+    assert settings("distill", "plugins=[even]", *distilled).sampler.name == "even"
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+    obs = np.full((2, 20), 256.0)
+    config = SamplerConfig("even", 12)
+    noise = policy.draw_noise(1, config)
+    one, many = (
+        policy.predict(
+            obs, solver=policy.solver({"method": method, "sampler": "even", **more}), noise=noise
+        )
+        for method, more in (("sequential", {"steps": 12}), ("picard", {"steps": 12, "rounds": 12}))
+    )
+    assert one.solve.rounds == many.solve.rounds == 12
+    np.testing.assert_allclose(one.chunk, many.chunk, rtol=0, atol=1e-2)  # of 512 pixels
 
 
 def test_the_task_is_played(tmp_path: Path) -> None:

@@ -242,13 +242,24 @@ def paste_rows(command: str, report: dict[str, Any], document: str, name: str) -
     text = (
         f"`{command.split(' --only')[0]}`: Push-T, {report['episodes']} episodes from seed "
         f"{report['seed']}, paired seeds and noise, on {said(report)}, "
-        f"batch 1. The number behind a name is its network rounds; base is sequential "
-        f"{report['base']}, and RMSE the distance to its chunk on held-out observations, actions "
-        f"in [-1, 1]. Schedules of few-step samplers and where PCM settles were chosen on "
-        f"other seeds.\n\n"
+        f'batch 1. "PCM 2" takes two network rounds ("PCM 3" two of the head and one of the base; '
+        f'"{SETTLING} 2" ends row by row, after two on average), "DDIM 2" two network calls. The '
+        f"base samples {report['base']} sequentially{_noisy(report['base'])}. RMSE is the distance "
+        f"to the base's chunk on held-out observations, actions in [-1, 1]; p50 and p95 are "
+        f"percentiles. Schedules of few-step samplers and where PCM settles were chosen on other "
+        f"seeds.\n\n"
         f"{markdown(HEAD, [cells(row) for row in chosen])}\n"
     )
     paste(document, name, text)
+
+
+def _noisy(base: str) -> str:
+    """Explain the label of a sampler that draws noise."""
+    if " eta " not in base:
+        return ""
+    eta, _, temperature = base.partition(" eta ")[2].partition(" at ")
+    at = f", at temperature {temperature}" if temperature else ""
+    return f": its steps draw noise (`eta={eta}`){at}"
 
 
 def main(words: Sequence[str] | None = None) -> None:

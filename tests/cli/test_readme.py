@@ -21,6 +21,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SAMPLERS
 from pcm_policy.settings import plain
 from pcm_policy.solvers import STEPS
+from pcm_policy.solvers.result import Ended
 from tests.cli.documented import (
     DOCUMENTS,
     FENCED,
@@ -203,6 +204,17 @@ def test_python_examples() -> None:
     assert np.isfinite(action).all()
     assert action.min() > -50
     assert action.max() < 562
+
+
+def test_a_prediction_is_read_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs/own_robot.md").read_text()
+    (code,) = re.findall(r"```python\n(import numpy.*?)```", text, re.S)
+    exec(code, {})
+    shapes, solve, advice, error = capsys.readouterr().out.splitlines()
+    assert shapes == "(1, 8, 2) (1, 16, 2)"
+    assert "tensor([True])" in solve
+    assert advice == Ended.CERTIFIED.value
+    assert float(re.findall(r"\d[\d.e-]*", error)[0]) < 1e-3
 
 
 def test_layout_links() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 import numpy as np
@@ -290,6 +291,39 @@ def test_robot_example_with_a_server_that_dies() -> None:
     assert out.startswith("score ")
     assert "failed_solve" in out
     assert "reconnected" in out
+
+
+def test_the_program_of_the_page_about_your_own_robot(server: str) -> None:
+    """Its loop drives a robot whose tick is short; every command is within the limits."""
+    text = (ROOT / "docs/own_robot.md").read_text()
+    (code,) = re.findall(r"```python\n(from pcm_policy.control import.*?)```", text, re.S)
+    code = code.replace("low=-3.1", "low=0.0").replace("high=3.1", "high=512.0")
+    code = code.replace("max_step=0.05", "max_step=5.0").replace("[:7]", "[18:20]")
+    names: dict[str, Any] = {}
+    exec(code, names)
+
+    class Robot:
+        sent: ClassVar[list[Any]] = []
+
+        def reset(self) -> None:
+            pass
+
+        def observe(self) -> Any:
+            time.sleep(0.01)
+            return OBS[0, -1]
+
+        def send(self, command: Any) -> None:
+            self.sent.append(command)
+
+        def done(self) -> bool:
+            return len(self.sent) >= 60
+
+    counts = names["drive"](Robot(), server)
+    sent = np.array(Robot.sent)
+    assert counts["plans"] >= 1
+    assert sent.shape == (60, 2)
+    assert np.abs(np.diff(sent, axis=0)).max() <= 5.001
+    assert len(np.unique(sent, axis=0)) > 5
 
 
 def test_example_is_short() -> None:
