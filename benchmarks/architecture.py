@@ -102,14 +102,15 @@ def picture() -> str:
 
 
 def table() -> str:
-    """Return the rooms with the first line of their docstring."""
-    lines = ["| room | what it holds |", "| --- | --- |"]
-    for room in (room for level in floors() for room in level):
+    """Return the rooms with their floor and the first line of their docstring."""
+    lines = ["| floor | room | what it holds |", "| --- | --- | --- |"]
+    levels = floors()
+    for floor, room in ((len(levels) - i, room) for i, level in enumerate(levels) for room in level):
         own = files(room)
         head = next((f for f in own if f.name == "__init__.py"), own[0])
         text = (ast.get_docstring(ast.parse(head.read_text())) or "").split("\n")[0]
         text = text.replace("|", "/").replace("``", "`")
-        lines.append(f"| `{room}` | {text} |")
+        lines.append(f"| {floor} | `{room}` | {text} |")
     return "\n".join([*lines, ""])
 
 
