@@ -104,8 +104,9 @@ def picture() -> str:
 def table() -> str:
     """Return the rooms with their floor and the first line of their docstring."""
     lines = ["| floor | room | what it holds |", "| --- | --- | --- |"]
-    levels = floors()
-    for floor, room in ((len(levels) - i, room) for i, level in enumerate(levels) for room in level):
+    highest = len(floors())
+    placed = [(highest - i, room) for i, rooms in enumerate(floors()) for room in rooms]
+    for floor, room in placed:
         own = files(room)
         head = next((f for f in own if f.name == "__init__.py"), own[0])
         text = (ast.get_docstring(ast.parse(head.read_text())) or "").split("\n")[0]
