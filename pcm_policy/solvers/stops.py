@@ -117,35 +117,30 @@ class Tolerance(Rounds):
         assert x.front is not None
         assert x.taken is not None
         at = torch.arange(N + 1, device=x.X.device)[:, None]
-        new = (at > x.front) & (at > x.lo) & (at <= r.hi)
+        ahead, going = at > x.front, x.front < N
+        new = ahead if r.hi == N else ahead & (at <= r.hi)
         moved = torch.where(new, (r.swept - x.X).abs().amax(dim=(2, 3)), x.moved)
         residual, front = moved.amax(dim=0), x.front
         if r.exact:  # exact, however far the round moved it
             front = (front + r.exact).clamp(max=N)
-            moved = moved.masked_fill((at > x.front) & (at <= front), 0.0)
-        small = self.safety * moved <= self.error
-        if r.full:
-            open_ = ~(small | (at <= front)) | (at > r.hi)
-            front = (open_.cumsum(dim=0) == 0).sum(dim=0) - 1
-        if r.whole:
-            front = torch.where(small.all(dim=0), N, front)
-        front = torch.where(x.front == N, N, front)
+            moved = moved.masked_fill(ahead & (at <= front), 0.0)
+        if r.full:  # the state before the first one that is not small; what is final is small
+            small = (self.safety * moved <= self.error)[: r.hi + 1]
+            front = torch.where(small, r.hi + 1, at[: r.hi + 1]).amin(dim=0) - 1
+        front = torch.where(going, front, N)
         # What has become final is what the base says, what was final before stays.
-        X = torch.where((at <= front)[..., None, None], r.swept, r.X)
-        X = torch.where((at <= x.front)[..., None, None], x.X, X)
-        taken = x.taken + (x.front < N)
-        return replace(x, k=x.k + 1, X=X, P=r.P, moved=moved, front=front, taken=taken), residual
+        X = r.X if r.X is r.swept else torch.where((at <= front)[..., None, None], r.swept, r.X)
+        X = torch.where(ahead[..., None, None], X, x.X)
+        now = replace(x, k=x.k + 1, X=X, P=r.P, moved=moved, front=front, taken=x.taken + going)
+        return now, residual
 
     def look(self, x: Iterate) -> Iterate:
-        """Read back what is final: states in all rows, and rows."""
+        """Read back what is final: states in all rows, and rows. The device is waited for once."""
         assert x.front is not None
-        going, batch = x.front < len(x.P), len(x.front)
-        # both numbers in one, so that the device is waited for once
-        lo, count = divmod(int(x.front.min() * (batch + 1) + going.sum()), batch + 1)
-        rows = x.rows
-        if count < (batch if rows is None else len(rows)):
-            rows = going.nonzero()[:, 0]
-        return replace(x, lo=lo, rows=rows)
+        front, rows, N = x.front.tolist(), x.rows, len(x.P)
+        if sum(row < N for row in front) < (len(front) if rows is None else len(rows)):
+            rows = (x.front < N).nonzero()[:, 0]
+        return replace(x, lo=min(front), rows=rows)
 
 
 @dataclass(frozen=True)
