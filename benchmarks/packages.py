@@ -27,10 +27,12 @@ from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.bench import time_predictions
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.tables import markdown, table
-from pcm_policy.measure.timing import Side
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.runtime.inputs import Inputs, eager
-from pcm_policy.runtime.onnx import Solve, compiled_solve
+from pcm_policy.runtime.onnx import Onnx
+from pcm_policy.runtime.recorded import Function
+from pcm_policy.runtime.timing import Side
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.registry import Solver, flat
 
@@ -61,7 +63,7 @@ def study_rows(policy: DiffusionPolicy, study: Mapping[str, Any]) -> list[dict[s
     return sorted(rows, key=lambda row: row["solver"].sampler.name != "ddpm")
 
 
-def package(policy: DiffusionPolicy, solver: Solver, inputs: Mapping[str, Tensor]) -> Solve:
+def package(policy: DiffusionPolicy, solver: Solver, inputs: Mapping[str, Tensor]) -> Function:
     """Export one solve to ONNX and compare it with eager execution."""
 
     def solve(given: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -69,10 +71,11 @@ def package(policy: DiffusionPolicy, solver: Solver, inputs: Mapping[str, Tensor
         sample = eager(policy.assemble, Inputs(obs, Noise(initial, *steps)), solver).sample
         return sample, policy.raw_chunk(sample)
 
-    return compiled_solve(policy, solve, tuple(inputs.values()))
+    record = Onnx().recorder(policy, RuntimeConfig("onnx"))
+    return record(solve, tuple(inputs.values()))
 
 
-def side(run: Solve, inputs: Mapping[str, Tensor], obs: Tensor) -> Side:
+def side(run: Function, inputs: Mapping[str, Tensor], obs: Tensor) -> Side:
     """Return a side of :func:`time_predictions`: one call of a package."""
     others = [tuple({**inputs, "obs": row[None]}.values()) for row in obs]
 

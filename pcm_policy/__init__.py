@@ -14,7 +14,7 @@ from pcm_policy.limits import ActionLimits
 if TYPE_CHECKING:
     from pcm_policy.policy.config import PolicyConfig
     from pcm_policy.policy.policy import DiffusionPolicy, Prediction
-    from pcm_policy.runtime.execute import RuntimeConfig
+    from pcm_policy.runtime.config import RuntimeConfig
     from pcm_policy.solvers.registry import Solver
 
 __all__ = [
@@ -31,7 +31,7 @@ _LAZY = {
     "DiffusionPolicy": "pcm_policy.policy.policy",
     "PolicyConfig": "pcm_policy.policy.config",
     "Prediction": "pcm_policy.policy.policy",
-    "RuntimeConfig": "pcm_policy.runtime.execute",
+    "RuntimeConfig": "pcm_policy.runtime.config",
     "Solver": "pcm_policy.solvers.registry",
 }
 

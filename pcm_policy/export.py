@@ -18,8 +18,9 @@ from torch.export import ExportedProgram
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.timing import time_call
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.engine import TOLERANCE
 from pcm_policy.runtime.inputs import Inputs, eager
-from pcm_policy.runtime.onnx import TOLERANCE, onnx_session, run_session
+from pcm_policy.runtime.onnx import onnx_session, run_session
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.step import needs

@@ -18,7 +18,8 @@ from pcm_policy.adopt.lerobot_sampling import common_sampler
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.sampling.samplers import SamplerConfig
 
 

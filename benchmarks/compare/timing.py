@@ -10,8 +10,8 @@ from benchmarks.compare.floor import operations
 from benchmarks.compare.sides import Side, ours
 from pcm_policy.adopt.originals.memory import peak_memory
 from pcm_policy.errors import PcmError
-from pcm_policy.measure.timing import take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.timing import take_turns
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.registry import Solver
 

@@ -15,7 +15,8 @@ from pcm_policy.adopt.originals.memory import peak_memory
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import TYPES, Runtime
+from pcm_policy.runtime.execute import Runtime
+from pcm_policy.runtime.precision import TYPES
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.registry import Solver
 
@@ -108,7 +109,7 @@ class Figures:
             self.attempt(name, lambda n=name, s=solver: prepare(n, s))
         usual = (DDPM, self.policy.config.sampler)  # loops as published policies run them
         loops = {
-            sampler.label: EagerLoop(self.policy, sampler, self.eager.network)
+            sampler.label: EagerLoop(self.policy, sampler, module(self.eager))
             for sampler in usual
             if sampler.label in self.chosen
         }
@@ -191,8 +192,9 @@ class Figures:
 
 def module(run: Runtime) -> torch.nn.Module:
     """Return the network that a runtime calls."""
-    assert isinstance(run.network, torch.nn.Module)
-    return run.network
+    network = run.execute.network
+    assert isinstance(network, torch.nn.Module)
+    return network
 
 
 def network_type(run: Runtime) -> torch.dtype:

@@ -10,10 +10,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Precision, Runtime, RuntimeConfig
+from pcm_policy.runtime.config import Precision, RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.runtime.inputs import eager as plain
+from pcm_policy.runtime.timing import Side, take_turns
 from pcm_policy.sampling.denoise import Network
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig

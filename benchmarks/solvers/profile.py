@@ -27,8 +27,8 @@ from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.measure.tables import markdown, table
-from pcm_policy.measure.timing import Side, take_turns
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.timing import Side, take_turns
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.anderson import Anderson

@@ -21,10 +21,14 @@ from pcm_policy.measure.pictures import bench_picture
 from pcm_policy.measure.statistics import paired_difference_interval
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations, held_out_sights
+from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
-from pcm_policy.runtime.execute import TYPES, RuntimeConfig
-from pcm_policy.runtime.precision import require
+from pcm_policy.runtime.auto import TRIED, available
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
+from pcm_policy.runtime.modes import MODES
+from pcm_policy.runtime.precision import TYPES, require
 from pcm_policy.solvers.registry import Solver
 
 
@@ -61,7 +65,7 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
     config = placed(config, config.score_within is not None)
     policy = load_policy(config)
     target = tune.Target(config.deadline_ms, config.error, config.score_within)
-    runtimes = [RuntimeConfig(m, p) for m in config.modes for p in config.precisions]
+    runtimes = _runtimes(policy, config)
     held = held_out_observations(config.policy)
     rows = torch.linspace(0, len(held) - 1, min(config.observations, len(held))).long()
     others = torch.ones(len(held), dtype=torch.bool).index_fill(0, rows, False)
@@ -111,6 +115,24 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
     print(f"chosen: {best.label} ({why})")
     print(evaluation_line(config, output))
     return report
+
+
+def _runtimes(policy: DiffusionPolicy, config: TuneSettings) -> list[RuntimeConfig]:
+    """Return what is tried.
+
+    Raises:
+        PcmError: a mode was named that cannot run here.
+    """
+    found = []
+    for precision in config.precisions:
+        one = RuntimeConfig(precision=precision)
+        tried = TRIED if config.modes is None else config.modes
+        ready = available(policy, MODES, one, tried, config.engine_threads)
+        for name in config.modes or ():
+            if all(other.mode != name for other in ready):
+                Runtime(policy, RuntimeConfig(name, precision))  # which says why
+        found += ready
+    return found
 
 
 def _candidates(report: Mapping[str, Any]) -> str:

@@ -17,6 +17,8 @@ OPTIONAL = {
     "robomimic": "robomimic",
     "robosuite": "robomimic",
     "h5py": "convert",
+    "onnxruntime": "export",
+    "openvino": "openvino",
     "diffusers": "test",
 }
 

@@ -27,11 +27,11 @@ from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.pictures import new_figure, save_figure
 from pcm_policy.measure.rows import described
 from pcm_policy.measure.tables import table
-from pcm_policy.measure.timing import take_turns
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.loop import LoopResult, run_loop, why_ended
 from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld, World
+from pcm_policy.runtime.timing import take_turns
 from pcm_policy.serving.planner import Planner
 
 CALLS = 10

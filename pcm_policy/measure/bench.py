@@ -20,8 +20,9 @@ from pcm_policy.measure.exactness import paired_noise, solved
 from pcm_policy.measure.rounds import Trace, count_rounds
 from pcm_policy.measure.rows import OURS, Row, default_rows, sequential, settings
 from pcm_policy.measure.statistics import percentiles
-from pcm_policy.measure.timing import Progress, Side, no_progress, take_turns, time_call
+from pcm_policy.measure.timing import time_call
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.timing import Progress, Side, no_progress, take_turns
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.step import needs
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,11 +68,17 @@ def commit() -> str:
 
 
 def runtime(policy: DiffusionPolicy) -> dict[str, Any]:
-    """Return how a policy's solves are executed: mode, and the number type of its network."""
-    config = policy.execute.config if isinstance(policy.execute, Runtime) else RuntimeConfig()
+    """Return how a policy's solves are executed: mode, engine, threads, the network's type."""
+    chosen = policy.execute if isinstance(policy.execute, Runtime) else None
+    chosen = chosen or Runtime(policy, RuntimeConfig())
+    config = chosen.config
     own = str(policy.dtype).removeprefix("torch.")
     precision = own if config.precision == "float32" else config.precision
-    return {"mode": config.mode, "precision": precision, "tf32": config.tf32}
+    return {
+        "mode": config.mode,
+        "precision": precision,
+        "tf32": config.tf32,
+    } | chosen.facts
 
 
 def conditions(policy: DiffusionPolicy) -> dict[str, Any]:
@@ -99,6 +106,7 @@ def weights(policy: DiffusionPolicy) -> dict[str, str]:
 def said(report: dict[str, Any]) -> str:
     """Return a report's device, threads, mode and precision in words, for tables and pictures."""
     machine, executed = report["hardware"], report["runtime"]
-    threads = f"{machine['threads']} thread" + ("s" if machine["threads"] != 1 else "")
+    count = executed["threads"]
+    threads = f"{count} thread" + ("s" if count != 1 else "")
     tf32 = " with TF32" if executed["tf32"] else ""
     return f"{machine['device']}, {threads}, {executed['mode']}, {executed['precision']}{tf32}"

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.rows import Row, settings
-from pcm_policy.measure.timing import Progress
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.inputs import Inputs
+from pcm_policy.runtime.timing import Progress
 from pcm_policy.solvers.loop import rounds
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.stops import Rounds

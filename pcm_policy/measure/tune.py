@@ -21,10 +21,12 @@ from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.exactness import paired_noise, solved
 from pcm_policy.measure.few_steps import searched
 from pcm_policy.measure.rows import parallel_methods, settings
-from pcm_policy.measure.timing import Progress, no_progress, time_call
+from pcm_policy.measure.timing import time_call
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.runtime.inputs import eager
+from pcm_policy.runtime.timing import Progress, no_progress
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import Spacing
 from pcm_policy.solvers.registry import Solver
@@ -33,6 +35,9 @@ Closeness = Callable[[Solver], tuple[float, float, float]]
 """Paired difference of a solver's score to the reference's: mean, lower and upper end."""
 
 
+SLACK = 3.0
+"""In further runtimes, a solver is not tried if another one is no less accurate and so much faster
+in the first."""
 LATE = ("coarse", "anderson")
 """Solvers whose first two rounds are those of others."""
 
@@ -74,7 +79,8 @@ class Candidate:
     @property
     def label(self) -> str:
         """Name for tables."""
-        mode = "" if self.runtime == RuntimeConfig() else f" {self.runtime.mode}"
+        mode = "" if self.runtime.mode == "eager" else f" {self.runtime.mode}"
+        mode += "" if self.runtime.threads is None else f" threads {self.runtime.threads}"
         precision = "" if self.runtime.precision == "float32" else f" {self.runtime.precision}"
         sampler = self.solver.sampler
         spacing: str = "" if sampler.name == "ddpm" else sampler.spacing
@@ -187,25 +193,44 @@ def measure(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> list[Candidate]:
-    """Measure every candidate in every runtime; the policy's own runtime is left as it was."""
+    """Measure every candidate in the first runtime, and those that may win in the others.
+
+    The policy's own runtime is left as it was.
+    """
     obs = observations.to(policy.device, policy.dtype)
     frames: NDArray[np.float32] = observations.float().cpu().numpy()
     solvers, reference = candidate_solvers(policy, samplers, methods), reference_sampler(policy)
     noise = paired_noise(policy, solvers[0], len(obs), seed)
     policy.calibrate(obs, reference, seed + 1_000_000)
-    kept, found = policy.execute, []
+    kept, found = policy.execute, list[Candidate]()
     exact = policy.solve(obs, solvers[0], noise, execute=eager).sample
     try:
         for runtime in runtimes:
             policy.use(Runtime(policy, runtime))
-            times = time_predictions(policy, solvers, frames, calls, progress)
-            for solver, spent in zip(solvers, times, strict=True):
+            tried = contenders(found) if found else solvers
+            times = time_predictions(policy, tried, frames, calls, progress)
+            for solver, spent in zip(tried, times, strict=True):
                 one = policy.solve(obs, solver, noise)
                 rmse = float((one.sample - exact).square().mean(dim=(1, 2)).sqrt().mean())
                 found.append(Candidate(solver, runtime, rmse, one.rounds, one.nfe, spent))
     finally:
         policy.use(kept)
     return found
+
+
+def contenders(candidates: Sequence[Candidate]) -> list[Solver]:
+    """Return the solvers that may be the best in some runtime, in their order.
+
+    An engine makes some solvers faster than others, but none by ``SLACK`` more than another.
+    """
+
+    def beaten(one: Candidate) -> bool:
+        p50 = one.times_ms["p50"]
+        return any(
+            other.rmse <= one.rmse and SLACK * other.times_ms["p50"] < p50 for other in candidates
+        )
+
+    return list(dict.fromkeys(one.solver for one in candidates if not beaten(one)))
 
 
 def choose(

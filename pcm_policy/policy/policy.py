@@ -43,7 +43,7 @@ from pcm_policy.solvers.step import Known, needs
 from pcm_policy.solvers.system import Iterate, System
 
 if TYPE_CHECKING:
-    from pcm_policy.runtime.execute import RuntimeConfig
+    from pcm_policy.runtime.config import RuntimeConfig
 
 
 @dataclass(frozen=True)
@@ -416,7 +416,8 @@ class DiffusionPolicy(nn.Module):
         Raises:
             PcmError: something else, or a runtime that this policy cannot have.
         """
-        from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+        from pcm_policy.runtime.config import RuntimeConfig
+        from pcm_policy.runtime.execute import Runtime
 
         if isinstance(execute, RuntimeConfig):
             execute = Runtime(self, execute)

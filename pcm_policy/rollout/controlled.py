@@ -25,9 +25,9 @@ from pcm_policy.control.delay import DelayEstimator, LatencyModel, to_steps
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
-from pcm_policy.measure.timing import take_turns
 from pcm_policy.rollout.episodes import Actions, Run, Seated, in_rows
 from pcm_policy.rollout.seams import SeamMetrics, seam_metrics
+from pcm_policy.runtime.timing import take_turns
 from pcm_policy.serving.planner import Planner
 
 Watch = Callable[[PlanRequest, Plan], None]

@@ -1,11 +1,11 @@
-"""Modules in the operations that inference engines have fast kernels for.
+"""Programs in the operations that inference engines have fast kernels for.
 
 Engines lay out images in blocks of channels, and sequences not: ONNX Runtime's convolution over one
 axis takes two to three times the time of the same convolution over images of height 1. And an
 engine without a kernel for Mish computes it by three transcendental functions; one is enough.
 
-What is replaced is found by the function that is called, in whichever module: a network of one's
-own is lowered like those of this package, and so are heads and camera encoders.
+What is replaced is found by its operation, in the whole program: a network of one's own is lowered
+like those of this package, and so are heads, camera encoders and the bodies of loops.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,28 +13,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
+from torch.export import ExportedProgram
 
 _SATURATED = 20.0
 """From here up ``mish(x)`` is ``x`` in float64 and below."""
 _Along = int | Sequence[int]
 
 
-def mish(x: Tensor, inplace: bool = False) -> Tensor:
+def mish(x: Tensor) -> Tensor:
     """Return ``x tanh(log(1 + e^x))`` by one exponential.
 
     With ``e = exp(x)`` and ``n = e (e + 2)`` it is ``x n / (n + 2)``.
 
     Args:
         x: any shape; half precision is computed in float32, as torch does.
-        inplace: write the result into ``x`` too.
     """
     wide = x.float() if x.dtype.itemsize < 4 else x
     e = wide.clamp(max=_SATURATED).exp()
     n = e * (e + 2)
-    found = (wide * (n / (n + 2))).to(x.dtype)  # the quotient first: the product can overflow
-    return x.copy_(found) if inplace else found
+    return (wide * (n / (n + 2))).to(x.dtype)  # the quotient first: the product can overflow
 
 
 def conv1d(
@@ -89,50 +87,26 @@ def _beside(value: _Along, height: int) -> tuple[int, int]:
     return height, value if isinstance(value, int) else value[0]
 
 
-REPLACED: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
-    torch.conv1d: conv1d,
-    torch.conv_transpose1d: conv_transpose1d,
-    F.mish: mish,
+_ATEN = torch.ops.aten
+REPLACED: Mapping[Any, Callable[..., Tensor]] = {
+    _ATEN.conv1d.default: conv1d,
+    _ATEN.conv1d.padding: conv1d,
+    _ATEN.conv_transpose1d.default: conv_transpose1d,
+    _ATEN.mish.default: mish,
 }
-"""Functions of torch, and what is called in their place."""
+"""Operations, and what is computed in their place."""
 
 
-class _Calls(TorchFunctionMode):
-    """Calls the replacements."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        call: Callable[..., Any] = REPLACED.get(func, func)
-        return call(*args, **(kwargs or {}))
-
-
-class Lowered(nn.Module):
-    """A module that computes what another one does, in the operations above.
-
-    It has the other's weights, and leaves it and them as they are.
-
-    Args:
-        module: any module, in whatever type.
+def lowered(program: ExportedProgram) -> ExportedProgram:
+    """Return a program that computes the same in the operations above; the given one stays.
 
     Example:
         >>> import torch
         >>> net = torch.nn.Sequential(torch.nn.Conv1d(3, 4, 5, padding=2), torch.nn.Mish())
         >>> x = torch.randn(2, 3, 16)
-        >>> torch.allclose(Lowered(net)(x), net(x), atol=1e-6)
+        >>> found = lowered(torch.export.export(net, (x,))).module()
+        >>> torch.allclose(found(x), net(x), atol=1e-6)
         True
     """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.train(module.training)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the module returns."""
-        with _Calls():
-            return self.module(*args, **kwargs)
+    found: ExportedProgram = program.run_decompositions(dict(REPLACED))
+    return found

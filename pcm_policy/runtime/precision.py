@@ -1,12 +1,52 @@
-"""What a network's precision can settle, and what that leaves of a certificate."""
+"""Networks in another precision, what it can settle, and what that leaves of a certificate."""
 
+import copy
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.result import SolveResult
+
+TYPES: Mapping[str, torch.dtype | None] = {
+    "float32": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""The network's type by ``runtime.precision``; None is the policy's own."""
+
+
+class LowPrecision(nn.Module):
+    """A copy of a network in another type, with inputs and outputs in the caller's."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network: Any = copy.deepcopy(network).to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Map ``(B, T, Da)``, ``(B,)`` and ``(B, C)`` to ``(B, T, Da)`` in the type of ``x``."""
+        return self.decode(x, self.encode(t, cond))
+
+    def encode(self, t: Tensor, cond: Tensor) -> Tensor:
+        """Map ``(...)`` and ``(..., C)`` to ``(..., E)`` in this network's type."""
+        encoded: Tensor = self.network.encode(t, cond.to(self.dtype))
+        return encoded
+
+    def decode(self, x: Tensor, encoded: Tensor) -> Tensor:
+        """Map ``(B, T, Da)`` and ``(B, E)`` to ``(B, T, Da)`` in the type of ``x``."""
+        output: Tensor = self.network.decode(x.to(self.dtype), encoded)
+        return output.to(x.dtype)
+
+
+def in_precision(network: nn.Module, precision: str) -> nn.Module:
+    """Return a network in one of ``TYPES``: itself in ``float32``, else a copy."""
+    dtype = TYPES[precision]
+    return network if dtype is None else LowPrecision(network, dtype).eval()
 
 
 def finest(dtype: torch.dtype) -> float:

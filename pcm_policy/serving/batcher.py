@@ -12,7 +12,7 @@ from typing import Any
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.statistics import percentiles
-from pcm_policy.measure.timing import Side, take_turns
+from pcm_policy.runtime.timing import Side, take_turns
 from pcm_policy.serving.planner import Planner
 
 SIZES = (1, 2, 4, 8, 16)

@@ -77,7 +77,7 @@ class Planner:
     def compiles(self) -> bool:
         """Whether every kind and size of solve is prepared when it first comes."""
         execute = self.policy.execute
-        return isinstance(execute, Runtime) and execute.config.mode != "eager"
+        return isinstance(execute, Runtime) and execute.mode.prepares
 
     def kind(self, request: PlanRequest) -> str:
         """Return the one of :data:`KINDS` that a request is; only its like is solved with it."""

@@ -16,7 +16,7 @@ from pcm_policy.control.settings import ControlSettings
 from pcm_policy.heads import HEADS
 from pcm_policy.networks import NETWORKS
 from pcm_policy.registry import Registry
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.settings import plain
 from pcm_policy.solvers.registry import SAMPLER

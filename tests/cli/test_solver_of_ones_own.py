@@ -14,7 +14,8 @@ from pcm_policy.cli.main import run_command
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.solvers.registry import flat
 from pcm_policy.solvers.step import STEPS
 

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from pcm_policy.measure import conditions as module
 from pcm_policy.measure.conditions import command_line, commit, conditions, said
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,16 +40,28 @@ def test_the_runtime_is_the_policys(
     policy = small(dtype)
     policy.use(Runtime(policy, runtime))
     found = conditions(policy)
-    assert found["runtime"] == {"mode": mode, "precision": precision, "tf32": False}
+    assert found["runtime"] == {
+        "mode": mode,
+        "precision": precision,
+        "tf32": False,
+        "engine": f"torch {torch.__version__}",
+        "threads": torch.get_num_threads(),
+    }
     assert f"{mode}, {precision}" in said(found)
 
 
-def test_onnx_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize(("mode", "package"), [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_an_engine_is_said_with_version_and_threads(mode: Any, package: str) -> None:
+    module = pytest.importorskip(package)
     policy = small()
     assert conditions(policy)["runtime"]["mode"] == "eager"  # nothing was chosen
-    policy.use(Runtime(policy, RuntimeConfig("onnx")))
-    assert conditions(policy)["runtime"]["mode"] == "onnx"
+    policy.use(Runtime(policy, RuntimeConfig(mode, threads=3)))
+    found = conditions(policy)
+    assert found["runtime"]["mode"] == mode
+    name, version = found["runtime"]["engine"].split()
+    assert (name, found["runtime"]["threads"]) == (package, 3)
+    assert module.__version__.startswith(version)
+    assert f"3 threads, {mode}" in said(found)
 
 
 def test_weights_have_a_fingerprint() -> None:

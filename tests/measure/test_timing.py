@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from pcm_policy.errors import PcmError
-from pcm_policy.measure import timing
-from pcm_policy.measure.timing import take_turns, time_call
+from pcm_policy.measure.timing import time_call
+from pcm_policy.runtime import timing
+from pcm_policy.runtime.timing import take_turns
 
 
 def test_sides_take_turns_and_the_warm_up_does_not_count() -> None:

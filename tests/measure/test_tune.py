@@ -20,12 +20,13 @@ from pcm_policy.measure.tune import (
     call_costs,
     candidate_solvers,
     choose,
+    contenders,
     reference_sampler,
     searched_samplers,
 )
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.registry import Solver, flat
 
@@ -68,6 +69,14 @@ def test_a_score_gets_the_fastest_that_is_shown_to_be_equal() -> None:
     unsure = {2: (0.0, -1.0, 1.0), 4: (0.0, -1.0, 1.0), 16: (0.0, -1.0, 1.0)}
     with pytest.raises(PcmError, match="use more episodes"):
         choose(ALL, Target(score_within=0.03), lambda s: unsure[s.sampler.steps])
+
+
+def test_what_cannot_win_in_another_runtime_is_not_tried_there() -> None:
+    slower = candidate(8, 0.2, 10, 11)  # no better than FAST, at ten times its time
+    near = candidate(6, 0.2, 2.5, 3)
+    assert contenders([SLOW, FAST, MIDDLE, slower, near]) == [
+        one.solver for one in (SLOW, FAST, MIDDLE, near)
+    ]
 
 
 @pytest.mark.parametrize("given", [{}, {"error": 0.1, "deadline_ms": 1.0}, {"error": -1.0}])
@@ -117,6 +126,7 @@ def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:
         chosen,
         "error=0.05",
         "search=[1]",
+        "modes=[eager]",
         "calls=2",
         "observations=4",
         f"output_dir={out}",

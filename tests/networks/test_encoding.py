@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
-from pcm_policy.runtime.execute import LowPrecision
+from pcm_policy.runtime.precision import LowPrecision
 from pcm_policy.sampling import denoise as denoise_module
 from pcm_policy.solvers import SolveResult
 from tests.problems import (

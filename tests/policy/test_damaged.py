@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import save_policy
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from tests.bad_values import not_a_flag, not_a_number, not_natural, not_positive, not_whole
 from tests.policy.test_checkpoint import make
 

@@ -13,7 +13,8 @@ from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.camera import CameraEncoder
 from pcm_policy.policy.vision import VisionConfig
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.serving.planner import describe
 from pcm_policy.solvers.registry import Solver

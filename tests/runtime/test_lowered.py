@@ -1,18 +1,20 @@
 """A lowered module computes what the module does."""
 
-import copy
 import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
+from pcm_policy.export import FixedSolve, example
 from pcm_policy.networks import NETWORKS, build_network
 from pcm_policy.networks.camera import CameraEncoder
-from pcm_policy.runtime import lowered
-from pcm_policy.runtime.execute import LowPrecision
-from pcm_policy.runtime.lowered import Lowered
+from pcm_policy.runtime.lowered import REPLACED, conv1d, conv_transpose1d, lowered, mish
+from pcm_policy.runtime.precision import LowPrecision
+from tests.builders import small_policy
 
 CLOSE = {torch.float32: 1e-6, torch.float64: 1e-12}
 GRID = list(itertools.product((1, 3, 4), (1, 2), (0, 1, 2), (1, 2), (1, 2), (False, True)))
@@ -25,13 +27,27 @@ def dtype(request: Any) -> torch.dtype:
     return found
 
 
-def same(module: nn.Module, *given: Tensor) -> None:
-    """The lowered module's output is the module's, within rounding of its scale."""
-    with torch.no_grad():
-        want, found = module(*given), Lowered(module)(*given)
+def close(found: Tensor, want: Tensor) -> None:
+    """Both are the same within rounding of their scale."""
     scale = max(1.0, float(want.abs().max()))
     assert found.dtype == want.dtype
     torch.testing.assert_close(found, want, rtol=0, atol=CLOSE[want.dtype] * scale)
+
+
+def operations(program: ExportedProgram) -> set[str]:
+    """The operations of a program, with those in the bodies of its loops."""
+    graphs = [m.graph for m in program.graph_module.modules() if isinstance(m, GraphModule)]
+    return {str(n.target) for graph in graphs for n in graph.nodes if n.op == "call_function"}
+
+
+def same(module: nn.Module, *given: Tensor) -> None:
+    """The lowered module's output is the module's, and it has none of what is replaced."""
+    with torch.no_grad():
+        program = torch.export.export(module, given, strict=False)
+        found = lowered(program)
+        assert not operations(found) & {str(one) for one in REPLACED}
+        close(found.module()(*given), module(*given))
+        close(program.module()(*given), module(*given))  # the given one stays
 
 
 @pytest.mark.parametrize("batched", [True, False])
@@ -40,30 +56,29 @@ def test_convolutions_of_every_shape(dtype: torch.dtype, batched: bool) -> None:
     for kernel, stride, padding, dilation, groups, bias in GRID:
         x = torch.randn(3, 4, 11, generator=generator, dtype=dtype)
         x = x if batched else x[0]
-        options = {"dilation": dilation, "groups": groups, "bias": bias, "dtype": dtype}
-        same(nn.Conv1d(4, 6, kernel, stride, padding, **options), x)
+        w = torch.randn(6, 4 // groups, kernel, generator=generator, dtype=dtype)
+        b = torch.randn(6, generator=generator, dtype=dtype) if bias else None
+        options = [x, w, b, [stride], [padding], [dilation], groups]
+        close(conv1d(*options), torch.conv1d(*options))
+        w = torch.randn(4, 6 // groups, kernel, generator=generator, dtype=dtype)
         for more in range(max(stride, dilation)):
-            up = nn.ConvTranspose1d(4, 6, kernel, stride, padding, more, **options)
-            same(up, x)
+            options = [x, w, b, [stride], [padding], [more], groups, [dilation]]
+            close(conv_transpose1d(*options), torch.conv_transpose1d(*options))
 
 
-@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
-@pytest.mark.parametrize("padding", ["same", "valid", 2])
-def test_paddings_by_name(dtype: torch.dtype, padding: Any, mode: str) -> None:
-    conv = nn.Conv1d(4, 6, 4, padding=padding, padding_mode=mode, dtype=dtype)
-    same(conv, torch.randn(3, 4, 11, dtype=dtype))
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_paddings_by_name(dtype: torch.dtype, padding: str) -> None:
+    x, w = torch.randn(3, 4, 11, dtype=dtype), torch.randn(6, 4, 4, dtype=dtype)
+    for dilation in (1, 2):
+        given: Any = (x, w, None, 1, padding, dilation)
+        close(conv1d(*given), torch.conv1d(*given))
 
 
-def test_calls_with_names_lists_and_defaults() -> None:
+def test_defaults_and_numbers() -> None:
     x, w = torch.randn(2, 4, 9), torch.randn(4, 4, 3)
-    for call, options in (
-        (torch.conv1d, {"padding": [1]}),
-        (torch.conv1d, {"stride": (2,), "groups": 1, "bias": torch.randn(4)}),
-        (nn.functional.conv_transpose1d, {"output_padding": [1], "stride": [2]}),
-    ):
-        with lowered._Calls():
-            found = call(input=x, weight=w, **options)
-        torch.testing.assert_close(found, call(input=x, weight=w, **options), rtol=0, atol=1e-5)
+    close(conv1d(x, w), torch.conv1d(x, w))
+    close(conv1d(x, w, stride=2), torch.conv1d(x, w, stride=2))
+    close(conv_transpose1d(x, w), torch.conv_transpose1d(x, w))
 
 
 def everywhere(dtype: torch.dtype) -> Tensor:
@@ -79,7 +94,7 @@ def everywhere(dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 def test_mish_of_half_precision(half: torch.dtype) -> None:
     x = everywhere(half)
-    torch.testing.assert_close(lowered.mish(x), nn.functional.mish(x), rtol=0.01, atol=1e-7)
+    torch.testing.assert_close(mish(x), nn.functional.mish(x), rtol=0.01, atol=1e-7)
 
 
 def test_mish_of_all_numbers(dtype: torch.dtype) -> None:
@@ -87,74 +102,79 @@ def test_mish_of_all_numbers(dtype: torch.dtype) -> None:
     want = nn.functional.mish(x.double())
     step = torch.finfo(dtype).eps
     torch.testing.assert_close(
-        lowered.mish(x).double(), want, rtol=8 * step, atol=torch.finfo(dtype).tiny * 128
+        mish(x).double(), want, rtol=8 * step, atol=torch.finfo(dtype).tiny * 128
     )
-    torch.testing.assert_close(lowered.mish(x), nn.functional.mish(x), rtol=16 * step, atol=1e-36)
+    torch.testing.assert_close(mish(x), nn.functional.mish(x), rtol=16 * step, atol=1e-36)
 
 
 def test_mish_of_what_is_no_number_is_torchs() -> None:
     x = torch.tensor([-torch.inf, torch.nan])
-    assert torch.equal(lowered.mish(x).isnan(), nn.functional.mish(x).isnan())
+    assert torch.equal(mish(x).isnan(), nn.functional.mish(x).isnan())
 
 
-def test_mish_in_place() -> None:
-    x = torch.randn(5)
-    want = nn.functional.mish(x)
-    found = Lowered(nn.Mish(inplace=True))(x)
-    assert found is x
-    torch.testing.assert_close(x, want)
+class Own(nn.Module):
+    """A network of one's own, which calls functions."""
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.decode(x, self.encode(t, cond))
+
+    def encode(self, t: Tensor, cond: Tensor) -> Tensor:
+        return nn.functional.mish(t[..., None].to(cond) + cond, inplace=True)
+
+    def decode(self, x: Tensor, encoded: Tensor) -> Tensor:
+        kernel = encoded.mean(0).view(1, 1, -1).expand(2, 1, -1)
+        h = torch.conv1d(x.mT, kernel, padding="same", groups=2)
+        return nn.functional.conv_transpose1d(h, kernel, padding=2, groups=2)[..., :8].mT
 
 
-def batch(network: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def batch(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(3, 16, 2, generator=generator).to(dtype)
+    x = torch.randn(3, 8, 2, generator=generator).to(dtype)
     cond = torch.randn(3, 6, generator=generator).to(dtype)
     return x, torch.tensor([0, 7, 99]), cond
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "mlp": {"width": 16, "depth": 1},
+    "unet1d": {"down_dims": (8, 16), "step_embed_dim": 8},
+    "transformer": {"n_emb": 16, "n_head": 2, "n_layer": 1},
+}
+
+
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_every_network(name: str, dtype: torch.dtype) -> None:
+def test_every_network(name: str) -> None:
     torch.manual_seed(0)
-    network = build_network(name, 2, 16, 6, {}).to(dtype).eval()
+    network = build_network(name, 2, 8, 6, OPTIONS[name]).eval()
     for weight in network.parameters():  # new output layers are zero
         nn.init.normal_(weight, std=0.05)
-    before = copy.deepcopy(network.state_dict())
-    same(network, *batch(network, dtype))
-    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    same(network, *batch())
+
+
+def test_a_network_of_ones_own_and_its_copy_in_low_precision() -> None:
+    same(Own(), *batch())
+    low, given = LowPrecision(Own(), torch.bfloat16), batch()
+    found = lowered(torch.export.export(low, given, strict=False))
+    assert not operations(found) & {str(one) for one in REPLACED}
+    torch.testing.assert_close(found.module()(*given), low(*given), rtol=0.02, atol=0.02)
+
+
+def test_modules_with_paddings_of_every_kind() -> None:
+    kinds = [nn.Conv1d(2, 2, 3, padding=1, padding_mode=mode) for mode in ("zeros", "circular")]
+    same(nn.Sequential(*kinds, nn.Mish(inplace=True)), torch.randn(2, 2, 8))
 
 
 def test_the_camera_encoder() -> None:
-    encoder = CameraEncoder((40, 40), (36, 36), (32, 32), "resnet18", "group", 8, 16).eval()
+    encoder = CameraEncoder((40, 40), None, (32, 32), "resnet18", "group", 8, 16).eval()
     same(encoder, torch.rand(2, 3, 40, 40))
 
 
-def test_a_copy_in_low_precision_and_a_network_of_ones_own() -> None:
-    class Own(nn.Module):
-        def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-            return self.decode(x, self.encode(t, cond))
-
-        def encode(self, t: Tensor, cond: Tensor) -> Tensor:
-            return nn.functional.mish(t[..., None].to(cond) + cond)
-
-        def decode(self, x: Tensor, encoded: Tensor) -> Tensor:
-            kernel = encoded.mean(0).view(1, 1, -1).expand(2, 1, -1)
-            return torch.conv1d(x.mT, kernel, padding="same", groups=2).mT
-
-    network = Own()
-    given = batch(network, torch.float32)
-    same(network, *given)
-    low = LowPrecision(network, torch.bfloat16)
-    torch.testing.assert_close(Lowered(low)(*given), low(*given), rtol=0.02, atol=0.02)
-
-
-def test_nothing_that_is_replaced_is_left_in_a_recording() -> None:
-    network = build_network("unet1d", 2, 16, 6, {"down_dims": (8, 16), "step_embed_dim": 8}).eval()
-    given = batch(network, torch.float32)
-    calls = {}
-    for module in (network, Lowered(network)):
+def test_the_body_of_a_loop_is_lowered() -> None:
+    """The steps of a sequential solve, which are one loop."""
+    policy = small_policy("unet1d")
+    solver = policy.solver({"method": "sequential"})
+    module, given = FixedSolve(policy, solver), tuple(example(policy, solver, 1, 0).values())
+    with torch.no_grad():
         program = torch.export.export(module, given, strict=False)
-        calls[module] = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
-    plain, found = calls.values()
-    for name in ("conv1d", "conv_transpose1d", "mish"):
-        assert any(name in one for one in plain)
-        assert not any(name in one for one in found)
+    assert "scan" in operations(program)
+    assert operations(program) & {str(one) for one in REPLACED}
+    assert not operations(lowered(program)) & {str(one) for one in REPLACED}

@@ -1,6 +1,7 @@
 """Every way of executing a solve gives what the eager solve gives."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,13 @@ import torch
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Inputs, LowPrecision, Program, Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.dispatch import Program
+from pcm_policy.runtime.execute import Runtime
+from pcm_policy.runtime.inputs import Inputs
 from pcm_policy.runtime.inputs import eager as run_eagerly
+from pcm_policy.runtime.precision import LowPrecision
+from pcm_policy.runtime.recorded import Function
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import SolveResult
 from pcm_policy.solvers.registry import Solver
@@ -62,6 +68,15 @@ def eager(policy: DiffusionPolicy, solver: Solver, i: Inputs) -> SolveResult:
         return policy.solve(i.obs, solver, i.noise, i.guess, i.prefix, execute=run_eagerly)
 
 
+def as_it_is(function: Function, _: Sequence[torch.Tensor]) -> Function:
+    """A recording that is the function."""
+    return function
+
+
+def program_of(policy: DiffusionPolicy, solver: Solver, first: Inputs) -> Program:
+    return Program(policy, policy.network, solver, first, as_it_is)
+
+
 def off(a: SolveResult, b: SolveResult) -> float:
     return float((a.sample - b.sample).abs().max())
 
@@ -76,7 +91,7 @@ def test_a_program_is_the_eager_solve(
     first, second = (inputs(policy, solver, batch, extras) for _ in range(2))
     second = replace(second, obs=second.obs.flip(0) + 3.0)
     with torch.inference_mode():
-        program = Program(policy, policy.network, solver, first)
+        program = program_of(policy, solver, first)
         kept = program(first)
         before = kept.sample.clone()
         other = program(second)
@@ -99,7 +114,7 @@ def test_checks_between_replays_certify_what_the_eager_solve_certifies(
     i = inputs(policy, solver, 4, extras)
     exact = eager(policy, Solver.of("sequential", solver.sampler), i)
     with torch.inference_mode():
-        found = Program(policy, policy.network, solver, i)(i)
+        found = program_of(policy, solver, i)(i)
     want = eager(policy, solver, i)
     error = (found.sample - exact.sample).abs().amax(dim=(1, 2))
     assert (error <= found.bound).all()
@@ -113,12 +128,12 @@ def test_a_deadline_is_looked_at_between_replays(policy: DiffusionPolicy) -> Non
     solver = Solver.of("picard", DDIM, tolerance=1e-9, deadline_ms=1e-6)
     i = inputs(policy, solver, 1, False)
     with torch.inference_mode():
-        found = Program(policy, policy.network, solver, i)(i)
+        found = program_of(policy, solver, i)(i)
     assert found.rounds == 1
     assert not found.certified.any()
 
 
-ONNX = [
+ENGINES = [
     (Solver.of("sequential", SamplerConfig("ddpm", 100)), 1, False),
     (Solver.of("sequential", SamplerConfig("dpmpp_2m", 8)), 3, True),
     (Solver.of("pcm", rounds=2), 3, True),
@@ -126,13 +141,17 @@ ONNX = [
 ]
 
 
-@pytest.mark.parametrize(("solver", "batch", "extras"), ONNX, ids=lambda v: getattr(v, "label", v))
-def test_onnx_runtime_gives_the_eager_solve(
-    policy: DiffusionPolicy, solver: Solver, batch: int, extras: bool
+@pytest.mark.parametrize("mode", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    ("solver", "batch", "extras"), ENGINES, ids=lambda v: getattr(v, "label", v)
+)
+def test_engines_give_the_eager_solve(
+    policy: DiffusionPolicy, solver: Solver, batch: int, extras: bool, mode: Any
 ) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(mode, mode))
     solver = bound_to(policy, solver)
     first = inputs(policy, solver, batch, extras)
-    runtime = Runtime(policy, RuntimeConfig(mode="onnx"))
+    runtime = Runtime(policy, RuntimeConfig(mode=mode))
     noise = first.noise
     # a head divides what it sees by the residual, and rounding with it
     rounding = 3e-5 if solver.method == "pcm" else 1e-5
@@ -142,7 +161,7 @@ def test_onnx_runtime_gives_the_eager_solve(
     for i in (first, second):  # the second one by what was recorded for the first
         with torch.inference_mode():
             found = runtime(policy.assemble, i, solver)
-            want = Program(policy, policy.network, solver, i)(i)
+            want = program_of(policy, solver, i)(i)
         assert off(found, want) <= rounding
         chunk = policy.raw_chunk(found.sample)
         torch.testing.assert_close(
@@ -218,7 +237,7 @@ def test_what_cannot_be_executed_is_refused(policy: DiffusionPolicy) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(PcmError, match="needs a CUDA device"):
             policy.use(Runtime(policy, RuntimeConfig(mode="graph")))
-    with pytest.raises(PcmError, match=r"mode=onnx runs on a CPU in float32"):
+    with pytest.raises(PcmError, match=r"mode=onnx runs on a CPU, in float32"):
         policy.use(Runtime(policy, RuntimeConfig(mode="onnx", precision="bf16")))
     with pytest.raises(PcmError, match=r"runtime\.mode='fast': use one of"):
         RuntimeConfig(mode="fast")  # type: ignore[arg-type]

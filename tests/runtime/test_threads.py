@@ -6,7 +6,8 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.sampling.noise import episode_noise
 from tests.builders import ACTION_DIM, HORIZON, OBS_DIM, small_policy
 
@@ -15,10 +16,10 @@ KINDS = [(1, False), (2, True)]
 """Rows of a request, and whether it knows first actions: each is recorded by itself."""
 
 
-@pytest.mark.parametrize("mode", ["eager", "onnx"])
+@pytest.mark.parametrize("mode", ["eager", "onnx", "openvino"])
 def test_answers_do_not_depend_on_who_else_asks(mode: str) -> None:
-    if mode == "onnx":
-        pytest.importorskip("onnxruntime")
+    if mode != "eager":
+        pytest.importorskip({"onnx": "onnxruntime"}.get(mode, mode))
     policy, reference = (small_policy(head="window") for _ in range(2))
     policy.use(Runtime(policy, RuntimeConfig(mode)))
     start = Barrier(THREADS)

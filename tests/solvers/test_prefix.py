@@ -13,7 +13,8 @@ from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Inputs, Program
+from pcm_policy.runtime.dispatch import Program
+from pcm_policy.runtime.inputs import Inputs
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
@@ -101,7 +102,7 @@ def test_the_network_sees_the_prefix_and_the_chunk_keeps_it() -> None:
     checked = Solver.of("picard", solver.sampler, tolerance=1e-4)
     with torch.inference_mode():
         i = Inputs(obs, noise, None, prefix)
-        program = Program(policy, policy.network, checked, i)
+        program = Program(policy, policy.network, checked, i, lambda function, _: function)
         torch.testing.assert_close(program(i).sample, held, rtol=0, atol=1e-4)
 
 

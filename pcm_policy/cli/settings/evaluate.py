@@ -9,7 +9,7 @@ from pcm_policy.cli.settings.latency import LatencySection
 from pcm_policy.cli.settings.solver import SolverSection
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
-from pcm_policy.runtime.execute import RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.serving.options import ServeOptions
 from pcm_policy.settings import Count, Natural, NonNegative, Positive, Range, Seed, Threads
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from pcm_policy.cli.settings.common import OnDevice, TaskSettings
 from pcm_policy.measure.tune import Target
-from pcm_policy.runtime.execute import Mode, Precision, RuntimeConfig
-from pcm_policy.settings import Count, Positive, Seed
+from pcm_policy.runtime.config import Name, Precision, RuntimeConfig
+from pcm_policy.settings import Count, Positive, Seed, Threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ class TuneSettings(OnDevice):
         search: few-step DDIM of so many steps at searched timesteps; []: at even ones only
         methods: solvers of your own to try beside the package's, as [module:Name]
         calls: timed calls of every candidate, batch 1
-        modes: ways of execution to try: eager, compile, graph (CUDA), onnx (CPU)
+        modes: ways of execution to try; null: all that run here, but compile
+        engine_threads: numbers of threads to try in each engine; []: torch's number, and one
         precisions: of the base network, to try
         overwrite: replace a tune.json that is there
     """
@@ -76,7 +77,8 @@ class TuneSettings(OnDevice):
     search: tuple[Count, ...] = (1, 2, 3, 4)
     methods: tuple[str, ...] = ()
     calls: Count = 50
-    modes: tuple[Mode, ...] = ("eager",)
+    modes: tuple[Name, ...] | None = None
+    engine_threads: tuple[Threads, ...] = ()
     precisions: tuple[Precision, ...] = ("float32",)
     overwrite: bool = False
     task: TaskSettings

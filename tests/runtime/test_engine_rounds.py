@@ -1,4 +1,4 @@
-"""ONNX Runtime runs every solver and every stop, in the rounds of the eager solve."""
+"""Inference engines run every solver and every stop, in the rounds of the eager solve."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from pcm_policy import DiffusionPolicy
-from pcm_policy.runtime.execute import Runtime, RuntimeConfig
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.runtime.inputs import eager
 from tests.builders import OBS_DIM, small_policy
 
-pytest.importorskip("onnxruntime")
 SOLVERS: list[dict[str, Any]] = [  # two to four recordings each, which take seconds
     {"method": "anderson", "tolerance": 1e-2, "rounds": 3},
     {"method": "newton", "tolerance": 1e-2, "rounds": 2},
@@ -28,10 +28,12 @@ def policy() -> DiffusionPolicy:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["onnx", "openvino"])
 @pytest.mark.parametrize("values", SOLVERS, ids=str)
-def test_same_rounds_and_states(policy: DiffusionPolicy, values: dict[str, Any]) -> None:
+def test_same_rounds_and_states(policy: DiffusionPolicy, values: dict[str, Any], mode: Any) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(mode, mode))
     solver = policy.solver(values)
-    runtime = Runtime(policy, RuntimeConfig(mode="onnx"))
+    runtime = Runtime(policy, RuntimeConfig(mode=mode))
     generator = torch.Generator().manual_seed(1)
     for _ in range(2):  # the second solve by what was recorded for the first
         obs = 2 * torch.rand(3, 2, OBS_DIM, generator=generator) - 1

@@ -1,0 +1,198 @@
+"""Time the engines against each other: one network call, and whole solves, all taking turns.
+
+    python -m benchmarks.engines [--policies released/pusht ...] [--calls 40] [--docs]
+
+One process, one thread, batch 1 unless a batch is said. Every side computes the same numbers, and
+its largest difference to eager execution stands beside its time (normalised action units). ``onnx,
+as written`` is ONNX Runtime without :mod:`pcm_policy.runtime.lowered`: what ``runtime.mode=onnx``
+was before. Times are wall-clock percentiles; ``cpu`` is the median of the time that the process
+itself computed, which other work on the machine lengthens less.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from benchmarks import RESULTS
+from benchmarks.pasted import paste
+from pcm_policy.export import FixedSolve, example
+from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.statistics import percentiles
+from pcm_policy.measure.tables import markdown, table
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime import graphs
+from pcm_policy.runtime.auto import versions
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.engine import Engine
+from pcm_policy.runtime.onnx import Onnx
+from pcm_policy.runtime.openvino import OpenVino
+from pcm_policy.runtime.timing import take_turns
+
+Call = Callable[[], Tensor]
+SOLVES: Mapping[str, Mapping[str, Any]] = {
+    "two PCM rounds": {"method": "pcm", "rounds": 2},
+    "one PCM round": {"method": "pcm", "rounds": 1},
+    "sequential base": {"method": "sequential"},
+}
+ENGINES: Mapping[str, tuple[Engine, bool]] = {
+    "onnx, as written": (Onnx(), False),
+    "onnx": (Onnx(), True),
+    "openvino": (OpenVino(), True),
+}
+TODAY = ("eager", "onnx, as written")
+"""What there was before."""
+
+
+def written(module: nn.Module, given: Sequence[Tensor], path: Path, lower: bool) -> Path:
+    """Write a module as ONNX; without lowering where that is what is measured."""
+    kept = graphs.lowered
+    try:
+        if not lower:
+            graphs.lowered = lambda program: program
+        graphs.write_onnx(module, given, path)
+    finally:
+        graphs.lowered = kept
+    return path
+
+
+def calls_of(module: nn.Module, given: Sequence[Tensor], folder: Path) -> dict[str, Call]:
+    """Return what calls a module in every engine, by name."""
+
+    def eager() -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = module(*given)
+            return found
+
+    result: dict[str, Call] = {"eager": eager}
+    files = {lower: written(module, given, folder / f"{lower}.onnx", lower) for lower in (0, 1)}
+    for name, (engine, lower) in ENGINES.items():
+        run = engine.open(files[lower], RuntimeConfig())
+        result[name] = lambda run=run: run(given)[0]  # type: ignore[misc]
+    return result
+
+
+class Network(nn.Module):
+    """A policy's network, of inputs ``(B, T, Da)``, ``(B,)`` and ``(B, C)``."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        super().__init__()
+        self.network = policy.network
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """Return what the network predicts."""
+        found: Tensor = self.network(x, t, cond)
+        return found
+
+
+class Normalised(FixedSolve):
+    """A solve whose chunk stays in normalised units, in which differences are given."""
+
+    def forward(self, obs: Tensor, initial: Tensor, steps: Tensor | None = None) -> Tensor:
+        """Map observations and noise to the chunk."""
+        return self.policy.action_normalizer.normalize(super().forward(obs, initial, steps))
+
+
+def subjects(
+    policy: DiffusionPolicy, batches: Sequence[int]
+) -> Iterator[tuple[str, nn.Module, tuple[Tensor, ...]]]:
+    """Yield what is timed: names, modules and their inputs."""
+    for batch in batches:
+        config, draw = policy.config, torch.Generator().manual_seed(batch)
+        x = torch.randn(batch, *config.chunk_shape, generator=draw)
+        cond = torch.randn(batch, config.network_cond_dim, generator=draw).clamp(-1, 1)
+        t = torch.full((batch,), config.schedule.train_steps // 2)
+        yield f"one network call, batch {batch}", Network(policy).eval(), (x, t, cond)
+    for name, values in SOLVES.items():
+        solver = policy.solver(values)
+        given = tuple(example(policy, solver, 1, seed=0).values())
+        yield name, Normalised(policy, solver).eval(), given
+
+
+def timed(sides: Mapping[str, Call], calls: int, seconds: float) -> dict[str, dict[str, float]]:
+    """Return percentiles of wall-clock times and the median of computing times, by name."""
+    own: dict[str, list[float]] = {name: [] for name in sides}
+
+    def side(name: str) -> Callable[[int], None]:
+        def call(_: int) -> None:
+            before = time.process_time()
+            sides[name]()
+            own[name].append((time.process_time() - before) * 1e3)
+
+        return call
+
+    spent = take_turns([side(name) for name in sides], calls, seconds=seconds, least=5)
+    found = {}
+    for (name, cpu), wall in zip(own.items(), spent, strict=True):
+        found[name] = percentiles(wall) | {"cpu": float(np.median(cpu[-len(wall) :]))}
+    return found
+
+
+def measured(policy: DiffusionPolicy, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Time everything of one policy."""
+    rows = []
+    for name, module, given in tqdm(list(subjects(policy, args.batches)), disable=None):
+        with tempfile.TemporaryDirectory() as folder, catch_warnings():
+            simplefilter("ignore")
+            sides = calls_of(module, given, Path(folder))
+            exact = sides["eager"]().clone()
+            off = {side: float((call() - exact).abs().max()) for side, call in sides.items()}
+            spent = timed(sides, args.calls, args.seconds)
+        found = {side: spent[side] | {"difference": off[side]} for side in sides}
+        rows.append({"name": name, "sides": found, "load": os.getloadavg()[0]})
+    return rows
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Return one line of the table: medians, and how much faster the engines are."""
+    sides = row["sides"]
+    shown = [f"{one['p50']:.2f} ({one['cpu']:.2f})" for one in sides.values()]
+    ratios = []
+    for name in ("onnx", "openvino"):
+        best = min(sides[one]["cpu"] for one in TODAY)
+        ratios.append(f"{best / sides[name]['cpu']:.2f}x")
+    return [row["name"], *shown, *ratios, f"{sides['openvino']['difference']:.0e}"]
+
+
+HEAD = ["", "eager", *ENGINES, "onnx gains", "openvino gains", "openvino off by"]
+
+
+def main() -> None:
+    """Time, print, and write ``engines.json``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--policies", nargs="+", default=["released/pusht", "released/pusht_mlp"])
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 6, 16, 32])
+    parser.add_argument("--calls", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=60.0, help="most for each row")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=RESULTS / "engines")
+    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    lines = []
+    for name in args.policies:
+        policy = DiffusionPolicy.from_pretrained(name)
+        rows = measured(policy, args)
+        report = conditions(policy) | {"policy": name, "engines": versions(), "rows": rows}
+        report["batch"] = 1
+        write_text(args.output / f"{Path(name).name}.json", to_json(report))
+        lines += [[f"{Path(name).name}: {first}", *rest] for first, *rest in map(cells, rows)]
+    print(table(HEAD, lines))
+    if args.docs:
+        paste("docs/performance.md", "engines", markdown(HEAD, lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Modules as ONNX files, in the form that inference engines run fast and all of them read."""
+
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from pcm_policy.optional import require
+from pcm_policy.runtime.loops import scans_as_loops
+from pcm_policy.runtime.lowered import lowered
+
+
+def require_exporter() -> Any:
+    """Return the module ``onnx``.
+
+    Raises:
+        PcmError: it, or what torch's exporter takes, is not installed.
+    """
+    require("onnxscript", "torch's export to ONNX", "export")
+    return require("onnx", "torch's export to ONNX", "export")
+
+
+def write_onnx(module: nn.Module, given: Sequence[Tensor], path: Path) -> None:
+    """Write a module, for inputs of the shapes of these.
+
+    Raises:
+        PcmError: ONNX is not installed.
+    """
+    with torch.no_grad(), catch_warnings():  # what a solve keeps was made in inference mode
+        simplefilter("ignore")
+        program = torch.export.export(module, tuple(given), strict=False)
+        write_program(program, path)
+
+
+def write_program(program: ExportedProgram, path: Path) -> None:
+    """Write an exported program as ONNX.
+
+    It is :func:`~pcm_policy.runtime.lowered.lowered`, and its loops are ones that every engine
+    reads.
+
+    Raises:
+        PcmError: ONNX is not installed.
+    """
+    onnx = require_exporter()
+    with torch.no_grad(), catch_warnings(), redirect_stdout(StringIO()):
+        simplefilter("ignore")
+        written = torch.onnx.export(lowered(program), dynamo=True, verbose=False)
+        assert written is not None
+        model = written.model_proto
+    scans_as_loops(model)
+    onnx.save(model, str(path))
