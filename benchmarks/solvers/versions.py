@@ -135,7 +135,11 @@ def main() -> None:
         for i, folder in enumerate((options.other, here))
     ]
     names = ["solver", "ms there", "ms here", "change", "rounds there", "here", "same bits", "off"]
-    print(table(names, [compare(sides, key, options.calls) for key in options.rows]))
+    found = []
+    for key in options.rows:
+        found.append(compare(sides, key, options.calls))
+        print(*found[-1], sep="  ", file=sys.stderr, flush=True)  # minutes pass between two rows
+    print(table(names, found))
 
 
 if __name__ == "__main__":

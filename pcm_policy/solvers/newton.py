@@ -14,15 +14,12 @@ from pcm_policy.errors import PcmError
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.anderson import Anderson
-from pcm_policy.solvers.jacobian import Jacobian
 from pcm_policy.solvers.loop import rounds, start
 from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.solvers.step import STEPS, Step
 from pcm_policy.solvers.stops import Rounds
 from pcm_policy.solvers.system import Iterate, Round, System
-
-__all__ = ["Jacobian", "Newton", "mean_jacobian"]
 
 
 @STEPS.add("linearised")
