@@ -97,8 +97,9 @@ def test_training_needs_accelerate_as_well() -> None:
 
 def test_a_robot_has_no_torch() -> None:
     modules = [
-        f"pcm_policy.control.{file.stem}"
-        for file in sources("pcm_policy/control")
+        f"pcm_policy.{room}.{file.stem}"
+        for room in ("control", "robot")
+        for file in sources(f"pcm_policy/{room}")
         if file.stem != "__init__"
     ]
     run(OTHERS | {"torch", "torchvision"}, f"import pcm_policy, {', '.join(modules)}")

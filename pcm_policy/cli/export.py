@@ -1,4 +1,4 @@
-"""``pcm-export``: a fixed-round solve as torch.export, AOTInductor and ONNX packages."""
+"""``pcm-export``: a solve as torch.export, AOTInductor and ONNX packages, or a robot's folder."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +24,7 @@ def export_main(config: ExportSettings) -> dict[str, Any]:
     solver = policy.solver(plain(config.solver))
     inputs = example(policy, solver, config.batch, config.seed)
     formats = list(config.formats)
-    chunk, found = export(policy, solver, output, formats, inputs, config.calls)
+    chunk, found = export(policy, solver, output, formats, inputs, config.calls, config.control)
     tensors = {k: v.contiguous() for k, v in (inputs | {"chunk": chunk}).items()}
     write_file(output / "example.safetensors", lambda path: save_file(tensors, path))
     c = policy.config

@@ -29,35 +29,45 @@ Begin = Callable[[Sequence[Tensor]], tuple[System, Iterate]]
 Replay = Callable[[Sequence[Tensor]], Any]
 
 
-def recording(
-    function: Callable[[Any], Any], fill: Fill, given: Sequence[Tensor], record: Record
-) -> Replay:
-    """Record a function of one nested value.
-
-    A recording returns each tensor of the result once, without those that it was given.
+def traced(
+    function: Callable[[Any], Any], fill: Fill, given: Sequence[Tensor]
+) -> tuple[Function, tuple[int, ...], Fill]:
+    """Return what there is to record of a function of one nested value.
 
     Args:
-        function: what is recorded.
+        function: the function.
         fill: builds its argument, as :func:`~pcm_policy.runtime.nested.flatten` returns it.
         given: the tensors of an argument.
-        record: makes the recording.
+
+    Returns:
+        A function that returns each tensor of the result once, without those that it was given; for
+        every tensor of the result its place among those given and those returned, in this order;
+        and what builds the result.
     """
     tensors, _, result_of = flatten(function(fill(iter(given))))
     old = len(given)
     place: dict[int, int] = {}
     for i, tensor in enumerate((*given, *tensors)):
         place.setdefault(id(tensor), i)
-    sources = [place[id(tensor)] for tensor in tensors]
-    fresh = sorted({at for at in sources if at >= old})
+    fresh = sorted({at for at in (place[id(t)] for t in tensors) if at >= old})
+    number = dict(enumerate(range(old))) | {at: old + i for i, at in enumerate(fresh)}
 
     def outputs(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
         made = flatten(function(fill(iter(values))))[0]
         return tuple(made[at - old] for at in fresh)
 
+    return outputs, tuple(number[place[id(tensor)]] for tensor in tensors), result_of
+
+
+def recording(
+    function: Callable[[Any], Any], fill: Fill, given: Sequence[Tensor], record: Record
+) -> Replay:
+    """Record a function of one nested value; the arguments are those of :func:`traced`."""
+    outputs, sources, result_of = traced(function, fill, given)
     recorded = record(outputs, given)
 
     def replay(values: Sequence[Tensor]) -> Any:
-        found = dict(enumerate(values)) | dict(zip(fresh, recorded(values), strict=True))
+        found = (*values, *recorded(values))
         return result_of(found[at] for at in sources)
 
     return replay

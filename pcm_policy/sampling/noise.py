@@ -7,11 +7,10 @@ can be checked against the sequential one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-INITIAL_STREAM, STEP_STREAM = 0, 1
+from pcm_policy.draws import draw
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,7 @@ def episode_noise(
 ) -> Noise:
     """Draw the noise of episode ``episodes[b]`` at tick ``ticks[b]``, for every row ``b``.
 
-    Initial and per-step noise come from separate counter-based streams (Philox, Salmon et al.
-    2011): the initial noise does not depend on ``steps``, and the first steps' noise does not
-    depend on how many follow.
+    See :func:`pcm_policy.draws.draw`, which needs no torch.
 
     Args:
         episodes: seeds of the episodes, ``B`` non-negative integers.
@@ -60,20 +57,9 @@ def episode_noise(
     Returns:
         float32 noise on the CPU.
     """
-
-    def draw(stream: int, *size: int) -> Tensor:
-        rows = [
-            np.random.Generator(np.random.Philox(key=[episode, 2 * tick + stream])).standard_normal(
-                size, dtype=np.float32
-            )
-            for episode, tick in zip(episodes, ticks, strict=True)
-        ]
-        return torch.from_numpy(np.stack(rows))
-
-    initial = draw(INITIAL_STREAM, *shape)
-    if steps == 0:
-        return Noise(initial)
-    return Noise(initial, draw(STEP_STREAM, steps, *shape).transpose(0, 1).contiguous())
+    drawn = draw(episodes, ticks, shape, steps)
+    added = None if drawn.steps is None else torch.from_numpy(drawn.steps)
+    return Noise(torch.from_numpy(drawn.initial), added)
 
 
 def generator_noise(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import pcm_policy.export as export_module
+import pcm_policy.export.packages as export_module
 from pcm_policy import DiffusionPolicy
 from pcm_policy.cli.compose import compose
 from pcm_policy.cli.export import export_main

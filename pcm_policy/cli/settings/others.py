@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pcm_policy.cli.settings.common import Common
 from pcm_policy.cli.settings.solver import SolverSection
+from pcm_policy.control.settings import ControlSettings
 from pcm_policy.settings import Count, Positive, Seed
 
 
@@ -44,18 +45,20 @@ class ExportSettings(Common):
         policy: folder of a policy, or a released one
         output_dir: gets the packages, example.safetensors and export.json
         solver: which solve is written; null: as the policy (or its PCM head) says
-        formats: which packages to write: torch.export, AOTInductor, ONNX
+        control: of formats=[robot]: settings of the controller, with the limits of every command
+        formats: which packages to write: torch.export, AOTInductor, ONNX, a robot's folder
         batch: rows of every call; the packages keep it
         calls: timed calls of each package
         seed: of the example's noise
     """
 
-    groups: ClassVar[Mapping[str, str | None]] = {"solver": "default"}
+    groups: ClassVar[Mapping[str, str | None]] = {"solver": "default", "control": "default"}
 
     policy: str = "released/pusht"
     output_dir: str
     solver: SolverSection = field(default_factory=dict)
-    formats: tuple[Literal["export", "aoti", "onnx"], ...] = ("export", "aoti", "onnx")
+    control: ControlSettings = field(default_factory=ControlSettings)
+    formats: tuple[Literal["export", "aoti", "onnx", "robot"], ...] = ("export", "aoti", "onnx")
     batch: Count = 1
     calls: Count = 50
     seed: Seed = 0

@@ -1,8 +1,8 @@
-"""A fixed-round solve as a package that runs without this one.
+"""A solve as packages: one file each that runs without this package, or a robot's folder.
 
-Observation, noise and chunk go in and out; normalisers, every round and the head are inside. What
-depends on data stays outside: the number of rounds is fixed, observations are not checked and
-actions not limited.
+In the files observation, noise and chunk go in and out; normalisers, every round and the head are
+inside. What depends on data stays outside: the number of rounds is fixed, observations are not
+checked and actions not limited. The robot's folder (:mod:`pcm_policy.robot`) does all of that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
+from pcm_policy.export.robot import as_draws, export_robot
 from pcm_policy.measure.timing import time_call
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.engine import TOLERANCE
@@ -26,8 +28,13 @@ from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.step import needs
 from pcm_policy.solvers.stops import Rounds
 
-Format = Literal["export", "aoti", "onnx"]
-FILES: dict[str, str] = {"export": "policy.pt2", "aoti": "policy_aoti.pt2", "onnx": "policy.onnx"}
+Format = Literal["export", "aoti", "onnx", "robot"]
+FILES: dict[str, str] = {
+    "export": "policy.pt2",
+    "aoti": "policy_aoti.pt2",
+    "onnx": "policy.onnx",
+    "robot": "robot",
+}
 _INDUCTOR = {"inplace_buffers": False}
 """Inductor of torch 2.13 reuses a buffer that is still read (a case: github.com/pytorch/pytorch
 issue 183575): two PCM rounds of ``released/pusht`` came out 135 pixels off with such buffers and
@@ -109,16 +116,19 @@ def export(
     formats: Sequence[str],
     inputs: Mapping[str, Tensor],
     calls: int = 50,
+    control: ControlSettings | None = None,
 ) -> tuple[Tensor, dict[str, Exported]]:
     """Write packages, load each again with its own loader and compare it with eager execution.
 
     Args:
         policy: on the CPU, float32.
-        solver: a fixed number of rounds.
-        folder: gets one file for each format, see ``FILES``.
-        formats: ``export`` (torch.export), ``aoti`` (AOTInductor) and ``onnx``.
+        solver: a fixed number of rounds; any one for ``robot``.
+        folder: gets one file or folder for each format, see ``FILES``.
+        formats: ``export`` (torch.export), ``aoti`` (AOTInductor), ``onnx`` and ``robot``, see
+            :func:`~pcm_policy.export.robot.export_robot`.
         inputs: of :func:`example`; the packages keep their shapes.
         calls: timed calls of each.
+        control: settings of the robot's controller.
 
     Returns:
         The eager chunk, and by format what was written; ``eager`` is the time without a package.
@@ -130,15 +140,45 @@ def export(
     unknown = set(formats) - set(get_args(Format))
     if unknown:
         raise PcmError(f"formats has {sorted(unknown)[0]!r}: use {', '.join(get_args(Format))}")
+    files = [name for name in formats if name != "robot"]
+    if files:
+        fixed(solver)
+    if "robot" in formats and len(inputs["obs"]) != 1:
+        raise PcmError(f"formats=[robot] with batch={len(inputs['obs'])}: a robot's batch is 1")
+    noise = Noise(inputs["initial"], inputs.get("steps"))
+
+    def solved(given: Mapping[str, Tensor]) -> Tensor:
+        chunk = policy.solve(given["obs"], solver, noise, execute=eager).chunk
+        assert chunk is not None
+        return chunk
+
+    chunk = solved(inputs).clone()
+    found = {"eager": Exported("", 0.0, *_time(solved, inputs, calls))}
+    if files:
+        found |= _files(policy, solver, folder, files, inputs, chunk, calls)
+    if "robot" in formats:
+        robot, off = export_robot(policy, solver, folder / FILES["robot"], control)
+        obs = inputs["obs"].numpy()
+        drawn = as_draws(noise)
+        spent = time_call(lambda _: robot.predict(obs, noise=drawn), calls)
+        found["robot"] = Exported(FILES["robot"], off, spent["p50"], spent["p95"])
+    return chunk, found
+
+
+def _files(
+    policy: DiffusionPolicy,
+    solver: Solver,
+    folder: Path,
+    formats: Sequence[str],
+    inputs: Mapping[str, Tensor],
+    chunk: Tensor,
+    calls: int,
+) -> dict[str, Exported]:
+    """Write the packages that are one file each."""
     module, values = FixedSolve(policy, solver).eval(), tuple(inputs.values())
-    scale = policy.action_normalizer.scale
-    with torch.inference_mode():
-        chunk = module(*values).clone()
+    scale, found = policy.action_normalizer.scale, {}
     with torch.no_grad():
         program = torch.export.export(module, values, strict=False)
-    found = {
-        "eager": Exported("", 0.0, *_time(lambda given: module(*given.values()), inputs, calls))
-    }
     for name in formats:
         path = folder / FILES[name]
         call = _WRITE[name](program, path)
@@ -154,7 +194,7 @@ def export(
                 f"{path} differs from eager execution by {difference:.1e}: do not use it"
             )
         found[name] = Exported(path.name, difference, *_time(call, inputs, calls))
-    return chunk, found
+    return found
 
 
 def _export(program: Any, path: Path) -> Call:

@@ -1,0 +1,204 @@
+"""A policy as a folder that :mod:`pcm_policy.robot` executes without torch."""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pcm_policy.control.settings import ControlSettings
+from pcm_policy.draws import Draws
+from pcm_policy.errors import PcmError
+from pcm_policy.export.graphs import Tracer, windowed
+from pcm_policy.files import atomic_folder, to_json
+from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.robot.folder import EXAMPLE, MIXING, NAME, Package, digest
+from pcm_policy.robot.policy import TOLERANCE, RobotPolicy, load
+from pcm_policy.runtime.graphs import require_exporter, write_onnx
+from pcm_policy.runtime.inputs import Inputs
+from pcm_policy.runtime.recorded import Function
+from pcm_policy.sampling.denoise import Prefix
+from pcm_policy.sampling.noise import Noise
+from pcm_policy.serving.planner import describe
+from pcm_policy.solvers.registry import Solver, flat
+
+KNOWN = 2
+"""Known actions of the example."""
+
+
+class _Traced(nn.Module):
+    """A function of tensors as a module that owns the weights it reads."""
+
+    def __init__(self, owner: nn.Module, function: Function) -> None:
+        super().__init__()
+        self.owner, self.function = owner, function
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        return self.function(given)
+
+
+def export_robot(
+    policy: DiffusionPolicy,
+    solver: Solver,
+    folder: Path,
+    control: ControlSettings | None = None,
+    seed: int = 0,
+) -> tuple[RobotPolicy, float]:
+    """Write a robot's folder, load it again and compare it with the policy.
+
+    Args:
+        policy: on the CPU, float32, without cameras.
+        solver: how it solves.
+        folder: is replaced.
+        control: settings of the robot's controller, with the limits of its commands.
+        seed: of the example's noise.
+
+    Returns:
+        The loaded folder, and its largest difference to eager execution, normalised action units.
+
+    Raises:
+        PcmError: a policy or a solver that no folder can hold, a missing package, settings that do
+            not fit the policy, or a difference above :data:`~pcm_policy.robot.policy.TOLERANCE`.
+    """
+    require_exporter()
+    control, solver = control or ControlSettings(), policy.complete(solver)
+    if policy.vision is not None:
+        raise PcmError("formats=[robot]: a robot's folder takes no cameras yet")
+    if policy.device.type != "cpu" or policy.dtype != torch.float32:
+        raise PcmError("formats=[robot]: give a policy on the CPU in float32")
+    control.check(describe(policy))
+    with atomic_folder(folder) as scratch:
+        _write(policy, solver, scratch, control, seed)
+        robot = load(scratch)
+        difference = _difference(policy, solver, robot, seed)
+        if not difference <= TOLERANCE:
+            raise PcmError(
+                f"{folder} would differ from the policy by {difference:.1e}: it is not written"
+            )
+    return load(folder), difference
+
+
+def _write(
+    policy: DiffusionPolicy, solver: Solver, folder: Path, control: ControlSettings, seed: int
+) -> None:
+    spec, sampler = describe(policy), policy.sampler(solver.sampler)
+    given = _inputs(policy, solver, seed, control.prefix_input)
+    tracer = Tracer(policy, solver, folder, lambda *a: _write_onnx(policy, *a))
+    programs = {"plain": tracer.program(given, cold=True)}
+    if windowed(solver.step):
+        programs["warm"] = tracer.program(given, cold=False, prefix="warm_")
+    np.save(folder / MIXING, sampler.M.numpy(), allow_pickle=False)
+    np.savez(folder / EXAMPLE, **_example(policy, solver, given))  # type: ignore[arg-type]
+    names = sorted({MIXING, EXAMPLE}.union(*(one.files for one in programs.values())))
+    package = Package(
+        spec=spec,
+        control=control,
+        chunk=policy.config.chunk_shape,
+        steps=sampler.steps,
+        stochastic=sampler.stochastic,
+        starts=solver.uses_head and policy.head is not None and policy.head.starts,
+        solver=solver.label,
+        settings=flat(solver),
+        weights=fingerprint(policy),
+        programs=programs,
+        files={name: digest(folder / name) for name in names},
+        versions=_versions(),
+    )
+    (folder / NAME).write_text(to_json(package.to_dict()), encoding="utf-8")
+
+
+def _write_onnx(
+    policy: DiffusionPolicy, function: Function, given: Sequence[Tensor], path: Path
+) -> None:
+    try:
+        values = [one.contiguous() for one in given]
+        write_onnx(_Traced(policy, function).eval(), values, path)
+    except Exception as error:  # whatever the exporters say
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PcmError(f"formats=[robot] cannot hold this solve ({reason})") from error
+
+
+def _inputs(policy: DiffusionPolicy, solver: Solver, seed: int, shown: bool) -> Inputs:
+    """Return a solve's inputs: a held-out observation, noise, no guess, known raw actions."""
+    config, sampler = policy.config, policy.sampler(solver.sampler)
+    generator = torch.Generator().manual_seed(seed)
+    if policy.held_out is not None and len(policy.held_out):
+        obs = policy.held_out[:1].clone()
+    else:
+        shape = (1, config.obs_steps, config.obs_dim)
+        obs = policy.obs_normalizer.unnormalize(2 * torch.rand(shape, generator=generator) - 1)
+    chunk = (1, *config.chunk_shape)
+    noise = Noise(torch.randn(chunk, generator=generator))
+    if sampler.stochastic:
+        steps = torch.randn(sampler.steps, *chunk, generator=generator)
+        noise = Noise(noise.initial, steps)
+    guess = torch.full((sampler.steps, *chunk), torch.nan)
+    values = torch.zeros(1, config.horizon, config.action_dim)
+    known = torch.zeros(1, config.horizon, 1, dtype=torch.bool)
+    first = config.obs_steps - 1
+    some = slice(first, first + min(KNOWN, config.horizon - first))
+    middle = policy.action_normalizer.unnormalize(torch.zeros(config.action_dim))
+    values[:, some], known[:, some] = middle, True
+    return Inputs(obs, noise, guess, Prefix(values, known, shown))
+
+
+@torch.no_grad()
+def _example(
+    policy: DiffusionPolicy, solver: Solver, given: Inputs
+) -> dict[str, NDArray[np.float32]]:
+    """Return the inputs as the robot takes them, and the policy's chunk."""
+    assert given.prefix is not None
+    ahead = given.prefix.values[:, given.prefix.known[0, :, 0]]
+    prefix = policy.known_prefix(ahead.numpy(), given.prefix.overwrite_input)
+    found = policy.solve(given.obs, untimed(solver), given.noise, None, prefix)
+    assert found.chunk is not None
+    steps = {} if given.noise.steps is None else {"steps": given.noise.steps.numpy()}
+    return {
+        "obs": given.obs.numpy(),
+        "initial": given.noise.initial.numpy(),
+        "prefix": ahead[0].numpy(),
+        "chunk": found.chunk.numpy(),
+        "scale": policy.action_normalizer.scale.numpy(),
+    } | steps
+
+
+@torch.no_grad()
+def _difference(policy: DiffusionPolicy, solver: Solver, robot: RobotPolicy, seed: int) -> float:
+    """Return the largest difference of three solves: plain, from a guess, with known actions."""
+    given = _inputs(policy, solver, seed + 1, robot.control.prefix_input)
+    assert given.prefix is not None
+    ahead = given.prefix.values[:, given.prefix.known[0, :, 0]]
+    prefix = policy.known_prefix(ahead.numpy(), given.prefix.overwrite_input)
+    noise = as_draws(given.noise)
+    guess, worst = torch.zeros_like(given.noise.initial), 0.0
+    none = np.zeros((0, policy.config.action_dim), np.float32)
+    for start, fixed, known in ((None, None, none), (guess, None, none), (None, prefix, ahead[0])):
+        wanted = policy.solve(given.obs, untimed(solver), given.noise, start, fixed).chunk
+        first = None if start is None else start.expand(robot.package.steps, *start.shape).numpy()
+        found = robot.solve(given.obs.numpy(), noise, first, np.asarray(known), timed=False).chunk
+        assert wanted is not None
+        off = (torch.from_numpy(found) - wanted) * policy.action_normalizer.scale
+        worst = max(worst, float(off.abs().max()))
+    return worst
+
+
+def as_draws(noise: Noise) -> Draws:
+    """Return a solve's noise as a robot takes it."""
+    steps = None if noise.steps is None else noise.steps.numpy()
+    return Draws(noise.initial.numpy(), steps)
+
+
+def untimed(solver: Solver) -> Solver:
+    """Return the solver that does the same without a look at the clock."""
+    return replace(solver, deadline_ms=None)
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in ("torch", "onnxscript", "numpy")}
+    return {"python": platform.python_version(), **found}
