@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
 
+STATE = "state"
+"""Entry of an observation that holds the numbers beside the images, joined already."""
 F = TypeVar("F", bound=Callable[..., object])
 _FIELD = re.compile(r"(?P<key>[^\[\]\s]+)(\[(?P<start>\d*):(?P<stop>\d*)\])?")
 

@@ -2,14 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pcm_policy.cli.compose import env_kwargs, load_policy, plain, writable
@@ -18,16 +17,14 @@ from pcm_policy.cli.tasks import placed
 from pcm_policy.control.config import rest_command, robot_settings
 from pcm_policy.control.controller import Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
-from pcm_policy.control.plan import PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
-from pcm_policy.fields import join_fields
 from pcm_policy.files import refuse_existing, to_json, write_text
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.pictures import new_figure, save_figure
 from pcm_policy.measure.rows import described
 from pcm_policy.measure.tables import table
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.folder import held_out_observations, held_out_sights
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.loop import LoopResult, run_loop, why_ended
 from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld, World
@@ -63,8 +60,8 @@ def loop_main(config: LoopSettings) -> dict[str, Any]:
         rest = rest_command(task, planner.spec.obs_fields)
         world = EnvWorld(task["env_id"], config.seed, rest, **env_kwargs(task))
     else:
-        world = RecordedWorld(held_out_observations(config.policy)[:, -1].numpy())
-    delay = warm_up(planner, settings, _observations(policy, world))
+        world = RecordedWorld([seen[-1] for seen in _recorded(policy, str(config.policy))])
+    delay = warm_up(planner, settings, _beginnings(policy, world, str(config.policy)))
     controller = Controller(planner.spec, settings, config.seed, delay)
     with _hogs(config.hog):
         result = run_loop(
@@ -72,6 +69,7 @@ def loop_main(config: LoopSettings) -> dict[str, Any]:
             planner.plan,
             world,
             config.duration_s,
+            see=planner.see,
             wait_share=config.wait_share,
             progress=_bar,
         )
@@ -99,43 +97,50 @@ def loop_main(config: LoopSettings) -> dict[str, Any]:
     return report
 
 
-def _observations(policy: DiffusionPolicy, world: World) -> NDArray[np.float32]:
-    """Return ``(n, To, Do)`` observations to warm up on: the policy's own, or the world's first."""
-    if policy.held_out is not None:
-        held_out: NDArray[np.float32] = policy.held_out.numpy()
-        return held_out
-    frame = world.first()
-    if isinstance(frame, Mapping):
-        frame = join_fields(frame, policy.config.obs_fields)
-    return np.tile(np.asarray(frame, np.float32), (1, policy.config.obs_steps, 1))
+def _recorded(policy: DiffusionPolicy, path: str) -> list[Sequence[Any]]:
+    """Return the policy's held-out observations, each a list of ``To`` as a world gives them.
+
+    Raises:
+        PcmError: it has none.
+    """
+    if policy.vision is None:
+        return list(held_out_observations(path).numpy())
+    found = held_out_sights(path)
+    if not found:
+        raise PcmError(f"{path} holds no observations with images: use source=env, or train again")
+    steps = range(policy.config.obs_steps)
+    return [[{name: v[step] for name, v in seen.items()} for step in steps] for seen in found]
+
+
+def _beginnings(policy: DiffusionPolicy, world: World, path: str) -> list[Sequence[Any]]:
+    """Return observations to warm up on: the policy's own, or the world's first, ``To`` each."""
+    if policy.vision is None and policy.held_out is not None:
+        return _recorded(policy, path)
+    return [[world.first()] * policy.config.obs_steps]
 
 
 def warm_up(
-    planner: Planner, settings: ControlSettings, observations: np.ndarray[Any, Any]
+    planner: Planner, settings: ControlSettings, beginnings: Sequence[Sequence[Any]]
 ) -> DelayEstimator:
     """Make the first calls, which nobody counts, and estimate the delay from the last of them.
 
     Args:
         planner: policy and solver.
         settings: of the controller.
-        observations: ``(n, To, Do)``.
+        beginnings: observations as a world gives them, ``To`` in each; used in turn.
     """
     memory: Any = None
+    probe = Controller(planner.spec, settings)
 
     def call(i: int) -> None:
         nonlocal memory
-        request = PlanRequest(
-            id=i,
-            seed=0,
-            tick=i,
-            clock=0.0,
-            obs=observations[i % len(observations)],
-            prefix=np.zeros((0, planner.spec.action_dim), np.float32),
-            warm_start=settings.warm_start,
-            couple_noise=settings.couple_noise,
-            memory=memory,
-        )
-        memory = planner.plan(request).memory
+        probe.reset(0)
+        for observation in beginnings[i % len(beginnings)]:
+            probe.observe(observation)
+        request = probe.request()
+        if request is None:
+            raise PcmError(f"the first observation cannot be used: {probe.record.events[-1][2]}")
+        memory = planner.plan(replace(request, tick=i, memory=memory)).memory
 
     (spent,) = take_turns([call], CALLS, warmup=CALLS)
     period_ms = settings.period_ms(planner.spec)

@@ -7,7 +7,7 @@ the robot (``controller``, ``client``, ``wire``) imports with numpy, websockets 
 
 from pcm_policy.control.controller import Command, Controller
 from pcm_policy.control.delay import DelayEstimator
-from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.control.plan import Frame, Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ControlSettings",
     "Controller",
     "DelayEstimator",
+    "Frame",
     "Plan",
     "PlanRequest",
     "PolicySpec",

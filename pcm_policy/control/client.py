@@ -7,15 +7,19 @@ holds, slows down or stops as its settings say, and every tick tries to reconnec
 
 import contextlib
 import time
+from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from pcm_policy.checks import number, text
 from pcm_policy.control.background import PlanThread
 from pcm_policy.control.controller import Command, Controller
 from pcm_policy.control.delay import DelayEstimator, to_steps
-from pcm_policy.control.plan import Actions, Plan, PlanRequest
+from pcm_policy.control.images import ImageForm, frame_message
+from pcm_policy.control.plan import Actions, Frame, Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 from pcm_policy.control.wire import (
+    KEPT_FRAMES,
     MAX_BYTES,
     VERSION,
     WireError,
@@ -38,6 +42,7 @@ class Link:
         token: for a server that asks for one.
         connect_timeout_s: time to open a connection.
         reply_timeout_s: time to wait for a plan; after that the connection counts as lost.
+        images: how the images of cameras are sent.
 
     Attributes:
         connects: connections opened so far.
@@ -50,7 +55,10 @@ class Link:
         token: str | None = None,
         connect_timeout_s: float = 2.0,
         reply_timeout_s: float = 5.0,
+        images: ImageForm | None = None,
     ) -> None:
+        self.images = images or ImageForm()
+        self._there: deque[int] = deque()
         self.uri = text("uri", uri)
         for name, value in (
             ("connect_timeout_s", connect_timeout_s),
@@ -97,24 +105,47 @@ class Link:
         # a new connection has no memory of what an old one solved
         known = isinstance(request.memory, tuple) and request.memory[0] == self.connects
         after = request.memory[1] if known else None
-        try:
-            self._socket.send(encode(plan_message(request, after, self._reply_timeout)))
-            message = decode(self._socket.recv(timeout=self._reply_timeout))
-        except Exception as error:
-            self._back_off()
-            raise PcmError(f"connection to {self.uri} lost: {error or type(error)}") from error
-        if message["type"] == "error":
-            raise PcmError(_said(message))
-        if message["type"] != "chunk" or message.get("id") != request.id:
-            self._back_off()  # out of step: its next answer would be to an old question
-            raise WireError("type", "the server did not answer the question")
+        new = [f for f in dict.fromkeys(request.frames) if f.number not in self._there]
+        frames = [frame_message(frame, self.images) for frame in new]
+        asked = plan_message(request, after, self._reply_timeout) | {"new": frames}
+        message = self._asked(asked, "chunk", "id", request.id)
+        self._there.extend(frame.number for frame in new)
         plan = read_chunk(message, spec)
         self._wait = BACKOFF_S[0]  # it connects and answers: a server as it should be
         timing = message.get("timing")
         given = timing.items() if isinstance(timing, dict) else ()
         self.timing = {str(k): float(v) for k, v in given if isinstance(v, int | float)}
-        memory = (self.connects, plan.id)
-        return Plan(plan.id, plan.actions, memory, plan.rounds, plan.bound, plan.certified)
+        encode_ms = self.timing.get("encode_ms", 0.0)
+        return replace(plan, memory=(self.connects, plan.id), encode_ms=encode_ms)
+
+    def show(self, frame: Frame) -> float:
+        """Send a frame that will be needed, where there is a connection; returns milliseconds.
+
+        Raises:
+            PcmError: the connection was lost, the server refused, or it answered nonsense.
+        """
+        if self._socket is None or frame.number in self._there:
+            return 0.0
+        begin = time.perf_counter()
+        self._asked(frame_message(frame, self.images), "seen", "number", frame.number)
+        self._there.append(frame.number)
+        return (time.perf_counter() - begin) * 1e3
+
+    def _asked(self, message: dict[str, Any], kind: str, name: str, value: int) -> dict[str, Any]:
+        """Return the server's answer, a message of a kind whose ``name`` is ``value``."""
+        try:
+            self._socket.send(encode(message))
+            answer = decode(self._socket.recv(timeout=self._reply_timeout))
+        except Exception as error:
+            self._back_off()
+            raise PcmError(f"connection to {self.uri} lost: {error or type(error)}") from error
+        if answer["type"] == "error":
+            self._there.clear()  # what it has kept of this message it does not say
+            raise PcmError(_said(answer))
+        if answer["type"] != kind or answer.get(name) != value:
+            self._back_off()  # out of step: its next answer would be to an old question
+            raise WireError("type", "the server did not answer the question")
+        return answer
 
     def close(self) -> None:
         """Close the connection."""
@@ -155,6 +186,9 @@ class Link:
         if self.spec not in (None, spec):
             raise PcmError(f"{self.uri} serves another policy now: make a new controller")
         self.welcome = welcome
+        if spec.cameras and self.images.form not in welcome.get("images", ()):
+            raise PcmError(f"{self.uri} takes no JPEG: start it with serve.jpeg=true, or send raw")
+        self._there = deque(maxlen=KEPT_FRAMES * spec.obs_steps)
         return spec
 
 
@@ -193,6 +227,7 @@ class RemoteController:
         wait_share: share of a tick that ``mode="sync"`` waits for its plan.
         connect_timeout_s: time to open a connection.
         reply_timeout_s: time after which a server that does not answer counts as lost.
+        images: how the images of cameras are sent; None for their bytes as they are.
 
     Raises:
         PcmError: there is no server to begin with, or the settings do not fit its policy.
@@ -208,9 +243,10 @@ class RemoteController:
         wait_share: float = 0.8,
         connect_timeout_s: float = 2.0,
         reply_timeout_s: float = 5.0,
+        images: ImageForm | None = None,
     ) -> None:
         number("wait_share", wait_share, 0, 1)
-        self.link = Link(uri, token, connect_timeout_s, reply_timeout_s)
+        self.link = Link(uri, token, connect_timeout_s, reply_timeout_s, images)
         spec = self.link.open()
         settings = settings or ControlSettings()
         offered = self.link.welcome.get("kinds")
@@ -227,7 +263,7 @@ class RemoteController:
         delay = DelayEstimator(1e3 * self.period_s, initial_steps=first)
         self.controller = Controller(spec, settings, seed, delay)
         self._wait_s = wait_share * self.period_s if settings.mode == "sync" else 0.0
-        self._thread = PlanThread(self.link.ask)
+        self._thread = PlanThread(self.link.ask, self.link.show, spec.obs_steps)
         self._connects = self.link.connects
 
     def reset(self, seed: int, rest: Actions | None = None) -> None:
@@ -235,7 +271,7 @@ class RemoteController:
         self.controller.reset(seed, rest)
 
     def step(self, frame: Any) -> Command:
-        """Turn the newest observation ``(Do,)`` into this tick's command."""
+        """Turn the newest observation into this tick's command; see :meth:`.Controller.observe`."""
         end = time.perf_counter() + self._wait_s
         controller = self.controller
         controller.observe(frame)
@@ -243,6 +279,8 @@ class RemoteController:
         request = controller.request()
         if request is not None:
             self._thread.submit(request)
+        elif controller.newest is not None:
+            controller.drop(self._thread.show(controller.newest))
         while controller.waiting is not None and time.perf_counter() < end:
             self._take(end - time.perf_counter())
         if self.link.connects != self._connects:

@@ -33,7 +33,6 @@ continue.
 """
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +40,11 @@ import numpy as np
 
 from pcm_policy.checks import LARGEST_SEED, numbers, whole
 from pcm_policy.control.delay import DelayEstimator
-from pcm_policy.control.plan import Actions, ActiveChunk, Plan, PlanRequest, blend
-from pcm_policy.control.safety import Gate, Record, chunk_fault, frame_fault
+from pcm_policy.control.frames import BadFrame, read_frame
+from pcm_policy.control.plan import Actions, ActiveChunk, Frame, Plan, PlanRequest, blend
+from pcm_policy.control.safety import Gate, Record, chunk_fault
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 from pcm_policy.errors import PcmError
-from pcm_policy.fields import join_fields
-from pcm_policy.history import History
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ class Controller:
         first = None if rest is None else self._rest(rest)
         self.seed, self.tick, self.clock, self.stopped = seed, -1, 0.0, False
         self.gaps: deque[tuple[int, float]] = deque(maxlen=4096)
-        self._history = History(self.spec.obs_steps)
+        self._frames: deque[Frame] = deque(maxlen=self.spec.obs_steps)
         self._past: deque[Actions] = deque(maxlen=max(self.spec.obs_steps - 1, 1))
         self._chunk: ActiveChunk | None = None
         self._planned = 0.0
@@ -154,15 +152,19 @@ class Controller:
         """Begin a tick with its observation; one that is not usable is not kept.
 
         Args:
-            frame: ``(Do,)``, or a dictionary that has the entries ``spec.obs_fields``.
+            frame: ``(Do,)``, or a dictionary that has the entries ``spec.obs_fields`` and an image
+                of every camera; see :func:`~pcm_policy.control.frames.read_frame`.
         """
         self.tick += 1
         self.record.count("ticks")
-        frame, self._frame_fault = _joined(frame, self.spec)
-        if self._frame_fault is not None:
-            self.record.event(self.tick, "bad_observation", self._frame_fault)
+        try:
+            kept = read_frame(frame, self.spec)
+        except BadFrame as error:
+            self._frame_fault = str(error)
+            self.record.event(self.tick, error.kind, self._frame_fault)
             return
-        self._history.add(np.asarray(frame, np.float32))
+        self._frame_fault = None
+        self._frames.extend([kept] * (1 if self._frames else self.spec.obs_steps))
 
     def request(self) -> PlanRequest | None:
         """Return what to solve now, or None: not yet, not twice, and never from a bad frame."""
@@ -182,7 +184,7 @@ class Controller:
             seed=self.seed,
             tick=self.tick,
             clock=self.clock,
-            obs=self._history.stacked(),
+            obs=np.stack([frame.state for frame in self._frames]),
             prefix=prefix,
             past=past,
             executed=int(self.clock - self._memory_clock),
@@ -190,6 +192,7 @@ class Controller:
             couple_noise=settings.couple_noise,
             prefix_input=settings.prefix_input,
             memory=self._memory,
+            frames=tuple(self._frames) if self.spec.cameras else (),
         )
         self.record.count("requests")
         return self._pending
@@ -211,6 +214,8 @@ class Controller:
             return False
         if latency_ms is not None:
             self.delay.record(latency_ms)
+        for _ in range(plan.late_frames):
+            self.record.event(self.tick, "late_frame", "it was encoded while a solve waited for it")
         self._pending = None
         age, oldest = self.tick - request.tick, self.settings.stale_steps or self.spec.usable
         if age > oldest or self.clock - request.clock >= self.spec.usable:
@@ -232,6 +237,17 @@ class Controller:
             return
         self._pending, self._solve_fault = None, reason
         self.record.event(self.tick, "failed_solve", reason)
+
+    def drop(self, frames: int) -> None:
+        """Count frames that were given up before they were encoded, because newer ones came."""
+        for _ in range(frames):
+            self.record.event(self.tick, "dropped_frame", "a newer frame came before it")
+
+    @property
+    def newest(self) -> Frame | None:
+        """The frame of this tick, to be encoded; None without cameras or if it is not usable."""
+        known = bool(self.spec.cameras) and self._frame_fault is None
+        return self._frames[-1] if known else None
 
     @property
     def waiting(self) -> PlanRequest | None:
@@ -327,13 +343,3 @@ class Controller:
         if count:
             off = (new.ahead(self.clock, count) - old[:count]) / self.spec.action_range
             self.gaps.append((self.tick, float(np.sqrt(np.mean(np.square(off))))))
-
-
-def _joined(frame: Any, spec: PolicySpec) -> tuple[Any, str | None]:
-    """Return an observation as an array ``(Do,)``, and what is wrong with it, or None."""
-    if isinstance(frame, Mapping):
-        try:
-            frame = join_fields(frame, spec.obs_fields)
-        except (PcmError, TypeError, ValueError) as error:
-            return frame, str(error)
-    return frame, frame_fault(frame, spec)

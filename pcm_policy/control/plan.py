@@ -1,12 +1,40 @@
 """Requests and plans, which controller and solver exchange, and the blend of two plans."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.fields import STATE
+
 Actions = NDArray[np.float32]
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What a robot saw in one tick, checked.
+
+    A planner encodes the images of a frame once and keeps the features for as long as the frame is
+    kept. Two frames are therefore never equal, whatever they show.
+
+    Attributes:
+        state: ``(Do,)`` the numbers of the observation, raw.
+        images: ``(H, W, 3)`` of every camera; empty for a policy without cameras.
+        number: names it on the wire; counts the frames of a process.
+
+    Example:
+        >>> frame = Frame(np.zeros(2, np.float32), {"top": np.zeros((96, 96, 3), np.uint8)})
+        >>> list(frame.images)
+        ['top']
+    """
+
+    state: NDArray[np.float32]
+    images: Mapping[str, Image] = field(default_factory=dict)
+    number: int = field(default_factory=count().__next__)
 
 
 @dataclass(frozen=True)
@@ -18,7 +46,7 @@ class PlanRequest:
         seed: of the episode; names the noise together with ``tick``.
         tick: control step of the newest observation.
         clock: executed steps of plans, see :class:`~.controller.Controller`.
-        obs: ``(To, Do)`` raw observations, oldest first.
+        obs: ``(To, Do)`` the numbers of the observations, raw, oldest first.
         prefix: ``(n, Da)`` raw actions that are known already; may be empty.
         past: number of prefix actions before the newest observation, 0...``To - 1``.
         executed: steps executed since the solve that gave ``memory``.
@@ -26,6 +54,8 @@ class PlanRequest:
         couple_noise: shift the noise of that solve.
         prefix_input: show the network the prefix as well.
         memory: the planner's data of the last accepted solve, or None; opaque here.
+        frames: the ``To`` frames that were observed, oldest first; empty for a policy without
+            cameras. The first frame of an episode stands for those before it.
 
     Example:
         >>> import numpy as np
@@ -53,6 +83,15 @@ class PlanRequest:
     couple_noise: bool = False
     prefix_input: bool = False
     memory: Any = None
+    frames: tuple[Frame, ...] = ()
+
+    @property
+    def observation(self) -> Any:
+        """What was observed as ``predict`` takes it: ``(To, Do)``, with cameras a dictionary."""
+        if not self.frames:
+            return self.obs
+        images = {k: np.stack([f.images[k] for f in self.frames]) for k in self.frames[-1].images}
+        return images | ({STATE: self.obs} if self.obs.shape[1] else {})
 
 
 @dataclass(frozen=True)
@@ -68,6 +107,8 @@ class Plan:
             if there is no estimate.
         certified: whether the chunk is the sequential sampler's.
         fault: why there are no usable actions, or None.
+        encode_ms: time that encoding frames took in this plan, part of its solve time.
+        late_frames: frames before the newest one that were not encoded when the solve began.
 
     Example:
         >>> plan = Plan(id=1, actions=np.zeros((4, 1), np.float32), rounds=2)
@@ -82,6 +123,8 @@ class Plan:
     bound: float = float("inf")
     certified: bool = False
     fault: str | None = None
+    encode_ms: float = 0.0
+    late_frames: int = 0
 
 
 @dataclass(frozen=True)

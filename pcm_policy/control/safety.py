@@ -33,8 +33,8 @@ def frame_fault(frame: Any, spec: PolicySpec) -> str | None:
     if len(bad):
         return f"observation is not finite in dimension {bad[0]}: {array[bad[0]]}"
     excess = _excess(array, spec.obs_low, spec.obs_high)
-    worst = int(excess.argmax())
-    if not excess[worst] <= spec.max_excess:
+    worst = int(excess.argmax()) if len(excess) else 0
+    if len(excess) and not excess[worst] <= spec.max_excess:
         return (
             f"observation is out of range in dimension {worst}: {array[worst]:g} against "
             f"{spec.obs_low[worst]:g} to {spec.obs_high[worst]:g} in training"

@@ -1,7 +1,7 @@
 """What a controller needs to know of its policy, and the settings of its user."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +19,8 @@ LimitFallback = Literal["clip", "hold", "stop"]
 Passing = Annotated[int, Range(least=0, most=MOST_STEPS)]
 Executed = Annotated[int, Range(least=1, most=MOST_STEPS)]
 MOST_NUMBERS = 1_000_000  # in an observation or an action
+MOST_CAMERAS = 32
+MOST_PIXELS = 10_000  # in a row or a column of an image
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class PolicySpec:
     """The shapes, rates and ranges of a policy: all that the robot's side needs of it.
 
     Attributes:
-        obs_dim: ``Do``.
+        obs_dim: ``Do``, numbers in one observation beside its images.
         action_dim: ``Da``.
         horizon: ``T``, predicted steps.
         obs_steps: ``To``, observed steps.
@@ -40,6 +42,7 @@ class PolicySpec:
             training range is refused.
         obs_fields: entries of an observation that is a dictionary, in order; see
             :func:`pcm_policy.fields.join_fields`.
+        cameras: height and width of every camera's images, in pixels; empty for a policy without.
 
     Raises:
         PcmError: a value of another type or out of range, or ranges that are not ranges.
@@ -65,10 +68,12 @@ class PolicySpec:
     action_high: tuple[float, ...]
     max_excess: float = 1.0
     obs_fields: tuple[str, ...] = ()
+    cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("obs_dim", "action_dim"):
-            whole(f"policy {name}", getattr(self, name), 1, MOST_NUMBERS)
+        object.__setattr__(self, "cameras", _cameras(self.cameras))
+        whole("policy obs_dim", self.obs_dim, 0 if self.cameras else 1, MOST_NUMBERS)
+        whole("policy action_dim", self.action_dim, 1, MOST_NUMBERS)
         for name in ("horizon", "obs_steps", "action_steps"):
             whole(f"policy {name}", getattr(self, name), 1, MOST_STEPS)
         if self.obs_steps - 1 + self.action_steps > self.horizon:
@@ -84,11 +89,19 @@ class PolicySpec:
             check_range(f"policy {kind}", low, high)
 
     def _bound(self, name: str, width: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if width == 0 and len(getattr(self, name)) == 0:
+            object.__setattr__(self, name, ())
+            return np.zeros(0)
         values = vector(f"policy {name}", getattr(self, name), finite=False)
         if values.shape != (width,):
             raise PcmError(f"policy {name} has shape {values.shape}, expected ({width},)")
         object.__setattr__(self, name, tuple(values.tolist()))
         return values
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame's images."""
+        return sum(3 * height * width for height, width in self.cameras.values())
 
     @property
     def usable(self) -> int:
@@ -267,6 +280,19 @@ def _names(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
         raise PcmError(f"policy obs_fields={values!r}: expected a list of names")
     return tuple(values)
+
+
+def _cameras(values: Any) -> dict[str, tuple[int, int]]:
+    """Read the cameras of a description: names, and heights and widths in pixels."""
+    if not isinstance(values, Mapping) or len(values) > MOST_CAMERAS:
+        raise PcmError(f"policy cameras={values!r}: expected at most {MOST_CAMERAS} by name")
+    found: dict[str, tuple[int, int]] = {}
+    for name, size in values.items():
+        if not isinstance(name, str) or not isinstance(size, list | tuple) or len(size) != 2:
+            raise PcmError(f"policy cameras: {name!r}={size!r} is not a height and a width")
+        height, width = (whole(f"policy cameras.{name}", n, 1, MOST_PIXELS) for n in size)
+        found[name] = (height, width)
+    return found
 
 
 def _hold(values: Any) -> tuple[float | None, ...]:

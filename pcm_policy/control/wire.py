@@ -1,17 +1,24 @@
 """Messages between a robot and a policy server: msgpack maps with plain arrays in them.
 
-Needs numpy and msgpack alone. Version 1; after a WebSocket is open:
+Needs numpy and msgpack alone. Version 2; after a WebSocket is open:
 
-1. client ``{type: hello, version: 1}``;
-   server ``{type: welcome, version: 1, policy, spec, solver, latency_ms, kinds, limits}``.
+1. client ``{type: hello, version: 2}``;
+   server ``{type: welcome, version: 2, policy, spec, solver, latency_ms, kinds, images, limits}``.
 2. client ``{type: plan, id, seed, tick, obs (To, Do), prefix (n, Da), past, executed, after,
-   warm_start, couple_noise, prefix_input, patience_s}``, where ``after`` is the id of the plan
-   that was accepted last, or nil, and ``patience_s`` how long the client waits for the answer;
-   server ``{type: chunk, id, actions (T - To + 1, Da), rounds, bound, certified, timing}`` with the
-   timing in milliseconds (``queue_ms``, ``solve_ms``, ``total_ms``) and the ``batch`` it was in.
-3. Anything that is wrong: ``{type: error, id, code, message}``.
+   warm_start, couple_noise, prefix_input, patience_s, frames, new}``, where ``after`` is the id of
+   the plan that was accepted last, or nil, and ``patience_s`` how long the client waits for the
+   answer; with cameras ``frames`` are the numbers of the ``To`` observed frames, and ``new`` those
+   of them that the server does not have, ``{number, images}`` each;
+   server ``{type: chunk, id, actions (T - To + 1, Da), rounds, bound, certified, late_frames,
+   timing}`` with the timing in milliseconds (``queue_ms``, ``solve_ms``, ``encode_ms`` of it,
+   ``total_ms``) and the ``batch`` it was in.
+3. with cameras, client ``{type: frame, number, images}`` when a frame comes and no plan is asked
+   for, so that it is encoded before one is; server ``{type: seen, number, dropped}``, ``dropped``
+   older ones given up for it. The server keeps the newest ``2 To`` frames of a connection.
+4. Anything that is wrong: ``{type: error, id, code, message}``.
 
-An array is ``{dtype: "<f4" | "<f8", shape: [...], data: bytes}``.
+An array is ``{dtype: "<f4" | "<f8", shape: [...], data: bytes}``; images are described in
+:mod:`pcm_policy.control.images`.
 """
 
 import math
@@ -27,8 +34,9 @@ from pcm_policy.control.settings import WARM_STARTS, PolicySpec
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
 
-VERSION = 1
+VERSION = 2
 MAX_BYTES = 1 << 20
+KEPT_FRAMES = 2  # times ``To``: the newest frames of a connection that its server keeps
 DTYPES = ("<f4", "<f8")
 LARGEST = 2**31 - 1
 
@@ -37,8 +45,9 @@ class WireError(PcmError):
     """A message that cannot be used.
 
     Attributes:
-        code: ``garbage``, ``type``, ``field``, ``shape``, ``value`` or ``version``; from a server
-            ``busy``, ``closing``, ``kind`` or ``solve`` as well.
+        code: ``garbage``, ``type``, ``field``, ``shape``, ``value``, ``version`` or ``frame`` (one
+            that the server does not have); from a server ``busy``, ``closing``, ``kind`` or
+            ``solve`` as well.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -139,11 +148,12 @@ def plan_message(
         "warm_start": request.warm_start,
         "couple_noise": request.couple_noise,
         "prefix_input": request.prefix_input,
+        "frames": [frame.number for frame in request.frames],
     }
 
 
 def read_plan(message: Mapping[str, Any], spec: PolicySpec) -> tuple[PlanRequest, int | None]:
-    """Return the request in a message, without memory, and the id that it comes after.
+    """Return the request in a message, and the id that it comes after; without memory and frames.
 
     Raises:
         WireError: a field is missing, of the wrong kind, shape or range.
@@ -176,6 +186,18 @@ def read_plan(message: Mapping[str, Any], spec: PolicySpec) -> tuple[PlanRequest
     return request, after
 
 
+def read_frames(message: Mapping[str, Any], spec: PolicySpec) -> list[int]:
+    """Return the numbers of the frames of a request, ``To`` with cameras and none without.
+
+    Raises:
+        WireError: they are something else.
+    """
+    numbers, count = message.get("frames", []), spec.obs_steps if spec.cameras else 0
+    if not isinstance(numbers, list) or len(numbers) != count:
+        raise WireError("field", f"frames are the numbers of {count} frames")
+    return [natural({"frames": n}, "frames") for n in numbers]
+
+
 def read_patience(message: Mapping[str, Any]) -> float:
     """Return how many seconds the client of a request waits; infinity where it does not say.
 
@@ -200,6 +222,7 @@ def chunk_message(plan: Plan, timing: Mapping[str, float]) -> dict[str, Any]:
         "rounds": plan.rounds,
         "bound": plan.bound,
         "certified": plan.certified,
+        "late_frames": plan.late_frames,
         "timing": dict(timing),
     }
 
@@ -219,6 +242,7 @@ def read_chunk(message: Mapping[str, Any], spec: PolicySpec) -> Plan:
         rounds=natural(message, "rounds"),
         bound=float(bound) if isinstance(bound, int | float) and bound >= 0 else math.inf,
         certified=message.get("certified") is True,
+        late_frames=natural({"late_frames": 0, **message}, "late_frames", spec.obs_steps),
     )
 
 

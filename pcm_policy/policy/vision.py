@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from pcm_policy.checks import flag, numbers
 from pcm_policy.errors import PcmError
-from pcm_policy.networks.camera import CameraEncoder, Size
+from pcm_policy.fields import STATE
+from pcm_policy.networks.camera import CameraEncoder, Size, centre_crop
 from pcm_policy.networks.resnet import CHANNELS
 
-STATE = "state"
 _PIXELS = 10_000  # a config could name any size
 _MOST = 100_000
 _CAMERAS = 32
@@ -173,13 +173,44 @@ class Vision(nn.Module):
         Returns:
             ``(B, To, Do)``: the state, raw, and the features.
         """
-        features = {}
-        for i, name in enumerate(self.config.cameras):
-            image = images[name]
-            pixels = image.flatten(0, 1).to(state.dtype) / 255
-            x = (pixels * self.scale[i] + self.shift[i]).permute(0, 3, 1, 2)
-            encoder = self.encoders[0 if self.config.shared else i]
-            features[name] = encoder(x).view(*image.shape[:2], -1)
+        flat = self.encode({name: image.flatten(0, 1) for name, image in images.items()})
+        return self.join(state, {k: v.unflatten(0, state.shape[:2]) for k, v in flat.items()})
+
+    def encode(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features of images, which do not depend on what else is encoded.
+
+        Args:
+            images: ``(n, H, W, 3)`` uint8 for every camera.
+
+        Returns:
+            ``(n, F)`` for every camera.
+        """
+        names = list(self.config.cameras)
+        ready = [self._ready(i, images[name]) for i, name in enumerate(names)]
+        if self.config.shared and not self.training and len({x.shape[1:] for x in ready}) == 1:
+            found = self.encoders[0](torch.cat(ready)).chunk(len(ready))  # one batch for all
+        else:
+            found = [self.encoders[0 if self.config.shared else i](x) for i, x in enumerate(ready)]
+        return dict(zip(names, found, strict=True))
+
+    def _ready(self, i: int, image: Tensor) -> Tensor:
+        """Normalise a camera's images ``(n, H, W, 3)``: ``(n, 3, h, w)``, channels last in memory.
+
+        What a crop in the middle leaves out is left out first, so that it is never converted.
+        """
+        crop = self.config.crop
+        if crop is not None and self.config.resize is None and not self.training:
+            image = centre_crop(image.permute(0, 3, 1, 2), crop).permute(0, 2, 3, 1)
+        pixels = image.to(self.scale.dtype) / 255
+        return (pixels * self.scale[i] + self.shift[i]).permute(0, 3, 1, 2)
+
+    def join(self, state: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        """Return the observation vector ``(..., Do)`` of state ``(..., state_dim)`` and features.
+
+        Args:
+            state: raw.
+            features: ``(..., F)`` of every camera.
+        """
         parts, at = [], 0
         for part in self.config.layout:
             if isinstance(part, str):

@@ -13,11 +13,10 @@ solves are put off until a plan is due and then done for many episodes at once.
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pcm_policy.control.config import Rest
 from pcm_policy.control.controller import Controller
@@ -25,6 +24,7 @@ from pcm_policy.control.delay import DelayEstimator, LatencyModel, to_steps
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
+from pcm_policy.measure.statistics import percentiles
 from pcm_policy.rollout.episodes import Actions, Run, Seated, in_rows
 from pcm_policy.rollout.seams import SeamMetrics, seam_metrics
 from pcm_policy.runtime.timing import take_turns
@@ -49,6 +49,7 @@ class Pilot:
     observed: bool = False
     seams: list[bool] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+    encodes: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
 
 
@@ -61,12 +62,14 @@ class ControlOutcome:
         seams: how smooth the commands were.
         latencies_ms: of all plans, episode by episode; at most the first 100 000.
         rounds: mean rounds of a solve; None if there was none.
+        encode_ms: percentiles of the time that encoding one frame took; None without cameras.
     """
 
     counts: dict[str, int]
     seams: SeamMetrics
     latencies_ms: tuple[float, ...]
     rounds: float | None
+    encode_ms: dict[str, float] | None = None
 
     @property
     def miss_rate(self) -> float:
@@ -77,6 +80,7 @@ class ControlOutcome:
         """Return plain data for JSON."""
         return {
             "rounds": self.rounds,
+            "encode_ms": self.encode_ms,
             "counts": self.counts,
             "miss_rate": self.miss_rate,
             "seams": self.seams.to_json(),
@@ -121,18 +125,14 @@ class ControlAgent:
         self.period_ms = settings.period_ms(planner.spec)
         self.measured_ms = self._warm_up() if latency.measured else 0.0
         self._pilots: dict[int, Pilot] = {}
-        self._seen: list[NDArray[np.float32]] = []
+        self._seen: list[Any] = []
 
     def _warm_up(self) -> float:
         """Solve a few times: what a first call costs is not what a robot in motion would see."""
-        spec = self.planner.spec
-        probe = Controller(spec, self.settings)
-        probe.observe(np.add(spec.obs_low, spec.obs_high) / 2)
-        request = probe.request()
-        assert request is not None
+        kind = {"warm_start": self.settings.warm_start, "couple_noise": self.settings.couple_noise}
 
         def solve(_: int) -> None:
-            self.planner.plan(request)
+            self.planner.plan(replace(self.planner.example("plain"), **kind))  # of a new frame
 
         return take_turns([solve], 1, warmup=WARMUP)[0][0]
 
@@ -163,6 +163,7 @@ class ControlAgent:
         """Summarise what the controllers did in some episodes."""
         pilots = [self._pilots[run.index] for run in runs]
         counts, rounds = Counter[str](), [r for p in pilots for r in p.rounds]
+        encodes = [ms for p in pilots for ms in p.encodes]
         parts = []
         for run, pilot in zip(runs, pilots, strict=True):
             counts.update(pilot.controller.record.counts)
@@ -175,10 +176,11 @@ class ControlAgent:
             seams=seam_metrics(parts, self.settings.control_hz or self.planner.spec.control_hz),
             latencies_ms=tuple(x for p in pilots for x in p.latencies)[:KEPT_LATENCIES],
             rounds=float(np.mean(rounds)) if rounds else None,
+            encode_ms=percentiles(encodes) if encodes else None,
         )
 
-    def observations(self) -> list[NDArray[np.float32]]:
-        """Return some of the observations that were planned from, each ``(To, Do)``."""
+    def observations(self) -> list[Any]:
+        """Return some of the observations that were planned from, each as ``predict`` takes it."""
         return list(self._seen)
 
     def _advance(self, pilot: Pilot, frame: Any) -> tuple[bool, Actions | None]:
@@ -206,7 +208,10 @@ class ControlAgent:
     def _start(self, pilot: Pilot, request: PlanRequest) -> None:
         pilot.request, pilot.plan, spent = request, None, 0.0
         if len(self._seen) < KEPT_OBSERVATIONS:
-            self._seen.append(request.obs)
+            self._seen.append(request.observation)
+        for frame in request.frames[:-1]:  # a robot's planner has encoded them when they came
+            if frame is not request.frames[-1]:
+                pilot.encodes += [ms for ms in [self.planner.see(frame)] if ms]
         if self.latency.measured:
             plan, spent = self._timed(request)
             self._deliver(pilot, plan)
@@ -224,6 +229,7 @@ class ControlAgent:
     def _deliver(self, pilot: Pilot, plan: Plan) -> None:
         pilot.plan = plan
         pilot.rounds.append(plan.rounds)
+        pilot.encodes += [plan.encode_ms] if plan.encode_ms else []
         if self.watch is not None and pilot.request is not None:
             self.watch(pilot.request, plan)
 

@@ -22,6 +22,7 @@ from pcm_policy.rollout.robomimic_policy import RobomimicPolicy
 from pcm_policy.solvers.registry import Solver
 
 NOT_CONTROLLED: dict[str, Any] = {
+    "encode_ms": None,
     "counts": None,
     "miss_rate": None,
     "seams": None,
@@ -186,6 +187,6 @@ def needs_controller(settings: ControlSettings, latency: str) -> bool:
     """Whether an evaluation goes through a controller.
 
     Without latency and with every setting as it is by default a controller changes no episode, so
-    that there is none: its policy may then have cameras, or be another package's.
+    that there is none: its policy may then be another package's.
     """
     return latency != "none" or settings != ControlSettings()

@@ -6,6 +6,10 @@ until ``wait_share`` of the tick is over; an asynchronous one never waits. Two t
 deadline miss: a plan that was due and was not there (the controller's ``on_late`` decides what is
 sent then), and a command that left after the end of its tick (an overrun). Ticks that an overrun
 swallowed are skipped, not made up for.
+
+Frames of cameras are encoded in the thread that solves, when they come and it has nothing else to
+do: a solve finds the features of all frames but the newest. ``encode`` is the time of every frame,
+``solve`` the time from request to plan, encoding of the newest frame included.
 """
 
 import gc
@@ -18,11 +22,12 @@ from typing import Any
 
 from pcm_policy.control.background import PlanThread, Solved
 from pcm_policy.control.controller import Controller
-from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.control.plan import Frame, Plan, PlanRequest
 from pcm_policy.control.times import Times, growth, resident_mib
 from pcm_policy.rollout.worlds import World
 
-STAGES = ("jitter", "observe", "wait", "act", "send", "tick", "solve", "deadline_slack")
+STAGES = ("jitter", "observe", "wait", "act", "send", "tick", "encode", "solve", "deadline_slack")
+TICK = STAGES[:6]
 SPIN_S = 0.0003
 KEPT_SPANS = 512
 SWITCH_S = 0.0005  # how long a solving thread may keep the interpreter from the loop
@@ -99,6 +104,7 @@ def run_loop(
     world: World,
     duration_s: float,
     *,
+    see: Callable[[Frame], float] | None = None,
     wait_share: float = 0.8,
     progress: Progress = lambda ticks, _: ticks,
 ) -> LoopResult:
@@ -109,6 +115,7 @@ def run_loop(
         solve: from request to plan; runs in a thread. Warm it up first.
         world: what is controlled.
         duration_s: how long.
+        see: encodes a frame when it comes, in the same thread, and returns the milliseconds.
         wait_share: share of a tick that a synchronous controller waits for its plan.
         progress: shows how far it has come.
 
@@ -118,7 +125,7 @@ def run_loop(
     period = controller.settings.period_ms(controller.spec) / 1e3
     total = max(round(duration_s / period), 1)
     loop = _Loop(controller, world, period, wait_share, total)
-    thread = PlanThread(solve)
+    thread = PlanThread(solve, see, controller.spec.obs_steps)
     interval = sys.getswitchinterval()
     gc.collect()
     gc.freeze()  # what is there now is never looked at again by the collector
@@ -169,6 +176,8 @@ class _Loop:
         request = controller.request()
         if request is not None:
             thread.submit(request)
+        elif controller.newest is not None:
+            controller.drop(thread.show(controller.newest))
         asked = clock()
         if controller.waiting is not None and self.wait > 0:
             self._take(thread.take(max(target + self.wait - asked, 0.0)))
@@ -181,8 +190,10 @@ class _Loop:
             seed, rest = self.world.begin()
             controller.reset(seed, rest)
         parts = (begin - target, asked - begin, waited - asked, acted - waited, end - acted)
-        for name, spent in zip(STAGES, (*parts, end - begin), strict=False):
+        for name, spent in zip(TICK, (*parts, end - begin), strict=True):
             times[name].add(spent * 1e3)
+        for spent in thread.encoded():
+            times["encode"].add(spent)
         times["deadline_slack"].add(max(target + self.period - acted, 0.0) * 1e3)
         self.sent.append((target - self.start, acted - self.start, command.how))
         self.first_sent = self.first_sent if self.ticks else acted
@@ -203,6 +214,8 @@ class _Loop:
         if solved.plan is None:
             self.controller.reject(solved.request.id, solved.error)
             return
+        if solved.plan.encode_ms:
+            self.times["encode"].add(solved.plan.encode_ms)
         self.controller.accept(solved.plan, solved.latency_ms)
         if solved.plan.bound < float("inf"):
             self.bound = max(self.bound, solved.plan.bound)

@@ -1,5 +1,6 @@
 """What a real-time loop controls: an environment, or recorded observations."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -103,26 +104,24 @@ class RecordedWorld:
     """Recorded observations in a circle: timing without a simulator.
 
     Args:
-        frames: ``(n, Do)``.
+        frames: ``(n, Do)``, or observations that are dictionaries.
     """
 
-    def __init__(self, frames: NDArray[np.float32]) -> None:
+    def __init__(self, frames: Sequence[Any] | NDArray[np.float32]) -> None:
         self._frames, self._next = frames, 0
 
     def begin(self) -> tuple[int, Actions | None]:
         """Start once; there is no end."""
         return 0, None
 
-    def first(self) -> NDArray[np.float32]:
+    def first(self) -> Any:
         """Return the first recorded observation."""
-        begin: NDArray[np.float32] = self._frames[0]
-        return begin
+        return self._frames[0]
 
-    def frame(self) -> NDArray[np.float32]:
+    def frame(self) -> Any:
         """Return the next recorded observation."""
         self._next = (self._next + 1) % len(self._frames)
-        newest: NDArray[np.float32] = self._frames[self._next]
-        return newest
+        return self._frames[self._next]
 
     def send(self, action: Actions | None) -> bool:
         """Ignore a command."""

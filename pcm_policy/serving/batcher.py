@@ -1,23 +1,26 @@
 """Solve the requests of several clients together, where that is faster."""
 
 import asyncio
-import contextlib
-import queue
-import threading
+import logging
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.control.plan import Frame, Plan, PlanRequest
+from pcm_policy.control.times import Times
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.runtime.timing import Side, take_turns
 from pcm_policy.serving.planner import Planner
+from pcm_policy.serving.worker import Worker
 
+LOG = logging.getLogger("pcm_policy.serve")
 SIZES = (1, 2, 4, 8, 16)
 COMPILED_SIZES = (1, 4, 16)  # each takes seconds to compile, for every kind
 CALLS, WARMUP = 5, 2
+KEPT_TIMES = 10_000
 
 
 class Refused(PcmError):
@@ -68,6 +71,33 @@ class Waiting:
     answer: "asyncio.Future[Served]"
     came: float = field(default_factory=time.perf_counter)
     patience_s: float = float("inf")
+
+
+@dataclass
+class FrameCounts:
+    """What became of the frames of all clients.
+
+    Attributes:
+        seen: frames that came before a plan needed them.
+        dropped: of these given up, because newer ones of the same client came.
+        late: frames before the newest one of a request that its solve had to encode.
+        times: of every encoded frame, and of the frames of a request together.
+    """
+
+    seen: int = 0
+    dropped: int = 0
+    late: int = 0
+    times: Times = field(default_factory=lambda: Times(KEPT_TIMES))
+
+    def encoded(self, ms: float) -> None:
+        """Count the time that encoding took, if anything was encoded."""
+        if ms:
+            self.times.add(ms)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        counts = {"seen": self.seen, "dropped": self.dropped, "late": self.late}
+        return counts | {"encode_ms": self.times.summary()}
 
 
 def measure(planner: Planner, sizes: Sequence[int] = SIZES) -> dict[int, float]:
@@ -128,7 +158,9 @@ class Batcher:
         self._served: dict[Hashable, float] = {}
         self._arrived = asyncio.Event()
         self._closed, self._latest_s = False, min(self._cost.values()) / 1e3
-        self._solver = Solver(planner.plan_batch)
+        self._worker = Worker()
+        self._shown: deque[tuple[Hashable, Frame]] = deque()
+        self.frames = FrameCounts()
 
     async def plan(
         self, request: PlanRequest, client: Hashable = None, patience_s: float = float("inf")
@@ -152,23 +184,46 @@ class Batcher:
             )
         if self._closed:
             raise Refused("closing", "the server is closing")
+        self._shown = deque(item for item in self._shown if item[1] not in request.frames)
         answer: asyncio.Future[Served] = asyncio.get_running_loop().create_future()
         self._queue.append(Waiting(request, kind, client, answer, patience_s=patience_s))
         self._arrived.set()
         return await answer
 
+    def show(self, frame: Frame, client: Hashable, room: int) -> int:
+        """Encode a frame as soon as nobody waits for a plan.
+
+        Args:
+            frame: what a client has seen; a plan that comes first encodes it itself.
+            client: whose it is.
+            room: frames of a client that wait, at most.
+
+        Returns:
+            How many older ones of this client were given up for it.
+        """
+        self._shown.append((client, frame))
+        mine = [item for item in self._shown if item[0] is client]
+        dropped = mine[: max(len(mine) - room, 0)]
+        for item in dropped:
+            self._shown.remove(item)
+        self.frames.seen += 1
+        self.frames.dropped += len(dropped)
+        self._arrived.set()
+        return len(dropped)
+
     def forget(self, client: Hashable) -> None:
         """Drop what is known of a client that has gone."""
         self._served.pop(client, None)
+        self._shown = deque(item for item in self._shown if item[0] is not client)
 
     @property
     def solving(self) -> bool:
         """Whether a solve is under way."""
-        return self._solver.busy
+        return self._worker.busy
 
     def close(self) -> None:
         """End the solving thread, without waiting for a solve under way."""
-        self._solver.close()
+        self._worker.close()
 
     async def run(self) -> None:
         """Serve until cancelled; then whoever waits is told."""
@@ -176,11 +231,13 @@ class Batcher:
         try:
             while True:
                 group = self._next()
-                if not group:
+                if group:
+                    await self._solve(group)
+                elif self._shown:
+                    await self._encode(self._shown.popleft()[1])
+                else:
                     self._arrived.clear()
                     await self._arrived.wait()
-                    continue
-                await self._solve(group)
         finally:
             self._closed = True
             for item in (*group, *self._queue):
@@ -208,12 +265,20 @@ class Batcher:
         late = now - item.came + self._latest_s > item.patience_s
         return late, self._served.get(item.client, 0.0), -item.came
 
+    async def _encode(self, frame: Frame) -> None:
+        try:
+            self.frames.encoded(await self._worker(lambda: self._planner.see(frame)))
+        except Exception as error:  # the request that needs the frame will say so too
+            LOG.debug("frame %d: %s", frame.number, error)
+
     async def _solve(self, group: list[Waiting]) -> None:
         size = best_size(self._cost, len(group))
         begin = time.perf_counter()
         try:
             requests = [item.request for item in group]
-            plans = await self._solver(requests, range(len(requests)), size)
+            plans = await self._worker(
+                lambda: self._planner.plan_batch(requests, range(len(requests)), size)
+            )
         except Exception as error:  # one bad solve must not end the server
             for item in group:
                 _refuse(item, "solve", f"{type(error).__name__}: {error}")
@@ -221,57 +286,13 @@ class Batcher:
         end = time.perf_counter()
         self._latest_s = end - begin
         for item, plan in zip(group, plans, strict=True):
+            self.frames.encoded(plan.encode_ms)
+            self.frames.late += plan.late_frames
             if item.client is not None:
                 self._served[item.client] = end
             if not item.answer.done():
                 wait, spent = (begin - item.came) * 1e3, (end - begin) * 1e3
                 item.answer.set_result(Served(plan, wait, spent, len(group)))
-
-
-class Solver:
-    """Calls a function in one thread, which does not keep the process alive.
-
-    Args:
-        call: what is called, one call at a time.
-    """
-
-    def __init__(self, call: Callable[..., list[Plan]]) -> None:
-        self._call = call
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self.busy = False
-        threading.Thread(target=self._run, name="pcm-solve", daemon=True).start()
-
-    async def __call__(self, *arguments: Any) -> list[Plan]:
-        """Call it, and return or raise as it does."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[list[Plan]] = loop.create_future()
-
-        def tell(set_end: Callable[[Any], None], value: Any) -> None:
-            def end() -> None:
-                if not done.done():  # nobody waits any more
-                    set_end(value)
-
-            self.busy = False
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(end)
-
-        def work() -> None:
-            try:
-                tell(done.set_result, self._call(*arguments))
-            except Exception as error:
-                tell(done.set_exception, error)
-
-        self.busy = True
-        self._work.put(work)
-        return await done
-
-    def close(self) -> None:
-        """End the thread after the call under way, without waiting for it."""
-        self._work.put(None)
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
 
 
 def _refuse(item: Waiting, code: str, message: str) -> None:

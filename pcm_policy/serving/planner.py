@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.control.plan import Frame, Plan, PlanRequest
 from pcm_policy.control.safety import chunk_fault
 from pcm_policy.control.settings import PolicySpec
-from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Runtime
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import Noise, episode_noise
+from pcm_policy.serving.features import Features
 from pcm_policy.serving.memory import Memory, clean_predictions, shift_chunk, shift_noise
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.result import SolveResult
@@ -23,27 +23,24 @@ from pcm_policy.solvers.system import forcing
 
 
 def describe(policy: DiffusionPolicy) -> PolicySpec:
-    """Return what a controller must know of a policy.
-
-    Raises:
-        PcmError: the policy has cameras.
-    """
-    if policy.vision is not None:
-        raise PcmError("controllers take no images yet: call predict of a policy with cameras")
+    """Return what a controller must know of a policy."""
     config, obs, action = policy.config, policy.obs_normalizer, policy.action_normalizer
+    vision = config.vision
+    seen = range(config.obs_dim) if vision is None else vision.state_columns
     return PolicySpec(
-        obs_dim=config.obs_dim,
+        obs_dim=len(seen),
         action_dim=config.action_dim,
         horizon=config.horizon,
         obs_steps=config.obs_steps,
         action_steps=config.action_steps,
         control_hz=config.control_hz,
-        obs_low=tuple(obs.low.tolist()),
-        obs_high=tuple(obs.high.tolist()),
+        obs_low=tuple(obs.low[list(seen)].tolist()),
+        obs_high=tuple(obs.high[list(seen)].tolist()),
         action_low=tuple(action.low.tolist()),
         action_high=tuple(action.high.tolist()),
         max_excess=config.max_excess,
         obs_fields=tuple(config.obs_fields),
+        cameras={} if vision is None else dict(vision.cameras),
     )
 
 
@@ -64,10 +61,15 @@ class Planner:
         self.policy = policy
         self.solver = policy.solver() if solver is None else policy.complete(solver)
         self.spec = describe(policy)
+        self.features = Features(policy)
         self._sampler = policy.sampler(self.solver.sampler)
         self._noise_steps = self._sampler.noise_steps
         starts = self.solver.uses_head and policy.head is not None and policy.head.starts
         self._auto = "off" if starts else "trajectory"
+
+    def see(self, frame: Frame) -> float:
+        """Encode a frame when it comes, before a plan needs it; returns the milliseconds."""
+        return self.features.see(frame)
 
     def plan(self, request: PlanRequest) -> Plan:
         """Solve one request."""
@@ -95,6 +97,7 @@ class Planner:
         frame = np.where(np.isfinite(middle), middle, 0.0).astype(np.float32)
         low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
         action = np.where(np.isfinite(low), (low + high) / 2, 0.0).astype(np.float32)
+        images = {k: np.full((*size, 3), 128, np.uint8) for k, size in spec.cameras.items()}
         return PlanRequest(
             id=0,
             seed=0,
@@ -104,6 +107,7 @@ class Planner:
             prefix=np.repeat(action[None], 1 if "prefix" in kind else 0, axis=0),
             warm_start="trajectory" if kind.startswith("warm") else "off",
             prefix_input=kind.endswith("prefix_input"),
+            frames=(Frame(frame, images),) * spec.obs_steps if images else (),
         )
 
     def _resolved(self, request: PlanRequest) -> PlanRequest:
@@ -113,7 +117,7 @@ class Planner:
     def plan_batch(
         self, requests: Sequence[PlanRequest], rows: Sequence[int] | None = None, batch: int = 0
     ) -> list[Plan]:
-        """Solve requests together.
+        """Solve requests together; frames that were not encoded when they came are, before it.
 
         Args:
             requests: one a row; what is wrong with one does not touch the others. Each kind of
@@ -127,6 +131,8 @@ class Planner:
         """
         places = list(range(len(requests)) if rows is None else rows)
         size = max(batch, max(places) + 1)
+        late = [self.features.late(request) for request in requests]
+        spent = [sum(self.features.see(f) for f in request.frames) for request in requests]
         groups: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
             groups.setdefault(self.kind(request), []).append(i)
@@ -135,7 +141,9 @@ class Planner:
             same = [self._resolved(requests[i]) for i in chosen]
             plans = self._solve(same, [places[i] for i in chosen], size)
             found.update(zip(chosen, plans, strict=True))
-        return [found[i] for i in range(len(requests))]
+        return [
+            replace(found[i], encode_ms=spent[i], late_frames=late[i]) for i in range(len(requests))
+        ]
 
     def _solve(
         self, requests: Sequence[PlanRequest], rows: Sequence[int], batch: int
@@ -145,8 +153,8 @@ class Planner:
         for row, request in zip(rows, requests, strict=True):
             seats[row] = request
         noise = self._noise(seats)
-        obs = torch.from_numpy(np.stack([r.obs for r in seats]).astype(np.float32))
-        obs = obs.to(self.policy.device, self.policy.dtype)
+        obs = self.features.observations(seats)
+        faults = self.features.faults(obs)
         found = self.policy.solve(obs, self.solver, noise, self._guess(seats), self._prefix(seats))
         assert found.chunk is not None
         chunks = found.chunk.cpu().numpy()
@@ -155,7 +163,7 @@ class Planner:
             fixed = forcing(self._sampler, noise.to(self.policy.device, self.policy.dtype))
             predictions = clean_predictions(self._sampler, found.trajectory, fixed)
         return [
-            self._answer(request, row, chunks[row], found, noise, predictions)
+            self._answer(request, row, chunks[row], found, noise, predictions, faults[row])
             for row, request in zip(rows, requests, strict=True)
         ]
 
@@ -167,9 +175,10 @@ class Planner:
         found: SolveResult,
         noise: Noise,
         predictions: Tensor | None,
+        fault: str | None,
     ) -> Plan:
         actions = chunk[self.spec.obs_steps - 1 :].copy()
-        fault = chunk_fault(actions, self.spec)
+        fault = fault or chunk_fault(actions, self.spec)
         memory, own = None, found.row_rounds
         if fault is None and (request.couple_noise or request.warm_start != "off"):
             sample = found.sample[row : row + 1].clone()

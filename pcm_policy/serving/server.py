@@ -12,14 +12,13 @@ import hmac
 import json
 import logging
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Coroutine, Sequence
-from dataclasses import replace
 from http import HTTPStatus
 from pathlib import PurePath
 from typing import Any
 
-from pcm_policy.control.safety import frame_fault
+from pcm_policy.control.images import FORMS
 from pcm_policy.control.wire import (
     VERSION,
     WireError,
@@ -27,7 +26,6 @@ from pcm_policy.control.wire import (
     decode,
     encode,
     read_patience,
-    read_plan,
 )
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
@@ -42,9 +40,9 @@ from pcm_policy.serving.batcher import (
 )
 from pcm_policy.serving.options import PREPARED, ServeOptions
 from pcm_policy.serving.planner import KINDS, Planner
+from pcm_policy.serving.session import Session
 
 LOG = logging.getLogger("pcm_policy.serve")
-KEPT_MEMORIES = 2  # the plan accepted last, and the one after it
 NOT_THEIR_FAULT = ("busy", "closing", "solve")
 GOODBYE_S = 0.5  # for clients to be told that the server ends, and to hang up
 
@@ -60,6 +58,8 @@ class PolicyServer:
 
     def __init__(self, planner: Planner, name: str, options: ServeOptions) -> None:
         self.planner, self.options = planner, options
+        self.max_bytes = options.room(planner.spec)
+        self.forms = FORMS if options.jpeg else FORMS[:1]
         self.name = PurePath(name).name  # where it lies is nobody's business
         sizes: tuple[int, ...] = COMPILED_SIZES if planner.compiles else SIZES
         sizes = sizes if options.batching else (1,)
@@ -95,7 +95,7 @@ class PolicyServer:
                 options.port,
                 process_request=self._admit,
                 origins=[None],  # web pages, which send one, must not drive a robot
-                max_size=options.max_bytes,
+                max_size=self.max_bytes,
                 max_queue=4,
                 compression=None,
                 open_timeout=options.hello_timeout_s,
@@ -129,7 +129,9 @@ class PolicyServer:
 
     def health(self) -> dict[str, Any]:
         """Return what ``/healthz`` shows."""
+        frames = {"frames": self.batcher.frames.to_json()} if self.planner.spec.cameras else {}
         return {
+            **frames,
             "status": "ok",
             "policy": self.name,
             "clients": self.clients,
@@ -190,13 +192,14 @@ class PolicyServer:
             "solver": self.planner.solver.label,
             "latency_ms": self.cost_ms[1],
             "kinds": self.kinds,
-            "limits": {"max_bytes": options.max_bytes, "idle_timeout_s": options.idle_timeout_s},
+            "images": list(self.forms) if spec.cameras else [],
+            "limits": {"max_bytes": self.max_bytes, "idle_timeout_s": options.idle_timeout_s},
         }
         await asyncio.wait_for(socket.send(encode(welcome)), options.idle_timeout_s)
         return True
 
     async def _serve(self, socket: Any) -> None:
-        memories: OrderedDict[int, Any] = OrderedDict()
+        session = Session(self.planner.spec, self.forms)
         errors = 0
         while errors <= self.options.max_errors:
             data = await asyncio.wait_for(socket.recv(), self.options.idle_timeout_s)
@@ -205,9 +208,7 @@ class PolicyServer:
                 message = decode(data)
                 if type(message.get("id")) is int:
                     number = message["id"]
-                if message["type"] != "plan":
-                    raise WireError("type", f"unknown message type {message['type'][:40]!r}")
-                reply = await self._plan(socket, message, memories, came)
+                reply = await self._answer(socket, message, session, came)
             except WireError as error:
                 errors += error.code not in NOT_THEIR_FAULT
                 await self._refuse(socket, error, number)
@@ -217,18 +218,22 @@ class PolicyServer:
             await asyncio.wait_for(socket.send(reply), self.options.idle_timeout_s)
         await socket.close(1008, "too many errors")
 
-    async def _plan(
-        self, socket: Any, message: dict[str, Any], memories: "OrderedDict[int, Any]", came: float
+    async def _answer(
+        self, socket: Any, message: dict[str, Any], session: Session, came: float
     ) -> bytes:
-        spec = self.planner.spec
-        request, after = read_plan(message, spec)
+        if message["type"] == "frame":
+            frame = session.frame(message)
+            dropped = self.batcher.show(frame, socket, self.planner.spec.obs_steps)
+            return encode({"type": "seen", "number": frame.number, "dropped": dropped})
+        if message["type"] == "plan":
+            return await self._plan(socket, message, session, came)
+        raise WireError("type", f"unknown message type {message['type'][:40]!r}")
+
+    async def _plan(
+        self, socket: Any, message: dict[str, Any], session: Session, came: float
+    ) -> bytes:
+        request, after = session.request(message)
         patience = read_patience(message)
-        for frame in request.obs:
-            fault = frame_fault(frame, spec)
-            if fault is not None:
-                raise WireError("value", fault)
-        if after is not None:
-            request = replace(request, memory=memories.get(after))
         try:
             served = await _while_open(socket, self.batcher.plan(request, socket, patience))
         except Refused as error:
@@ -236,15 +241,12 @@ class PolicyServer:
         plan = served.plan
         if plan.fault is not None:
             raise WireError("solve", plan.fault)
-        memories[plan.id] = plan.memory
-        while len(memories) > KEPT_MEMORIES:
-            # the plan that the client stands on stays, however many it asked for since
-            oldest = next(key for key in memories if key != after)
-            del memories[oldest]
+        session.remember(plan, after)
         self.plans += 1
         timing = {
             "queue_ms": served.queue_ms,
             "solve_ms": served.solve_ms,
+            "encode_ms": plan.encode_ms,
             "total_ms": (time.perf_counter() - came) * 1e3,
             "batch": served.batch,
         }

@@ -14,11 +14,11 @@ from websockets.sync.server import ServerConnection, serve
 from pcm_policy.control import ControlSettings, PlanRequest, PolicySpec
 from pcm_policy.control import client as module
 from pcm_policy.control.client import Link, RemoteController
-from pcm_policy.control.wire import encode_array
+from pcm_policy.control.wire import VERSION, encode_array
 from pcm_policy.errors import PcmError
 
 SPEC = PolicySpec(2, 2, 10, 2, 4, 10.0, (0.0, 0.0), (1.0, 1.0), (-9.0, -9.0), (9.0, 9.0))
-WELCOME: dict[str, Any] = {"type": "welcome", "version": 1, "policy": "x", "latency_ms": 1.0}
+WELCOME: dict[str, Any] = {"type": "welcome", "version": VERSION, "policy": "x", "latency_ms": 1.0}
 Answer = Callable[[dict[str, Any]], Any]
 
 
@@ -84,7 +84,7 @@ def test_a_wrong_description_is_a_line(changes: dict[str, Any]) -> None:
         *[WELCOME | {"spec": SPEC.to_dict(), "latency_ms": v} for v in (float("nan"), "fast", -1)],
         WELCOME,
         WELCOME | {"spec": [1]},
-        WELCOME | {"version": 2},
+        WELCOME | {"version": VERSION + 1},
         {"type": "error", "message": "\x1b[31mno\n"},
         {"type": "welcome"},
         {"no": "type"},

@@ -15,48 +15,9 @@ from pcm_policy.networks.camera import CameraEncoder
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.runtime.execute import Runtime
-from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.serving.planner import describe
 from pcm_policy.solvers.registry import Solver
 from tests.reference_vision import encode
-
-DDIM = SamplerConfig("ddim", 6)
-VISION = VisionConfig(
-    layout=(2, "top", 1, "wrist"),
-    cameras={"top": (40, 52), "wrist": (36, 36)},
-    crop=(34, 33),
-    keypoints=4,
-    features=3,
-)
-Obs = dict[str, np.ndarray[Any, Any]]
-
-
-def make(vision: VisionConfig = VISION, **changes: Any) -> DiffusionPolicy:
-    torch.manual_seed(0)
-    small = {"width": 16, "depth": 1, "step_embed_dim": 8}
-    config = PolicyConfig(vision.obs_dim, 2, 8, 2, 4, "mlp", small, sampler=DDIM, vision=vision)
-    policy = DiffusionPolicy(replace(config, **{"prediction": "sample"} | changes))
-    for value in policy.network.parameters():
-        value.data += 0.2 * torch.randn_like(value)
-    for encoder in policy.vision.encoders:  # type: ignore[union-attr]
-        encoder.pool.nets.weight.data *= 30  # keypoints that differ with the image
-    normal = policy.obs_normalizer
-    normal.scale[0], normal.shift[0] = 0.5, 1.0
-    columns = torch.tensor(vision.state_columns, dtype=torch.long)
-    normal.low.fill_(-torch.inf)
-    normal.high.fill_(torch.inf)
-    normal.low[columns], normal.high[columns] = -4.0, 4.0
-    return policy
-
-
-def draw(batch: int | None = 2, seed: int = 0) -> Obs:
-    rng = np.random.default_rng(seed)
-    lead = (2,) if batch is None else (batch, 2)
-    found: Obs = {"state": rng.uniform(-2, 2, (*lead, 3)).astype(np.float32)}
-    for name, size in VISION.cameras.items():
-        found[name] = rng.integers(0, 256, (*lead, *size, 3), dtype=np.uint8)
-        found[name][..., : size[0] // 2, :, :] //= 4
-    return found
+from tests.seeing import DDIM, VISION, draw, make
 
 
 def test_the_vector_is_laid_out_as_the_config_says() -> None:
@@ -215,8 +176,3 @@ def test_configs_that_are_refused(changes: dict[str, Any], message: str) -> None
 def test_sizes_that_contradict() -> None:
     with pytest.raises(PcmError, match="make 9 numbers"):
         make(obs_dim=10)
-
-
-def test_what_takes_no_images_says_so() -> None:
-    with pytest.raises(PcmError, match="controllers take no images yet"):
-        describe(make())

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pcm_policy.control import Plan, PlanRequest, PolicySpec
-from pcm_policy.control.wire import encode, plan_message
+from pcm_policy.control.wire import VERSION, encode, plan_message
 from pcm_policy.errors import PcmError
 from pcm_policy.serving import server as module
 from pcm_policy.serving.options import ServeOptions
@@ -88,7 +88,7 @@ def message(i: int = 1, **changes: Any) -> bytes:
 
 async def greeted(uri: str) -> Any:
     socket = await connect(uri, compression=None, proxy=None, close_timeout=1)
-    await socket.send(encode({"type": "hello", "version": 1}))
+    await socket.send(encode({"type": "hello", "version": VERSION}))
     socket.welcome = msgpack.unpackb(await socket.recv())
     return socket
 
@@ -217,9 +217,10 @@ def test_nothing_is_compiled_while_robots_wait(
 
 bad_options = st.one_of(
     st.tuples(st.just("port"), not_whole | st.integers(max_value=-1) | st.integers(65536)),
-    st.tuples(st.sampled_from(["max_clients", "max_errors", "max_bytes"]), not_natural()),
+    st.tuples(st.sampled_from(["max_clients", "max_errors"]), not_natural()),
+    st.tuples(st.just("max_bytes"), not_natural().filter(lambda value: value is not None)),
     st.tuples(st.sampled_from(["hello_timeout_s", "idle_timeout_s", "max_wait_s"]), not_positive()),
-    st.tuples(st.sampled_from(["anonymous", "batching"]), not_a_flag),
+    st.tuples(st.sampled_from(["anonymous", "batching", "jpeg"]), not_a_flag),
     st.tuples(st.just("host"), st.sampled_from([None, 1, True, ["a"]])),
     st.tuples(st.just("token"), st.sampled_from(["", " ", 5, True, ["a"]])),
     st.tuples(st.just("kinds"), st.sampled_from(["plain", 5, ["cold"], [None], {"a": 1}])),
