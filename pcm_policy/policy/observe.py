@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
-from pcm_policy.fields import join_fields, parse_field
+from pcm_policy.fields import STATE, join_fields, parse_field
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.normalize import Normalizer
-from pcm_policy.policy.vision import STATE, Vision
+from pcm_policy.policy.vision import Vision
 
 
 def select(

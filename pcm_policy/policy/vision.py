@@ -174,7 +174,7 @@ class Vision(nn.Module):
             ``(B, To, Do)``: the state, raw, and the features.
         """
         flat = self.encode({name: image.flatten(0, 1) for name, image in images.items()})
-        return self.join(state, {k: v.unflatten(0, state.shape[:2]) for k, v in flat.items()})
+        return self.join(state, {k: v.view(*state.shape[:2], -1) for k, v in flat.items()})
 
     def encode(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the features of images, which do not depend on what else is encoded.

@@ -129,10 +129,11 @@ class ControlAgent:
 
     def _warm_up(self) -> float:
         """Solve a few times: what a first call costs is not what a robot in motion would see."""
-        kind = {"warm_start": self.settings.warm_start, "couple_noise": self.settings.couple_noise}
+        warm, coupled = self.settings.warm_start, self.settings.couple_noise
 
         def solve(_: int) -> None:
-            self.planner.plan(replace(self.planner.example("plain"), **kind))  # of a new frame
+            request = self.planner.example("plain")  # with a new frame, which is encoded
+            self.planner.plan(replace(request, warm_start=warm, couple_noise=coupled))
 
         return take_turns([solve], 1, warmup=WARMUP)[0][0]
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pcm_policy.datasets.frames import Frames
+from pcm_policy.fields import STATE
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.policy.vision import STATE
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.cameras import encode_rows
 from pcm_policy.training.dataset import DatasetConfig
