@@ -177,35 +177,30 @@ def _table(found: dict[str, Any]) -> str:
     modes = [mode for mode in SHOWN if any(m == mode for m, _ in cells)]
     latencies = sorted({steps for _, steps in cells})
     whole = [s for s in latencies if all((mode, s) in cells for mode in modes)]
-    setup, head = found["setup"], ["mode", *(f"{steps} steps" for steps in whole)]
-    scores = [[mode, *(_cell(cells, mode, steps) for steps in whole)] for mode in modes]
-    spent = [[mode, *(_spent(cells[mode, steps]) for steps in whole)] for mode in modes]
+    setup = found["setup"]
     part = "" if whole == list(range(8)) else f"; measured in part, {len(cells)} cells"
-    lines = [
-        f"{setup['task']}: score of {setup['episodes']} episodes (difference to naive without "
-        f"latency; *: its 95 % interval leaves out 0){part}",
-        markdown(head, scores),
-        "Steps of an episode, which ends at success, median:",
-        markdown(head, spent),
-    ]
-    return "\n\n".join(lines)
-
-
-def _spent(cell: dict[str, Any]) -> str:
-    return f"{np.median(cell['steps']):.0f}"
+    return "\n\n".join(
+        [
+            f"`{setup['task']}`, {setup['episodes']} episodes, weights "
+            f"`{setup['weights']['network']}` and `{setup['weights']['head']}`: score, and median "
+            f"steps of an episode, against latency in control steps{part}",
+            markdown(
+                ["mode", *map(str, whole)],
+                [[mode, *(_cell(cells, mode, steps) for steps in whole)] for mode in modes],
+            ),
+        ]
+    )
 
 
 def _cell(cells: dict[tuple[str, int], dict[str, Any]], mode: str, steps: int) -> str:
+    """Return score and steps; ``*`` where the score differs from naive without latency."""
     cell, reference = cells[mode, steps], cells.get(("naive", 0))
-    binary = set(cell["scores"]) <= {0.0, 1.0}
-    key = "successes" if binary else "scores"
-    mean = float(np.mean(cell[key]))
-    text = f"{mean:.2f}" if binary else f"{mean:.3f}"
-    if reference is None or (mode, steps) == ("naive", 0):
-        return text
-    low, high = paired_difference_interval(cell[key], reference[key])
-    loss = mean - float(np.mean(reference[key]))
-    return f"{text} ({loss:+.2f}" + (")" if low <= 0 <= high else "*)")
+    score, took = float(np.mean(cell["scores"])), f"{np.median(cell['steps']):.0f}"
+    mark = ""
+    if reference is not None and (mode, steps) != ("naive", 0):
+        low, high = paired_difference_interval(cell["scores"], reference["scores"])
+        mark = "" if low <= 0 <= high else "*"
+    return f"{score:.2f}{mark}, {took}"
 
 
 def main() -> None:
