@@ -75,7 +75,9 @@ class Paradigms(Picard):
         if a.stochastic and s.noise.steps is not None:
             moved = moved + a.noise[nodes].view(scale) * s.noise.steps[nodes]
         states = x.X[x.lo] + (moved - x.X[nodes]).cumsum(dim=0)
-        X = torch.cat([x.X[: x.lo + 1], states, states[-1:].expand_as(x.X[hi + 1 :])])
-        P = torch.cat([x.P[: x.lo], clean, x.P[hi:]])
-        whole = hi == s.steps
-        return Round(x, P, X, X, hi, hi - x.lo, exact=1, full=True, whole=whole), memory
+        parts = [x.X[: x.lo + 1], states]
+        if hi < s.steps:
+            parts.append(states[-1:].expand_as(x.X[hi + 1 :]))
+        X, whole = torch.cat(parts), hi == s.steps
+        # The predictions are not kept: no round sweeps them, and rows that end keep their states.
+        return Round(x, x.P, X, X, hi, hi - x.lo, exact=1, full=True, whole=whole), memory

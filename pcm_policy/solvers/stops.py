@@ -63,7 +63,7 @@ class Rounds(Settings):
         residual = moved.amax(dim=0)
         lo = x.lo + r.exact
         if r.exact:
-            moved[x.lo + 1 : lo + 1] = 0.0
+            moved[x.lo + 1 : lo + 1].zero_()
         return replace(x, k=x.k + 1, X=r.X, P=r.P, moved=moved, lo=lo), residual
 
     def look(self, x: Iterate) -> Iterate:
@@ -125,8 +125,8 @@ class Tolerance(Rounds):
             front = (front + r.exact).clamp(max=N)
             moved = moved.masked_fill(ahead & (at <= front), 0.0)
         if r.full:  # the state before the first one that is not small; what is final is small
-            small = (self.safety * moved <= self.error)[: r.hi + 1]
-            front = torch.where(small, r.hi + 1, at[: r.hi + 1]).amin(dim=0) - 1
+            small = self.safety * moved <= self.error
+            front = torch.where(small, r.hi + 1, at).amin(dim=0) - 1
         front = torch.where(going, front, N)
         # What has become final is what the base says, what was final before stays.
         X = r.X if r.X is r.swept else torch.where((at <= front)[..., None, None], r.swept, r.X)

@@ -166,7 +166,7 @@ class Iterate:
         """Return ``D(X)`` at some nodes; rows that have ended keep their predictions."""
         x, rows = self.X[nodes], self.rows
         if rows is None:
-            return self._kept(s.denoise(x, nodes), self.P[nodes])
+            return self._kept(s.denoise(x, nodes), nodes)
         return self.P[nodes].index_copy(1, rows, s.denoise.pick(rows)(x[:, rows], nodes))
 
     def correct(self, s: System, share: float, base: Tensor | None = None) -> Tensor:
@@ -177,7 +177,7 @@ class Iterate:
         """
         head, rows = s.needed_head(), self.rows
         if rows is None:
-            return self._kept(head(s, self, share, base), self.P)
+            return self._kept(head(s, self, share, base), slice(None))
         some = replace(self, X=self.X[:, rows], P=self.P[:, rows])
         base = None if base is None else base[:, rows]
         return self.P.index_copy(1, rows, head(s.pick(rows), some, share, base))
@@ -200,9 +200,11 @@ class Iterate:
         whole = full and hi == s.steps
         return Round(self, P, X, X, hi, nfe, exact=1, full=full, whole=whole)
 
-    def _kept(self, found: Tensor, before: Tensor) -> Tensor:
-        """Return the new predictions; rows that have ended keep theirs."""
-        return found if self.over is None else torch.where(self.over[:, None, None], before, found)
+    def _kept(self, found: Tensor, nodes: Nodes) -> Tensor:
+        """Return the new predictions at some nodes; rows that have ended keep theirs."""
+        if self.over is None:
+            return found
+        return torch.where(self.over[:, None, None], self.P[nodes], found)
 
     def head_round(self, s: System, P: Tensor) -> "Round":
         """Sweep a head's predictions; every state may move, except in rows that have ended."""

@@ -112,9 +112,9 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
     ],
     (f"{PCM}/solvers/stops.py", ("tests/solvers/test_start.py", "tests/solvers")): [
         ("SAFETY = 4.0", "SAFETY = 2.0"),
-        ("moved[x.lo + 1 : lo + 1] = 0.0", "pass"),
+        ("moved[x.lo + 1 : lo + 1].zero_()", "pass"),
         ("return self.safety * x.moved.amax(dim=0)", "return x.moved.amax(dim=0)"),
-        ("small = (self.safety * moved <= self.error)", "small = (moved <= self.error)"),
+        ("small = self.safety * moved <= self.error", "small = moved <= self.error"),
         ("front = torch.where(going, front, N)", "front = front"),
         ("torch.where((at <= front)[..., None, None], r.swept, r.X)", "r.X"),
         ("X = torch.where(ahead[..., None, None], X, x.X)", "X = X"),
