@@ -138,9 +138,8 @@ def timed(sides: Mapping[str, Call], calls: int, seconds: float) -> dict[str, di
     return found
 
 
-def measured(policy: DiffusionPolicy, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time everything of one policy."""
-    rows = []
+def measured(policy: DiffusionPolicy, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Time everything of one policy, row by row."""
     for name, module, given in tqdm(list(subjects(policy, args.batches)), disable=None):
         with tempfile.TemporaryDirectory() as folder, catch_warnings():
             simplefilter("ignore")
@@ -149,8 +148,7 @@ def measured(policy: DiffusionPolicy, args: argparse.Namespace) -> list[dict[str
             off = {side: float((call() - exact).abs().max()) for side, call in sides.items()}
             spent = timed(sides, args.calls, args.seconds)
         found = {side: spent[side] | {"difference": off[side]} for side in sides}
-        rows.append({"name": name, "sides": found, "load": os.getloadavg()[0]})
-    return rows
+        yield {"name": name, "sides": found, "load": os.getloadavg()[0]}
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -184,10 +182,11 @@ def main() -> None:
     lines = []
     for name in args.policies:
         policy = DiffusionPolicy.from_pretrained(name)
-        rows = measured(policy, args)
-        report = conditions(policy) | {"policy": name, "engines": versions(), "rows": rows}
-        report["batch"] = 1
-        write_text(args.output / f"{Path(name).name}.json", to_json(report))
+        rows: list[dict[str, Any]] = []
+        about = conditions(policy) | {"policy": name, "engines": versions(), "batch": 1}
+        for row in measured(policy, args):  # written each time: a row takes minutes
+            rows.append(row)
+            write_text(args.output / f"{Path(name).name}.json", to_json(about | {"rows": rows}))
         lines += [[f"{Path(name).name}: {first}", *rest] for first, *rest in map(cells, rows)]
     print(table(HEAD, lines))
     if args.docs:
