@@ -5,7 +5,7 @@ noisier* states, so that the system stays triangular: a state never learns from 
 on it. (ParaTAA includes the state itself; without it, 7.2 rounds in place of 8.1 for DDPM-100.)
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.settings import setting
 from pcm_policy.solvers.step import STEPS, Step
-from pcm_policy.solvers.system import Iterate, Round, System
+from pcm_policy.solvers.system import Iterate, Round, System, changed
 
 
 @STEPS.add("anderson")
@@ -64,7 +64,7 @@ class Anderson(Step):
             V, C = torch.stack(moves), torch.stack(changes)
             gram = noisier((C[:, None] * C).sum(dim=(-2, -1)))
             share = least_squares(gram, noisier((C * residual).sum(dim=(-2, -1))), self.ridge)
-            r = replace(r, X=r.X - (share[..., None, None] * (V + C)).sum(dim=0))
+            r = changed(r, X=r.X - (share[..., None, None] * (V + C)).sum(dim=0))
         return r, (inner, (x.X, residual), moves, changes)
 
 

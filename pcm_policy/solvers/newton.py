@@ -4,7 +4,7 @@ A round costs one batched network call and one more matrix product than a Picard
 point does not depend on the Jacobian. See :class:`~pcm_policy.solvers.jacobian.Jacobian`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +19,7 @@ from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.solvers.step import STEPS, Step
 from pcm_policy.solvers.stops import Rounds
-from pcm_policy.solvers.system import Iterate, Round, System
+from pcm_policy.solvers.system import Iterate, Round, System, changed
 
 
 @STEPS.add("linearised")
@@ -67,7 +67,7 @@ class Newton(Step):
         assert s.jacobian is not None
         r, memory = self.inner.step(s, x, memory)
         if r.whole:
-            r = replace(r, X=s.sweep(s.jacobian.predict(r.P, s.F[:-1], x.X[:-1])))
+            r = changed(r, X=s.sweep(s.jacobian.predict(r.P, s.F[:-1], x.X[:-1])))
         return r, memory
 
 

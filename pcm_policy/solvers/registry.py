@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from pcm_policy.checks import LARGEST
@@ -75,7 +75,7 @@ class Solver(Settings):
         """The certified error that it ends at, if it does."""
         return self.stop.error if isinstance(self.stop, Tolerance) else None
 
-    @property
+    @cached_property
     def uses_head(self) -> bool:
         """Whether a PCM head is needed."""
         return "head" in needs(self.step)

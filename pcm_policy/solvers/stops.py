@@ -4,7 +4,7 @@ A stop is a frozen dataclass of numbers, as a step is. ``after`` runs on the dev
 recorded; ``look`` is the one place that reads the device.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcm_policy.solvers.result import Ended
 from pcm_policy.solvers.settings import Settings, setting
-from pcm_policy.solvers.system import Iterate, Round
+from pcm_policy.solvers.system import Iterate, Round, changed
 
 SAFETY = 4.0
 """Assumed ratio of true error to last base residual; docs/solvers.md has measured ratios."""
@@ -51,7 +51,7 @@ class Rounds(Settings):
 
     def ended(self, x: Iterate) -> Ended | None:
         """Return why the solve is over, None if it is not; known without the device."""
-        if x.lo >= len(x.P):
+        if x.lo >= x.P.shape[0]:
             return Ended.EXACT
         return Ended.ROUNDS if self.rounds is not None and x.k >= self.rounds else None
 
@@ -64,7 +64,7 @@ class Rounds(Settings):
         lo = x.lo + r.exact
         if r.exact:
             moved[x.lo + 1 : lo + 1].zero_()
-        return replace(x, k=x.k + 1, X=r.X, P=r.P, moved=moved, lo=lo), residual
+        return changed(x, k=x.k + 1, X=r.X, P=r.P, moved=moved, lo=lo), residual
 
     def look(self, x: Iterate) -> Iterate:
         """Read how much to evaluate next: the one place that waits for the device."""
@@ -104,7 +104,7 @@ class Tolerance(Rounds):
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no state final."""
         none = torch.zeros_like(x.moved[0], dtype=torch.int64)
-        return replace(x, front=none, taken=none)
+        return changed(x, front=none, taken=none)
 
     def ended(self, x: Iterate) -> Ended | None:
         """Return why the solve is over, None if it is not; known without the device."""
@@ -113,7 +113,7 @@ class Tolerance(Rounds):
 
     def after(self, r: Round) -> tuple[Iterate, Tensor]:
         """Return the next iterate, and how far the round moved each row, ``(B,)``."""
-        x, N = r.before, len(r.P)
+        x, N = r.before, r.P.shape[0]
         assert x.front is not None
         assert x.taken is not None
         at = torch.arange(N + 1, device=x.X.device)[:, None]
@@ -131,16 +131,16 @@ class Tolerance(Rounds):
         # What has become final is what the base says, what was final before stays.
         X = r.X if r.X is r.swept else torch.where((at <= front)[..., None, None], r.swept, r.X)
         X = torch.where(ahead[..., None, None], X, x.X)
-        now = replace(x, k=x.k + 1, X=X, P=r.P, moved=moved, front=front, taken=x.taken + going)
+        now = changed(x, k=x.k + 1, X=X, P=r.P, moved=moved, front=front, taken=x.taken + going)
         return now, residual
 
     def look(self, x: Iterate) -> Iterate:
         """Read back what is final: states in all rows, and rows. The device is waited for once."""
         assert x.front is not None
-        front, rows, N = x.front.tolist(), x.rows, len(x.P)
+        front, rows, N = x.front.tolist(), x.rows, x.P.shape[0]
         if sum(row < N for row in front) < (len(front) if rows is None else len(rows)):
             rows = (x.front < N).nonzero()[:, 0]
-        return replace(x, lo=min(front), rows=rows)
+        return changed(x, lo=min(front), rows=rows)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Settle(Rounds):
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no row ended."""
         none = torch.zeros_like(x.moved[0], dtype=torch.int64)
-        return replace(x, over=none > 0, taken=none)
+        return changed(x, over=none > 0, taken=none)
 
     def ended(self, x: Iterate) -> Ended | None:
         """Return why the solve is over, None if it is not; known without the device."""
@@ -178,14 +178,14 @@ class Settle(Rounds):
         assert x.taken is not None
         X = torch.where(x.over[:, None, None], x.X, now.X)
         over = x.over
-        if r.hi == len(r.P):  # a window that has not reached the chunk does not move it
+        if r.hi == r.P.shape[0]:  # a window that has not reached the chunk does not move it
             over = over | ((X[-1] - x.X[-1]).square().mean(dim=(1, 2)).sqrt() <= self.level)
-        return replace(now, X=X, over=over, taken=x.taken + ~x.over), residual
+        return changed(now, X=X, over=over, taken=x.taken + ~x.over), residual
 
     def look(self, x: Iterate) -> Iterate:
         """Read which rows have ended."""
         assert x.over is not None
-        return replace(x, rows=(~x.over).nonzero()[:, 0] if bool(x.over.any()) else None)
+        return changed(x, rows=(~x.over).nonzero()[:, 0] if bool(x.over.any()) else None)
 
     def bound(self, x: Iterate) -> Tensor:
         """Return the estimated error ``(B,)`` after a whole round; infinite in rows that ended."""

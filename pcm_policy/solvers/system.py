@@ -6,7 +6,7 @@ counts evaluated states per chunk.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,10 +20,22 @@ from pcm_policy.solvers.jacobian import Jacobian
 if TYPE_CHECKING:
     from pcm_policy.heads.base import Head
 
+Part = TypeVar("Part")
+
 
 def combine(weights: Tensor, chunks: Tensor) -> Tensor:
     """Mix chunks: ``(r, c)`` weights times ``(c, B, T, Da)`` chunks is ``(r, B, T, Da)``."""
     return (weights @ chunks.flatten(1)).view(weights.shape[0], *chunks.shape[1:])
+
+
+def changed(part: Part, **values: Any) -> Part:
+    """Return an :class:`Iterate` or a :class:`Round` with other values of some fields.
+
+    As ``dataclasses.replace``, in a fifth of its time: every round makes several.
+    """
+    found = object.__new__(type(part))
+    vars(found).update(vars(part), **values)
+    return found
 
 
 def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
@@ -211,8 +223,8 @@ class Iterate:
         nodes = s.needed_head().nodes(s.denoise.sampler)[0]
         nfe = s.steps if isinstance(nodes, slice) else len(nodes)
         front = None if self.front is None else torch.where(self.front == s.steps, s.steps, 0)
-        before = replace(self, lo=0, front=front, cold=False)
-        return replace(before.base_round(s, P, s.steps, nfe, full=False), exact=0)
+        before = changed(self, lo=0, front=front, cold=False)
+        return changed(before.base_round(s, P, s.steps, nfe, full=False), exact=0)
 
 
 @dataclass(frozen=True)
