@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
-from pcm_policy.fields import parse_field
+from pcm_policy.fields import STATE, parse_field
 from pcm_policy.history import History, RecedingHorizon
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.registry import Solver
@@ -27,21 +27,18 @@ class RolloutPolicy:
             robomimic's wrapper gives them.
 
     Raises:
-        PcmError: the policy does not know its fields, or has cameras.
+        PcmError: the policy does not know its fields.
     """
 
     def __init__(
         self, policy: DiffusionPolicy, solver: Solver | None = None, frame_stack: bool = False
     ) -> None:
-        if not policy.config.obs_fields:
+        vision = policy.config.vision
+        self._cameras = () if vision is None else tuple(vision.cameras)
+        self._numbers = vision is None or vision.state_dim > 0
+        if self._numbers and not policy.config.obs_fields:
             raise PcmError(
                 "the policy does not say which entries it sees: pcm-import with obs_fields=[...]"
-            )
-        if policy.vision is not None:
-            cameras = ", ".join(policy.vision.config.cameras)
-            raise PcmError(
-                f"the policy has cameras ({cameras}), and this interface takes numbers: call "
-                "predict of the policy, or pcm-eval"
             )
         self.policy, self.solver, self.frame_stack = policy, solver, frame_stack
         self._fields = [parse_field(text) for text in policy.config.obs_fields]
@@ -58,7 +55,8 @@ class RolloutPolicy:
         """Return the action for an observation.
 
         Args:
-            ob: raw entries by name, one observation, or a batch of them side by side.
+            ob: raw entries by name, one observation, or a batch of them side by side; images as
+                uint8, height, width and channels last.
             goal: must be None: these policies have no goals.
             batched_ob: whether every entry has a leading batch axis.
 
@@ -72,20 +70,34 @@ class RolloutPolicy:
         if goal is not None:
             raise PcmError("a goal was given: this policy was trained without goals")
         frame = self._frame(ob, batched_ob)
-        if self._batch not in (None, len(frame)):
+        count = len(next(iter(frame.values())))
+        if self._batch not in (None, count):
             raise PcmError(
                 f"the episode began with {self._batch} observations at a time, now there are "
-                f"{len(frame)}: call start_episode() first"
+                f"{count}: call start_episode() first"
             )
         action = self._horizon.act(frame, self._plan)
-        self._batch = len(frame)
+        self._batch = count
         return action if batched_ob else action[0]
 
     def _plan(self, seen: History) -> NDArray[np.float32]:
-        obs = seen.stacked(axis=1)[:, -1] if self.frame_stack else seen.stacked(axis=1)
-        return self.policy.predict(obs, solver=self.solver).action.swapaxes(0, 1)
+        obs = seen.stacked(axis=1)
+        if self.frame_stack:
+            obs = {name: values[:, -1] for name, values in obs.items()}
+        given = obs if self._cameras else obs[STATE]
+        return self.policy.predict(given, solver=self.solver).action.swapaxes(0, 1)
 
-    def _frame(self, ob: Mapping[str, ArrayLike], batched: bool) -> NDArray[np.float32]:
+    def _frame(self, ob: Mapping[str, ArrayLike], batched: bool) -> dict[str, NDArray[Any]]:
+        """Return the entries that the policy sees, each with a batch axis in front."""
+        frame: dict[str, NDArray[Any]] = {STATE: self._state(ob, batched)} if self._numbers else {}
+        for name in self._cameras:
+            if name not in ob:
+                raise PcmError(f"the observation lacks the camera {name}: it has {', '.join(ob)}")
+            image = numbers(f"observation {name}", ob[name])
+            frame[name] = image if batched else image[None]
+        return frame
+
+    def _state(self, ob: Mapping[str, ArrayLike], batched: bool) -> NDArray[np.float32]:
         """Join the entries: ``(B, Do)``, or ``(B, To, Do)`` where they come stacked."""
         parts = []
         for field in self._fields:

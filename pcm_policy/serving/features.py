@@ -10,7 +10,31 @@ from torch import Tensor
 
 from pcm_policy.control.plan import Frame, PlanRequest
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.policy.vision import Vision
+from pcm_policy.runtime.engine import Engine
+from pcm_policy.runtime.execute import Runtime
+from pcm_policy.runtime.recorded import Function
 from pcm_policy.solvers.deadline import synchronize
+
+
+def encoder(policy: DiffusionPolicy, vision: Vision, example: Sequence[Tensor]) -> Function:
+    """Return what encodes one frame, in the engine that solves, if that is one.
+
+    Args:
+        policy: with a runtime or without.
+        vision: its encoders.
+        example: images ``(1, H, W, 3)`` uint8, camera by camera; what is returned takes their like
+            and returns ``(1, F)`` for each.
+    """
+
+    def encode(images: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        names = vision.config.cameras
+        return tuple(vision.encode(dict(zip(names, images, strict=True))).values())
+
+    execute = policy.execute
+    if isinstance(execute, Runtime) and isinstance(execute.mode, Engine):
+        return execute.mode.recorder(vision, execute.config)(encode, example)
+    return encode
 
 
 class Features:
@@ -26,6 +50,7 @@ class Features:
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         self._policy, self._vision = policy, policy.vision
+        self._encode: Function | None = None
         self._kept: WeakKeyDictionary[Frame, Mapping[str, Tensor]] = WeakKeyDictionary()
 
     def __len__(self) -> int:
@@ -38,8 +63,11 @@ class Features:
         if self._vision is None or frame in self._kept:
             return 0.0
         begin, device = time.perf_counter(), self._policy.device
-        images = {k: torch.from_numpy(v)[None].to(device) for k, v in frame.images.items()}
-        self._kept[frame] = self._vision.encode(images)
+        cameras = list(self._vision.config.cameras)
+        images = [torch.from_numpy(frame.images[name])[None].to(device) for name in cameras]
+        if self._encode is None:
+            self._encode = encoder(self._policy, self._vision, images)
+        self._kept[frame] = dict(zip(cameras, self._encode(images), strict=True))
         synchronize(device)
         return (time.perf_counter() - begin) * 1e3
 

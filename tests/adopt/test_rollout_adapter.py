@@ -1,6 +1,5 @@
 """robomimic's interface: what is observed, what is executed, and when a chunk is solved."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.adopt.rollout_policy import RolloutPolicy
 from pcm_policy.errors import PcmError
-from tests.golden import cameras
+from tests import seeing
+from tests.seeing import quick  # noqa: F401
 
 CONFIG = PolicyConfig(
     obs_dim=5,
@@ -91,11 +91,28 @@ def test_refusals() -> None:
         RolloutPolicy(policy)
 
 
-def test_cameras_are_refused_at_once() -> None:
-    config = json.loads((cameras.FOLDER / "config.json").read_text())["policy"]
-    seeing = cameras.policy(PolicyConfig.from_dict(config | {"obs_fields": ["state"]}))
-    with pytest.raises(PcmError, match=r"has cameras .*this interface takes numbers"):
-        RolloutPolicy(seeing)
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_policy_with_cameras_acts_as_predict_does(stacked: bool) -> None:
+    policy = seeing.make(obs_fields=("arm",))
+    rollout = RolloutPolicy(policy, frame_stack=stacked)
+    seen = [seeing.glance(i) for i in range(5)]
+    found = []
+    for i, frame in enumerate(seen):
+        pair = [seen[max(i - 1, 0)], frame]
+        one = {k: np.stack([p[k] for p in pair]) for k in frame} if stacked else dict(frame)
+        one["arm"] = one.pop("state")
+        found.append(rollout(one))
+    again, chunks = seeing.make(obs_fields=("arm",)), []
+    for a, b in ((0, 0), (3, 4)):
+        pair = {k: np.stack([seen[a][k], seen[b][k]]) for k in seen[0]}
+        chunks.append(again.predict(pair).action[0])
+    np.testing.assert_allclose(found, np.concatenate(chunks)[:5], atol=1e-5)
+    with pytest.raises(PcmError, match="lacks the camera top: it has arm, wrist"):
+        rollout({"arm": one["arm"], "wrist": one["wrist"]})
+    rollout.start_episode()
+    with pytest.raises(PcmError, match="observation top is float64: give images as uint8"):
+        rollout(one | {"top": one["top"] / 255})
 
 
 @pytest.mark.parametrize(("first", "then"), [(3, 2), (1, 3), (2, 1)])

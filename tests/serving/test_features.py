@@ -12,6 +12,7 @@ import torch
 from pcm_policy.control import Controller, ControlSettings, Frame, Plan, PlanRequest
 from pcm_policy.control.background import PlanThread
 from pcm_policy.policy.vision import Vision, VisionConfig
+from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.serving.planner import Planner
 from tests.seeing import ALONE, SHARED, VISION, Obs, glance, make
@@ -221,3 +222,17 @@ def test_a_controller_counts_what_was_given_up() -> None:
     controller.drop(2)
     assert controller.record.counts["dropped_frame"] == 2
     assert {kind for _, kind, _ in controller.record.events} == {"dropped_frame"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["onnx", "openvino"])
+def test_the_engine_that_solves_encodes(mode: Any) -> None:
+    pytest.importorskip({"onnx": "onnxruntime"}.get(mode, mode))
+    policy = make(SHARED, sharp=1.0)
+    policy.use(RuntimeConfig(mode=mode))
+    planner = Planner(policy)
+    controller = Controller(planner.spec)
+    ((request, plan),) = drive(controller, planner, [glance(1)])
+    assert plan.fault is None
+    found = planner.features.observations([request])
+    torch.testing.assert_close(found, policy.observe(request.observation), rtol=0, atol=1e-6)
