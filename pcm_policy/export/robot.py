@@ -1,5 +1,6 @@
 """A policy as a folder that :mod:`pcm_policy.robot` executes without torch."""
 
+import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pcm_policy.export.graphs import Tracer, windowed
 from pcm_policy.files import atomic_folder, to_json
 from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.robot.folder import EXAMPLE, MIXING, NAME, Package, digest
+from pcm_policy.robot.folder import BESIDE, EXAMPLE, MIXING, NAME, WEIGHTS, Package, digest
 from pcm_policy.robot.policy import TOLERANCE, RobotPolicy, load
 from pcm_policy.runtime.graphs import require_exporter, write_onnx
 from pcm_policy.runtime.inputs import Inputs
@@ -30,6 +31,8 @@ from pcm_policy.solvers.registry import Solver, flat
 
 KNOWN = 2
 """Known actions of the example."""
+LEAST_BYTES, ALIGNED = 1024, 4096
+"""Weights of fewer bytes stay in their graph; the others begin at a page of the file."""
 
 
 class _Traced(nn.Module):
@@ -93,9 +96,10 @@ def _write(
     programs = {"plain": tracer.program(given, cold=True)}
     if windowed(solver.step):
         programs["warm"] = tracer.program(given, cold=False, prefix="warm_")
+    _share_weights(folder)
     np.save(folder / MIXING, sampler.M.numpy(), allow_pickle=False)
     np.savez(folder / EXAMPLE, **_example(policy, solver, given))  # type: ignore[arg-type]
-    names = sorted({MIXING, EXAMPLE}.union(*(one.files for one in programs.values())))
+    names = sorted(BESIDE.union(*(one.files for one in programs.values())))
     package = Package(
         spec=spec,
         control=control,
@@ -122,6 +126,27 @@ def _write_onnx(
     except Exception as error:  # whatever the exporters say
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PcmError(f"formats=[robot] cannot hold this solve ({reason})") from error
+
+
+def _share_weights(folder: Path) -> None:
+    """Move the weights of all graphs into one file, each once: engines map it into memory."""
+    onnx, offsets = require_exporter(), dict[bytes, int]()
+    with (folder / WEIGHTS).open("wb") as file:
+        for path in sorted(folder.glob("*.onnx")):
+            model = onnx.load(str(path))
+            for weight in model.graph.initializer:
+                data = weight.raw_data
+                if len(data) < LEAST_BYTES:
+                    continue
+                key = hashlib.sha256(data).digest()
+                if key not in offsets:
+                    file.write(bytes(-file.tell() % ALIGNED))
+                    offsets[key] = file.tell()
+                    file.write(data)
+                at = offsets[key]
+                onnx.external_data_helper.set_external_data(weight, WEIGHTS, at, len(data))
+                weight.ClearField("raw_data")
+            onnx.save(model, str(path))
 
 
 def _inputs(policy: DiffusionPolicy, solver: Solver, seed: int, shown: bool) -> Inputs:

@@ -5,6 +5,7 @@
     robot/
         robot.json     format version, shapes, ranges, limits, solver, graphs, digests of the files
         *.onnx         the graphs
+        weights.bin    weights of all graphs, each once
         mixing.npy     (N + 1, N) what a warm start needs of the sampler
         example.npz    a solve of the policy that it was made from; every load repeats it
 
@@ -29,8 +30,9 @@ from pcm_policy.robot.program import Graph, Program
 
 VERSION = 1
 NAME = "robot.json"
-MIXING, EXAMPLE = "mixing.npy", "example.npz"
-_FILE = re.compile(r"[A-Za-z0-9_]+\.(onnx|npy|npz)")
+MIXING, EXAMPLE, WEIGHTS = "mixing.npy", "example.npz", "weights.bin"
+BESIDE = frozenset({MIXING, EXAMPLE, WEIGHTS})
+_FILE = re.compile(r"[A-Za-z0-9_]+\.(onnx|npy|npz|bin)")
 ENDS = ("exact", "certified", "rounds", "settled")
 
 
@@ -161,7 +163,7 @@ def _package(values: Mapping[str, Any]) -> Package:
         raise ValueError(f"unknown or missing entry {odd[0]}")
     files = {text("file", name): text("digest", one) for name, one in values["files"].items()}
     programs = {name: _program(one) for name, one in values["programs"].items()}
-    used = set().union({MIXING, EXAMPLE}, *(one.files for one in programs.values()))
+    used = BESIDE.union(*(one.files for one in programs.values()))
     if used != set(files) or not all(_FILE.fullmatch(name) for name in files):
         raise ValueError("its list of files does not fit its programs")
     if "plain" not in programs or not set(programs) <= {"plain", "warm"}:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pcm_policy.checks import number
+from pcm_policy.control.controller import Controller
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 from pcm_policy.errors import PcmError
@@ -74,6 +75,10 @@ class PlanProcess:
         assert isinstance(found, Plan)
         kept = None if found.memory is None else (self.starts, found.memory)
         return replace(found, memory=kept)
+
+    def controller(self, settings: ControlSettings | None = None, seed: int = 0) -> Controller:
+        """Return a controller of this policy; without settings, with the folder's own."""
+        return Controller(self.spec, settings or self.control, seed)
 
     def close(self) -> None:
         """End the process."""

@@ -69,6 +69,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half a json": (lambda f: cut(f, "robot.json"), "is not JSON"),
     "half a graph": (lambda f: cut(f, "solve.onnx"), "solve.onnx is not the file"),
     "half an array": (lambda f: cut(f, "mixing.npy"), "mixing.npy is not the file"),
+    "half the weights": (lambda f: cut(f, "weights.bin"), "weights.bin is not the file"),
     "no graph": (lambda f: (f / "solve.onnx").unlink(), "solve.onnx is missing"),
     "a version": (lambda f: rewritten(f, lambda v: v.update(robot=99)), "version 99"),
     "not ours": (lambda f: (f / "robot.json").write_text("[]"), "is not written by pcm-export"),
@@ -107,13 +108,35 @@ def test_a_graph_of_another_policy(tmp_path: Path) -> None:
         for weight in other.network.parameters():
             weight.mul_(1.5)
     export_robot(other, other.solver(PCM), tmp_path / "other")
-    shutil.copy(tmp_path / "other/solve.onnx", folder)
+    names = ("solve.onnx", "weights.bin")
+    for name in names:
+        shutil.copy(tmp_path / "other" / name, folder)
     with pytest.raises(PcmError, match="from another policy"):
         load(folder)
-    digest = hashlib.sha256((folder / "solve.onnx").read_bytes()).hexdigest()
-    rewritten(folder, lambda v: v["files"].update({"solve.onnx": digest}))
+    digests = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names}
+    rewritten(folder, lambda v: v["files"].update(digests))
     with pytest.raises(PcmError, match="gives another chunk"):
         load(folder)
+
+
+def test_weights_are_stored_once() -> None:
+    """A round under a tolerance is several graphs, all of which read the network."""
+    onnx = pytest.importorskip("onnx", reason="pip install 'pcm_policy[export]'")
+    _, robot, folder = exported("mlp_window", method="picard", tolerance=1e-3)
+    first, later = (
+        {
+            weight.name: {one.key: one.value for one in weight.external_data}
+            for weight in onnx.load(
+                str(folder / graph.file), load_external_data=False
+            ).graph.initializer
+            if weight.external_data
+        }
+        for graph in robot.package.programs["plain"].graphs
+    )
+    network = {name for name in first if name in later}
+    assert len(network) > 3
+    assert all(first[name] == later[name] for name in network)
+    assert len({(one["offset"], one["location"]) for one in first.values()}) == len(first)
 
 
 def test_a_folder_above(tmp_path: Path) -> None:
