@@ -1,10 +1,13 @@
 """Server and robots with cameras: frames go over the wire once, and clients stay apart."""
 
 import asyncio
+import runpy
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -12,11 +15,13 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
+from pcm_policy import DiffusionPolicy
 from pcm_policy.control import Controller, ControlSettings, PlanRequest
 from pcm_policy.control.client import Link, RemoteController
 from pcm_policy.control.images import ImageForm, encode_images, frame_message
 from pcm_policy.control.wire import VERSION, encode, plan_message
 from pcm_policy.errors import PcmError
+from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.serving.options import ServeOptions
 from pcm_policy.serving.planner import Planner
 from pcm_policy.serving.server import PolicyServer
@@ -26,9 +31,11 @@ RAW = ImageForm()
 
 
 @contextmanager
-def serving(**options: Any) -> Iterator[tuple[str, PolicyServer]]:
+def serving(
+    policy: DiffusionPolicy | None = None, **options: Any
+) -> Iterator[tuple[str, PolicyServer]]:
     options = {"port": 0, "max_wait_s": 60.0} | options
-    running = PolicyServer(Planner(make()), "seeing", ServeOptions(**options))
+    running = PolicyServer(Planner(policy or make()), "seeing", ServeOptions(**options))
     loop = asyncio.new_event_loop()
     ready = loop.create_future()
     task = loop.create_task(running.run(ready))
@@ -149,6 +156,22 @@ def test_room_for_the_images() -> None:
     assert spec.frame_bytes == 3 * (40 * 52 + 36 * 36)
     assert ServeOptions().room(spec) == (1 << 20) + 2 * spec.frame_bytes
     assert ServeOptions(max_bytes=1 << 16).room(spec) == 1 << 16
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("form", ["raw", "jpeg"])
+def test_the_example_with_a_camera(
+    form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    top = VisionConfig((2, "image"), {"image": (96, 96)}, crop=(84, 84), keypoints=4, features=3)
+    policy = make(top, obs_fields=("agent_pos",), max_excess=1e6)
+    with serving(policy, jpeg=True) as (uri, _):
+        monkeypatch.setattr(sys, "argv", ["robot_cameras.py", uri, "12", "20", form])
+        runpy.run_path(str(Path(__file__).parents[2] / "examples/robot_cameras.py"))
+    said = capsys.readouterr().out
+    assert "score" in said
+    assert "'plans'" in said
+    assert "bad_observation" not in said
 
 
 def raw(size: tuple[int, int], **changes: Any) -> dict[str, Any]:
