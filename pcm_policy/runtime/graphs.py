@@ -1,7 +1,8 @@
 """Modules as ONNX files, in the form that inference engines run fast and all of them read."""
 
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,20 @@ from torch.export import ExportedProgram
 from pcm_policy.optional import require
 from pcm_policy.runtime.loops import scans_as_loops
 from pcm_policy.runtime.lowered import lowered
+
+DEDUPLICATION = "onnx_ir.passes.common.initializer_deduplication"
+"""A logger that warns of every weight that is an output too; nothing is wrong with these."""
+
+
+@contextmanager
+def errors_alone(logger: str) -> Iterator[None]:
+    """Let one logger say errors and nothing less."""
+    said, level = logging.getLogger(logger), logging.getLogger(logger).level
+    said.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        said.setLevel(level)
 
 
 def require_exporter() -> Any:
@@ -48,7 +63,8 @@ def write_program(program: ExportedProgram, path: Path) -> None:
         PcmError: ONNX is not installed.
     """
     onnx = require_exporter()
-    with torch.no_grad(), catch_warnings(), redirect_stdout(StringIO()):
+    quiet = errors_alone(DEDUPLICATION)
+    with torch.no_grad(), catch_warnings(), redirect_stdout(StringIO()), quiet:
         simplefilter("ignore")
         written = torch.onnx.export(lowered(program), dynamo=True, verbose=False)
         assert written is not None

@@ -20,7 +20,7 @@ assert "torch" not in sys.modules
 """
 
 
-def test_the_example_runs(tmp_path: Path) -> None:
+def test_the_example_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("gym_pusht", reason="pip install 'pcm_policy[pusht]'")
     pytest.importorskip("onnxscript", reason="pip install 'pcm_policy[export]'")
     policy = small_policy(obs_dim=20)
@@ -34,6 +34,8 @@ def test_the_example_runs(tmp_path: Path) -> None:
     settings = ControlSettings(mode="async", low=(0.0, 0.0), high=(512.0, 512.0))
     with torch.random.fork_rng():
         export_robot(policy, solver, tmp_path / "robot", settings)
+    said = [r for r in caplog.records if r.name.startswith("onnx") and r.levelname == "WARNING"]
+    assert said == []
     words = [str(ROOT / "examples/robot_local.py"), str(tmp_path / "robot"), "30", "20"]
     done = subprocess.run(
         [sys.executable, "-c", CHECK, *words], capture_output=True, text=True, check=False
