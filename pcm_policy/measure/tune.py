@@ -6,6 +6,7 @@ turns. Few-step sequential sampling is among them, at even spacings and at searc
 wins where it reaches a target faster.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -207,7 +208,8 @@ def measure(
     try:
         for runtime in runtimes:
             policy.use(Runtime(policy, runtime))
-            tried = contenders(found) if found else solvers
+            wanted = contenders(found) if found else solvers
+            tried = [solver for solver in wanted if _runs(policy, solver, frames[0], runtime)]
             times = time_predictions(policy, tried, frames, calls, progress)
             for solver, spent in zip(tried, times, strict=True):
                 one = policy.solve(obs, solver, noise)
@@ -215,7 +217,26 @@ def measure(
                 found.append(Candidate(solver, runtime, rmse, one.rounds, one.nfe, spent))
     finally:
         policy.use(kept)
+    if not found:
+        raise PcmError("no solver runs in these modes: add eager to modes")
     return found
+
+
+def _runs(
+    policy: DiffusionPolicy, solver: Solver, frame: NDArray[np.float32], runtime: RuntimeConfig
+) -> bool:
+    """Whether a runtime executes a solver; one that it refuses is left out, with a message.
+
+    Rounds that are far from their end enlarge rounding, so that an engine may be refused for them.
+    """
+    try:
+        policy.predict(frame, solver=solver)
+    except PcmError as error:
+        if runtime.mode == "eager":
+            raise
+        logging.getLogger(__name__).warning("%s is left out: %s", solver.label, error)
+        return False
+    return True
 
 
 def contenders(candidates: Sequence[Candidate]) -> list[Solver]:
