@@ -274,8 +274,7 @@ def test_the_tuner_and_the_line_that_it_prints(
     policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tune,) = readme("pcm-bench tune")
-    modes = "eager" if policy == "released/pusht" else "eager,onnx"  # recordings take seconds each
-    run(tune, f"policy={policy}", f"modes=[{modes}]")
+    run(tune, f"policy={policy}", "modes=[eager]")  # an engine records for seconds, every solver
     program, *words = capsys.readouterr().out.splitlines()[-1].split()
     assert (program, f"policy={policy}" in words, "task=pusht" in words) == ("pcm-eval", True, True)
     run_command("eval", None, [*words, *QUICK["eval"], "latency_calls=1"])
