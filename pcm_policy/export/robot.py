@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.draws import Draws
@@ -21,6 +21,7 @@ from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.robot.folder import BESIDE, EXAMPLE, MIXING, NAME, WEIGHTS, Package, digest
 from pcm_policy.robot.policy import TOLERANCE, RobotPolicy, load
+from pcm_policy.runtime.engine import Traced
 from pcm_policy.runtime.graphs import require_exporter, write_onnx
 from pcm_policy.runtime.inputs import Inputs
 from pcm_policy.runtime.recorded import Function
@@ -33,17 +34,6 @@ KNOWN = 2
 """Known actions of the example."""
 LEAST_BYTES, ALIGNED = 1024, 4096
 """Weights of fewer bytes stay in their graph; the others begin at a page of the file."""
-
-
-class _Traced(nn.Module):
-    """A function of tensors as a module that owns the weights it reads."""
-
-    def __init__(self, owner: nn.Module, function: Function) -> None:
-        super().__init__()
-        self.owner, self.function = owner, function
-
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        return self.function(given)
 
 
 def export_robot(
@@ -122,7 +112,7 @@ def _write_onnx(
 ) -> None:
     try:
         values = [one.contiguous() for one in given]
-        write_onnx(_Traced(policy, function).eval(), values, path)
+        write_onnx(Traced(policy, function).eval(), values, path)
     except Exception as error:  # whatever the exporters say
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PcmError(f"formats=[robot] cannot hold this solve ({reason})") from error

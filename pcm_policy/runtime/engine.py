@@ -87,7 +87,7 @@ class Engine(Mode):
             PcmError: the engine cannot hold it, or its first output differs from eager execution.
         """
         self.needed()
-        module = _Traced(owner, function).eval()
+        module = Traced(owner, function).eval()
         given = [value.contiguous() for value in given]
         with torch.inference_mode():
             want = [value.clone() for value in module(*given)]
@@ -112,7 +112,7 @@ class Engine(Mode):
         return run
 
 
-class _Traced(nn.Module):
+class Traced(nn.Module):
     """A function of tensors as a module that owns the weights it reads."""
 
     def __init__(self, owner: nn.Module, function: Function) -> None:
@@ -120,4 +120,5 @@ class _Traced(nn.Module):
         self.owner, self.function = owner, function
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """Return the function's tensors."""
         return self.function(given)
