@@ -23,9 +23,19 @@ from tests.cli.documented import FENCED, files_shown
 from tests.problems import DA, B, C, N, T, problem
 
 PAGE = Path(__file__).parents[1] / "docs/extend.md"
-MODULES = ("damped", "diagonal", "small", "renoising", "reach", "npz", "mine.npz", "mine.renoising")
+MODULES = (
+    "damped",
+    "diagonal",
+    "small",
+    "closer",
+    "renoising",
+    "reach",
+    "npz",
+    "mine.npz",
+    "mine.renoising",
+)
 PARTS: dict[str, Any] = {
-    "damped": STEPS, "diagonal": HEADS, "small": NETWORKS, "renoising": SAMPLERS,
+    "damped": STEPS, "diagonal": HEADS, "small": NETWORKS, "closer": SAMPLERS, "renoising": SAMPLERS,
 }  # fmt: skip
 
 
@@ -123,18 +133,18 @@ def test_the_sampler_has_a_name() -> None:
 
 
 def test_a_sampler_of_its_own_samples_a_released_policy() -> None:
-    __import__("even")
-    trained = ["task=pusht", "dataset.path=D", "output_dir=DIR", "policy.sampler.name=even"]
-    assert settings("train", "plugins=[even]", *trained).policy.sampler.name == "even"
-    distilled = ["policy=P", "dataset.path=D", "output_dir=DIR", "sampler.name=even"]
-    assert settings("distill", "plugins=[even]", *distilled).sampler.name == "even"
+    __import__("closer")
+    trained = ["task=pusht", "dataset.path=D", "output_dir=DIR", "policy.sampler.name=closer"]
+    assert settings("train", "plugins=[closer]", *trained).policy.sampler.name == "closer"
+    distilled = ["policy=P", "dataset.path=D", "output_dir=DIR", "sampler.name=closer"]
+    assert settings("distill", "plugins=[closer]", *distilled).sampler.name == "closer"
     policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
     obs = np.full((2, 20), 256.0)
-    config = SamplerConfig("even", 12)
+    config = SamplerConfig("closer", 12)
     noise = policy.draw_noise(1, config)
     one, many = (
         policy.predict(
-            obs, solver=policy.solver({"method": method, "sampler": "even", **more}), noise=noise
+            obs, solver=policy.solver({"method": method, "sampler": "closer", **more}), noise=noise
         )
         for method, more in (("sequential", {"steps": 12}), ("picard", {"steps": 12, "rounds": 12}))
     )

@@ -7,7 +7,7 @@ docs/affine.md has the derivations, docs/extend.md shows how to add one.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from pcm_policy.errors import PcmError
 from pcm_policy.sampling import consistency, ddim, ddpm, dpmpp, flow  # they register themselves
@@ -20,7 +20,6 @@ __all__ = [
     "AffineSampler",
     "Previous",
     "SamplerConfig",
-    "SamplerName",
     "Variance",
     "build_sampler",
     "chosen_sampler",
@@ -28,9 +27,6 @@ __all__ = [
     "unroll",
 ]
 SHIPPED = (ddpm, ddim, dpmpp, consistency, flow)
-SamplerName = Literal[
-    "ddpm", "ddim", "dpmpp_2m", "dpmpp_3m", "consistency", "flow_euler", "flow_2m"
-]
 
 
 def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:

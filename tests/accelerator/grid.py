@@ -151,7 +151,7 @@ def solves(
             s, x = system(policy, prefix, guess, "newton" in solver)
         s = step.ready(s, ends)
         x, memory = ends.begin(x), step.init(s)
-        while not ends.ended(s, x):
+        while not ends.ended(x):
             if stop != "rounds" and x.k == count - 1:
                 x = replace(x, rows=torch.arange(1, device=DEVICE))
             _, x, residual, memory = advance(s, step, ends, x, memory)

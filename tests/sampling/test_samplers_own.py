@@ -76,11 +76,11 @@ def test_a_multistep_sampler_of_ones_own() -> None:
     assert float((picard(denoise, noise, rounds=len(LEVELS)).sample - x).abs().max()) <= 1e-10
 
 
-def test_even_timesteps_are_ddims_with_these_timesteps() -> None:
+def test_closer_timesteps_are_ddims_with_these_timesteps() -> None:
     names: dict[str, Any] = {}
-    exec(files_shown(DOCS)["mine/even.py"], names)
-    SAMPLERS._parts.pop("even")
-    own = names["even"](NoiseSchedule(), SamplerConfig(steps=9))
+    exec(files_shown(DOCS)["mine/closer.py"], names)
+    SAMPLERS._parts.pop("closer")
+    own = names["closer"](NoiseSchedule(), SamplerConfig(steps=9))
     visited = tuple(own.timesteps.long().tolist())
     ddim = build_sampler(NoiseSchedule(), SamplerConfig("ddim", 9, timesteps=visited))
     for name in ("timesteps", "alpha", "sigma", "p", "M"):

@@ -11,9 +11,10 @@ from pcm_policy.cli.settings.common import (
     Size,
     TaskSettings,
 )
+from pcm_policy.errors import PcmError
 from pcm_policy.policy.normalize import NormalizerMode
 from pcm_policy.sampling.denoise import PredictionType
-from pcm_policy.sampling.samplers import SamplerConfig, SamplerName
+from pcm_policy.sampling.samplers import SAMPLERS, SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing
 from pcm_policy.settings import Count, Natural, NonNegative, Positive, Share
 from pcm_policy.training.config import TrainConfig
@@ -118,18 +119,22 @@ class SamplerChoice:
     """The sampler whose fixed point the head learns; null: the policy's own.
 
     Attributes:
-        name: which sampler
+        name: which sampler, one of one's own too
         steps: number of denoising steps
         spacing: which training timesteps are visited
         eta: DDIM's noise
         temperature: all drawn noise is multiplied by this
     """
 
-    name: SamplerName | None = None
+    name: str | None = None
     steps: Count | None = None
     spacing: Spacing | None = None
     eta: Share | None = None
     temperature: Share | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and self.name not in SAMPLERS:
+            raise PcmError(f"sampler.name={self.name}: use one of {', '.join(SAMPLERS)}")
 
 
 @dataclass(frozen=True)
