@@ -35,7 +35,8 @@ MODULES = (
     "mine.renoising",
 )
 PARTS: dict[str, Any] = {
-    "damped": STEPS, "diagonal": HEADS, "small": NETWORKS, "closer": SAMPLERS, "renoising": SAMPLERS,
+    "damped": STEPS, "diagonal": HEADS, "small": NETWORKS, "closer": SAMPLERS,
+    "renoising": SAMPLERS,
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from pcm_policy.files import refuse_existing, to_json, write_text
 from pcm_policy.measure import tune
 from pcm_policy.measure.bench import Bench, run_bench
 from pcm_policy.measure.bench_tables import bench_table
+from pcm_policy.measure.candidates import searched_samplers
 from pcm_policy.measure.pictures import bench_picture
 from pcm_policy.measure.statistics import paired_difference_interval
 from pcm_policy.measure.tables import table
@@ -64,7 +65,7 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
     refuse_existing(output / "tune.json", config.overwrite)
     config = placed(config, config.score_within is not None)
     policy = load_policy(config)
-    target = tune.Target(config.deadline_ms, config.error, config.score_within)
+    target = config.target
     runtimes = _runtimes(policy, config)
     held = held_out_observations(config.policy)
     rows = torch.linspace(0, len(held) - 1, min(config.observations, len(held))).long()
@@ -75,11 +76,12 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
         bar: Iterable[Any] = tqdm(items, desc=what, disable=None)
         return bar
 
-    samplers = tune.searched_samplers(policy, list(config.search), spare, 1, progress)
+    samplers = searched_samplers(policy, list(config.search), spare, 1, progress)
     candidates = tune.measure(
         policy,
         held[rows],
         runtimes,
+        target,
         samplers=samplers,
         methods=config.methods,
         calls=config.calls,
@@ -97,14 +99,14 @@ def tune_main(config: TuneSettings) -> dict[str, Any]:
         )
         return result.scores
 
-    reference = scores(candidates[0].solver) if target.score_within is not None else []
+    reference = scores(candidates[0].solver) if config.score_within is not None else []
 
     def closeness(solver: Solver) -> tuple[float, float, float]:
         found = scores(solver)
         low, high = paired_difference_interval(found, reference)
         return float(np.mean(found) - np.mean(reference)), low, high
 
-    best, why, candidates = tune.choose(candidates, target, closeness)
+    best, why, candidates = target.choose(candidates, closeness)
     report = tune.report(policy, candidates, best, why, target) | {"policy": str(config.policy)}
     write_text(output / "tune.json", to_json(report))
     for group in ("solver", "runtime"):

@@ -91,7 +91,7 @@ def test_it_is_timed(folder: Path) -> None:
 
 def test_it_is_tried_for_a_target(folder: Path) -> None:
     words = [f"policy={POLICY}", f"output_dir={folder}/out", "methods=[damped_step:Damped]"]
-    words += ["error=0.5", "search=[]", "calls=1", "observations=2"]
+    words += ["error=0.5", "search=[]", "calls=1", "observations=2", "modes=[eager]"]
     run_command("bench tune", argv=words)
     assert "damped" in (folder / "out/tune.json").read_text()
     assert (folder / "out/solver/tuned.yaml").exists()

@@ -12,18 +12,16 @@ from pcm_policy.cli.compose import compose
 from pcm_policy.cli.eval import eval_main
 from pcm_policy.cli.main import run_command
 from pcm_policy.errors import PcmError
-from pcm_policy.measure.exactness import solved
-from pcm_policy.measure.few_steps import rmse
-from pcm_policy.measure.tune import (
+from pcm_policy.measure.candidates import (
     Candidate,
-    Target,
-    call_costs,
     candidate_solvers,
-    choose,
-    contenders,
     reference_sampler,
     searched_samplers,
 )
+from pcm_policy.measure.exactness import solved
+from pcm_policy.measure.few_steps import rmse
+from pcm_policy.measure.targets import Deadline, Error, ScoreWithin, Target, target_of
+from pcm_policy.measure.tune import call_costs
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.config import RuntimeConfig
@@ -39,20 +37,21 @@ def candidate(steps: int, rmse: float, p50: float, p95: float) -> Candidate:
 
 FAST, MIDDLE, SLOW = (candidate(2, 0.2, 1, 2), candidate(4, 0.05, 2, 3), candidate(16, 0.0, 8, 9))
 ALL = [SLOW, FAST, MIDDLE]
+NEAR, SLOWER = candidate(6, 0.2, 2.5, 3), candidate(8, 0.2, 10, 11)
 
 
 def test_a_deadline_gets_the_smallest_error_that_keeps_it() -> None:
-    assert choose(ALL, Target(deadline_ms=3.0))[0] is MIDDLE
-    assert choose(ALL, Target(deadline_ms=2.5))[0] is FAST
-    assert choose(ALL, Target(deadline_ms=9.0))[0] is SLOW
+    assert Deadline(3.0).choose(ALL)[0] is MIDDLE
+    assert Deadline(2.5).choose(ALL)[0] is FAST
+    assert Deadline(9.0).choose(ALL)[0] is SLOW
     with pytest.raises(PcmError, match=r"the fastest, ddim-2.* takes 2\.00 ms"):
-        choose(ALL, Target(deadline_ms=1.0))
+        Deadline(1.0).choose(ALL)
 
 
 def test_an_error_gets_the_fastest_that_reaches_it() -> None:
-    assert choose(ALL, Target(error=0.5))[0] is FAST
-    assert choose(ALL, Target(error=0.1))[0] is MIDDLE
-    assert choose(ALL, Target(error=1e-9))[0] is SLOW
+    assert Error(0.5).choose(ALL)[0] is FAST
+    assert Error(0.1).choose(ALL)[0] is MIDDLE
+    assert Error(1e-9).choose(ALL)[0] is SLOW
 
 
 def test_a_score_gets_the_fastest_that_is_shown_to_be_equal() -> None:
@@ -61,28 +60,44 @@ def test_a_score_gets_the_fastest_that_is_shown_to_be_equal() -> None:
     def closeness(solver: Solver) -> tuple[float, float, float]:
         return differences[solver.sampler.steps]
 
-    best, why, known = choose(ALL, Target(score_within=0.05), closeness)
+    best, why, known = ScoreWithin(0.05).choose(ALL, closeness)
     assert best.solver is MIDDLE.solver
     assert "1 faster ones" in why
     assert known[ALL.index(FAST)].score_difference == differences[2]
-    assert choose(ALL, Target(score_within=0.03), closeness)[0].solver is SLOW.solver
+    assert ScoreWithin(0.03).choose(ALL, closeness)[0].solver is SLOW.solver
     unsure = {2: (0.0, -1.0, 1.0), 4: (0.0, -1.0, 1.0), 16: (0.0, -1.0, 1.0)}
     with pytest.raises(PcmError, match="use more episodes"):
-        choose(ALL, Target(score_within=0.03), lambda s: unsure[s.sampler.steps])
+        ScoreWithin(0.03).choose(ALL, lambda s: unsure[s.sampler.steps])
 
 
-def test_what_cannot_win_in_another_runtime_is_not_tried_there() -> None:
-    slower = candidate(8, 0.2, 10, 11)  # no better than FAST, at ten times its time
-    near = candidate(6, 0.2, 2.5, 3)
-    assert contenders([SLOW, FAST, MIDDLE, slower, near]) == [
-        one.solver for one in (SLOW, FAST, MIDDLE, near)
-    ]
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        (Error(0.3), [FAST, NEAR, MIDDLE]),  # at most three times the fastest
+        (Error(0.1), [MIDDLE]),
+        (Deadline(3.0), [SLOW]),  # MIDDLE keeps it already, and has a larger error
+        (Deadline(2.5), [MIDDLE]),  # SLOW, three times faster, takes 2.67
+        (ScoreWithin(0.1), [SLOW, FAST, NEAR, MIDDLE]),
+    ],
+)
+def test_what_cannot_win_in_another_runtime_is_not_tried_there(
+    target: Target, wanted: list[Candidate]
+) -> None:
+    every = [SLOW, FAST, MIDDLE, NEAR, SLOWER]
+    found = [one for one in every if target.hopeful(one, every)]
+    assert sorted(found, key=every.index) == sorted(wanted, key=every.index)
+
+
+def test_what_a_runtime_reaches_ends_the_search_in_it() -> None:
+    reached = candidate(2, 0.2, 0.3, 0.4)
+    assert Error(0.3).hopeful(NEAR, [FAST, NEAR])
+    assert not Error(0.3).hopeful(NEAR, [FAST, NEAR, reached])  # 2.5 by 3 is more than 0.3
 
 
 @pytest.mark.parametrize("given", [{}, {"error": 0.1, "deadline_ms": 1.0}, {"error": -1.0}])
 def test_a_target_is_exactly_one(given: dict[str, float]) -> None:
     with pytest.raises(PcmError, match="exactly one"):
-        Target(**given)
+        target_of(**given)
 
 
 def test_candidates_are_distinct_and_costs_are_measured() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pcm_policy.cli.settings.common import OnDevice, TaskSettings
-from pcm_policy.measure.tune import Target
+from pcm_policy.measure.targets import Target, target_of
 from pcm_policy.runtime.config import Name, Precision, RuntimeConfig
 from pcm_policy.settings import Count, Positive, Seed, Threads
 
@@ -84,4 +84,11 @@ class TuneSettings(OnDevice):
     task: TaskSettings
 
     def __post_init__(self) -> None:
-        Target(self.deadline_ms, self.error, self.score_within)
+        assert self.target
+
+    @property
+    def target(self) -> Target:
+        """What is asked for."""
+        return target_of(
+            deadline_ms=self.deadline_ms, error=self.error, score_within=self.score_within
+        )
