@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks import RESULTS
+from benchmarks.compare.policies import load
 from benchmarks.pasted import paste
 from pcm_policy.export import FixedSolve, example
 from pcm_policy.files import to_json, write_text
@@ -45,11 +46,17 @@ SOLVES: Mapping[str, Mapping[str, Any]] = {
     "one PCM round": {"method": "pcm", "rounds": 1},
     "sequential base": {"method": "sequential"},
 }
+HEADLESS: Mapping[str, Mapping[str, Any]] = {
+    "four Picard rounds": {"method": "picard", "rounds": 4},
+    "sequential base": {"method": "sequential"},
+}
+"""Of a policy without a head, such as a random U-Net of ``benchmarks.compare.policies``."""
 ENGINES: Mapping[str, tuple[Engine, bool]] = {
     "onnx, as written": (Onnx(), False),
     "onnx": (Onnx(), True),
     "openvino": (OpenVino(), True),
 }
+POLICIES = ("released/pusht", "released/pusht_mlp", "unet-65m")
 TODAY = ("eager", "onnx, as written")
 """What there was before."""
 
@@ -113,7 +120,7 @@ def subjects(
         cond = torch.randn(batch, config.network_cond_dim, generator=draw).clamp(-1, 1)
         t = torch.full((batch,), config.schedule.train_steps // 2)
         yield f"one network call, batch {batch}", Network(policy).eval(), (x, t, cond)
-    for name, values in SOLVES.items():
+    for name, values in (HEADLESS if policy.config.head is None else SOLVES).items():
         solver = policy.solver(values)
         given = tuple(example(policy, solver, 1, seed=0).values())
         yield name, Normalised(policy, solver).eval(), given
@@ -170,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--policies", nargs="+", default=["released/pusht", "released/pusht_mlp"])
+    parser.add_argument("--policies", nargs="+", default=POLICIES)
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 6, 16, 32])
     parser.add_argument("--calls", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=60.0, help="most for each row")
@@ -181,9 +188,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     lines = []
     for name in args.policies:
-        policy = DiffusionPolicy.from_pretrained(name)
+        policy, _, weights = load(name, torch.device("cpu"))
         rows: list[dict[str, Any]] = []
-        about = conditions(policy) | {"policy": name, "engines": versions(), "batch": 1}
+        about = conditions(policy) | {"policy": name, "weights": weights}
+        about |= {"engines": versions(), "batch": 1}
         for row in measured(policy, args):  # written each time: a row takes minutes
             rows.append(row)
             write_text(args.output / f"{Path(name).name}.json", to_json(about | {"rows": rows}))

@@ -176,8 +176,9 @@ class Settle(Rounds):
         x, (now, residual) = r.before, super().after(r)
         assert x.over is not None
         assert x.taken is not None
-        X = torch.where(x.over[:, None, None], x.X, now.X)
-        over = x.over
+        X, over = now.X, x.over
+        if len(over) > 1:  # one row alone is over when the solve is
+            X = torch.where(over[:, None, None], x.X, X)
         if r.hi == r.P.shape[0]:  # a window that has not reached the chunk does not move it
             over = over | ((X[-1] - x.X[-1]).square().mean(dim=(1, 2)).sqrt() <= self.level)
         return changed(now, X=X, over=over, taken=x.taken + ~x.over), residual
@@ -185,7 +186,11 @@ class Settle(Rounds):
     def look(self, x: Iterate) -> Iterate:
         """Read which rows have ended."""
         assert x.over is not None
-        return changed(x, rows=(~x.over).nonzero()[:, 0] if bool(x.over.any()) else None)
+        over = x.over.tolist()
+        if not any(over):
+            return changed(x, rows=None)
+        going = [i for i, row in enumerate(over) if not row]
+        return changed(x, rows=torch.tensor(going, dtype=torch.int64, device=x.X.device))
 
     def bound(self, x: Iterate) -> Tensor:
         """Return the estimated error ``(B,)`` after a whole round; infinite in rows that ended."""
