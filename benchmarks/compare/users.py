@@ -5,8 +5,8 @@
 
 LeRobot's rows are its own package as it ships: eager, on the same number of threads, in a process
 of its own, which times itself. Few-step DPM-Solver++ runs in the same engines as our rounds. A call
-goes from raw observations to the normalised chunk, batch 1, float32. ``cpu`` is the median of the
-time that our process computed; LeRobot's rows have none.
+goes from raw observations to the normalised chunk, batch 1, float32 unless bf16 is said. ``cpu`` is
+the median of the time that our process computed; LeRobot's rows have none.
 """
 
 import argparse
@@ -34,19 +34,23 @@ from pcm_policy.measure.statistics import percentiles
 from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.auto import versions
-from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.config import Name, Precision, RuntimeConfig
 from pcm_policy.runtime.execute import Runtime
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.registry import Solver
 
 THEIRS = ("ddpm-100", "ddim-10", "ddim-16")
 """LeRobot's samplers; the first is its default and what ratios are taken to."""
-MODES = ("eager", "onnx", "openvino")
+ENGINES: tuple[tuple[Name, Precision], ...] = (
+    ("onnx", "float32"),
+    ("openvino", "float32"),
+    ("openvino", "bf16"),
+)
 FEW_STEPS = (2, 4, 8)
 
 
 def our_solvers(policy: DiffusionPolicy) -> list[Solver]:
-    """Return what runs in every mode: the head's rounds, its base, and few-step sampling."""
+    """Return what runs in every engine: the head's rounds, its base, and few-step sampling."""
     head = policy.config.head
     assert head is not None
     solvers = [Solver.of("pcm", head.sampler, rounds=rounds) for rounds in (1, 2)]
@@ -68,9 +72,10 @@ def sides(policy: DiffusionPolicy, obs: Tensor, stack: ExitStack) -> Iterator[Si
         peer = stack.enter_context(LeRobotPeer(python(), policy, sampler, obs, [0, 1]))
         yield lerobot_side(peer)
     for solver in our_solvers(policy):
-        for mode in MODES:
-            runtime = None if mode == "eager" else Runtime(policy, RuntimeConfig(mode))
-            yield ours(policy, solver, runtime)
+        yield ours(policy, solver)
+        for mode, precision in ENGINES:
+            side = ours(policy, solver, Runtime(policy, RuntimeConfig(mode, precision)))
+            yield side if precision == "float32" else replace(side, mode=f"{mode} {precision}")
 
 
 def computing(side: Side, spent: list[float]) -> Side:

@@ -23,6 +23,7 @@ from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
+from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.runtime.inputs import Inputs
 from pcm_policy.solvers.loop import rounds
 from pcm_policy.solvers.registry import Solver, flat
@@ -105,7 +106,14 @@ def rmse_by_round(
     return torch.stack(errors).cpu()
 
 
-def play(policy: DiffusionPolicy, solver: Solver, episodes: int, seed: int, kept: Path) -> Played:
+def play(
+    policy: DiffusionPolicy,
+    solver: Solver,
+    episodes: int,
+    seed: int,
+    kept: Path,
+    runtime: RuntimeConfig | None = None,
+) -> Played:
     """Run the episodes of one row, or read them where they have been run already.
 
     Args:
@@ -115,10 +123,15 @@ def play(policy: DiffusionPolicy, solver: Solver, episodes: int, seed: int, kept
         seed: of the first one.
         kept: folder of finished rows; a row is known by the weights it uses, how many steps are
             executed, solver, episodes and seed.
+        runtime: how solves are executed, one observation at a time as on a robot; by default
+            eagerly, those of 50 episodes at once.
     """
     used = policy if solver.uses_head else policy.network
     what = {"weights": fingerprint(used), "action_steps": policy.config.action_steps}
     what |= {"solver": flat(solver), "episodes": episodes, "seed": seed}
+    if runtime is not None:
+        what |= {"runtime": asdict(runtime)}
+        policy.use(runtime)
     file = kept / f"{hashlib.sha256(to_json(what).encode()).hexdigest()[:16]}.json"
     if not file.exists():
         actions = policy.action_normalizer
@@ -131,7 +144,7 @@ def play(policy: DiffusionPolicy, solver: Solver, episodes: int, seed: int, kept
             seed=seed,
             n_obs_steps=policy.config.obs_steps,
             num_envs=min(50, episodes),
-            solve_batch=min(50, episodes),
+            solve_batch=min(50, episodes) if runtime is None else 1,
         )
         policy.limits = None
         outcome = {

@@ -1,0 +1,99 @@
+"""Scores of PCM rounds in lower precision beside float32, over paired episodes of Push-T.
+
+    python -m benchmarks.study.precision [--policy released/pusht] [--episodes 600] [--docs]
+
+Solves run one observation at a time, as on a robot, in one engine; a bfloat16 network rounds
+differently in a batch. Episodes have the seeds and the noise of the published ones. Run again, it
+goes on after the last finished row.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import RESULTS
+from benchmarks.pasted import paste
+from benchmarks.study.pcm import SEED
+from benchmarks.study.rows import compare, play
+from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.conditions import conditions
+from pcm_policy.measure.tables import markdown, table
+from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.auto import versions
+from pcm_policy.runtime.config import Precision, RuntimeConfig
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
+"""The first one is what the others are compared with."""
+
+
+def measured(
+    policy: DiffusionPolicy, rounds: int, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Return the rows of one number of rounds, a precision each."""
+    solver = policy.solver({"method": "pcm", "rounds": rounds})
+    played = {
+        precision: play(
+            policy,
+            solver,
+            args.episodes,
+            args.seed,
+            args.kept,
+            RuntimeConfig(args.mode, precision),
+        )
+        for precision in PRECISIONS
+    }
+    base = played[PRECISIONS[0]]
+    return [
+        {"rounds": rounds, "precision": precision, **compare(one, base)}
+        for precision, one in played.items()
+    ]
+
+
+HEAD = ["rounds", "precision", "score", "difference", "success", "difference "]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return one line of the table."""
+    found = [str(row["rounds"]), row["precision"]]
+    for name in ("score", "success"):
+        one = row[name]
+        low, high = one["ci95"]
+        found.append(f"{one['mean']:.3f} [{low:.3f}, {high:.3f}]")
+        low, high = one["difference_ci95"]
+        same = row["precision"] == PRECISIONS[0]
+        found.append("" if same else f"{one['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
+    return found
+
+
+def main() -> None:
+    """Play, print, and write ``precision.json``."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--policy", default="released/pusht", help="a policy with a PCM head")
+    parser.add_argument("--mode", default="openvino")
+    parser.add_argument("--rounds", nargs="+", type=int, default=[2, 1])
+    parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--kept", type=Path, default=Path("outputs/precision"))
+    parser.add_argument("--output", type=Path, default=RESULTS / "study/precision.json")
+    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    policy = DiffusionPolicy.from_pretrained(args.policy)
+    rows: list[dict[str, Any]] = []
+    for rounds in args.rounds:
+        rows += measured(policy, rounds, args)
+        about = {"policy": args.policy, "mode": args.mode, "engines": versions()}
+        about |= {"episodes": args.episodes, "seed": args.seed}
+        write_text(args.output, to_json(conditions(policy) | about | {"rows": rows}))
+    lines = [cells(row) for row in rows]
+    print(table(HEAD, lines))
+    if args.docs:
+        paste("docs/performance.md", "precision", markdown(HEAD, lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
