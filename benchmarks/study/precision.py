@@ -83,12 +83,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     policy = DiffusionPolicy.from_pretrained(args.policy)
+    about = conditions(policy) | {"policy": args.policy, "engines": versions()}
+    about["runtime"] = {"mode": args.mode, "precision": "see rows", "threads": 1, "batch": 1}
     rows: list[dict[str, Any]] = []
     for rounds in args.rounds:
         rows += measured(policy, rounds, args)
-        about = {"policy": args.policy, "mode": args.mode, "engines": versions()}
-        about |= {"episodes": args.episodes, "seed": args.seed}
-        write_text(args.output, to_json(conditions(policy) | about | {"rows": rows}))
+        played = {"episodes": args.episodes, "seed": args.seed, "rows": rows}
+        write_text(args.output, to_json(about | played))
     lines = [cells(row) for row in rows]
     print(table(HEAD, lines))
     if args.docs:
