@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "ddim 16": {"method": "sequential", "sampler": "ddim", "steps": 16},
         "dpmpp 8": {"method": "sequential", "sampler": "dpmpp_2m", "steps": 8},
         "picard 4": {"method": "picard", "rounds": 4},
-        "picard window": {"method": "picard", "rounds": 12, "window": 5},
+        "picard window": {"method": "picard", "rounds": 28, "window": 5},
         "picard certified": {"method": "picard", **CERTIFIED},
         "coarse 4": {"method": "coarse", "rounds": 4},
         "coarse certified": {"method": "coarse", **CERTIFIED},
