@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.candidates import Candidate
@@ -91,7 +91,7 @@ class Error(Target):
     def hopeful(self, candidate: Candidate, known: Sequence[Candidate]) -> bool:
         """Whether it is close enough and may be the fastest."""
         fastest = min((k.times_ms["p50"] for k in self._fit(known)), default=float("inf"))
-        return bool(self._fit([candidate])) and candidate.times_ms["p50"] < SLACK * fastest
+        return candidate.rmse <= self.wanted and candidate.times_ms["p50"] < SLACK * fastest
 
     def _fit(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         return [c for c in candidates if c.rmse <= self.wanted]
@@ -120,7 +120,7 @@ class ScoreWithin(Target):
     def choose(self, candidates: Sequence[Candidate], closeness: Closeness | None = None) -> Choice:
         """Score the candidates from the fastest on, until one is equal."""
         assert closeness is not None
-        looked: dict[Any, tuple[float, float, float]] = {}
+        looked: dict[Solver, tuple[float, float, float]] = {}
         for candidate in sorted(candidates, key=lambda c: c.times_ms["p50"]):
             if candidate.solver not in looked:
                 looked[candidate.solver] = closeness(candidate.solver)

@@ -108,12 +108,12 @@ class Engine(Mode):
             ) from error
         dtype = TYPES[config.precision] or torch.float32
         off, most = (run(given)[0] - want[0]).abs(), max(TOLERANCE, 4 * finest(dtype))
-        states = off.dim() == 4
-        difference = float(off[-1].max() if states else off.max())
-        if not (difference <= most and float(off.max()) <= EARLIER * most):
+        chunk = off[-1] if off.dim() == 4 else off
+        if not (float(chunk.max()) <= most and float(off.max()) <= EARLIER * most):
             raise PcmError(
                 f"runtime.mode={config.mode}: {self.version()} differs from eager execution by "
-                f"{difference:.1e}; use runtime.mode=eager"
+                f"{float(chunk.max()):.1e}, states before the chunk by {float(off.max()):.1e}; "
+                "use runtime.mode=eager"
             )
         return run
 
