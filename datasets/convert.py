@@ -64,6 +64,7 @@ def convert(
     fps: float | None = None,
     zarr_format: Literal[2, 3] = 2,
     lerobot_version: Literal["v3.0", "v2.1"] = "v3.0",
+    lerobot_video: Literal["av1", "h264"] | None = None,
     images: Sequence[str] | str = (),
 ) -> Converted:
     """Convert demonstrations; the target appears whole or not at all.
@@ -77,6 +78,7 @@ def convert(
         fps: rate of the recording, for LeRobot, where the source does not say it.
         zarr_format: of a zarr target.
         lerobot_version: of a LeRobot target.
+        lerobot_video: how its cameras are encoded; None for pictures, which nothing changes.
         images: camera entries of a LeRobot source to decode, or ``all``; the others are left out.
 
     Raises:
@@ -93,7 +95,8 @@ def convert(
         recording = replace(recording, meta={**recording.meta, "fps": fps})
     names = _names(recording, dict(rename or {}), leave_out)
     try:
-        notes = write_recording(target, _named(recording, names), zarr_format, lerobot_version)
+        options = WriteOptions(zarr_format, lerobot_version, lerobot_video)
+        notes = write_recording(target, _named(recording, names), options)
     except ReplayError as fault:
         old = next((old for old, new in names.items() if new == fault.array), None)
         if old is None:
@@ -112,12 +115,10 @@ def convert(
     )
 
 
-def write_recording(
-    target: Path,
-    recording: Recording,
-    zarr_format: Literal[2, 3] = 2,
-    lerobot_version: Literal["v3.0", "v2.1"] = "v3.0",
-) -> list[str]:
+USUAL = WriteOptions()
+
+
+def write_recording(target: Path, recording: Recording, options: WriteOptions = USUAL) -> list[str]:
     """Write a recording in the format that the target's name says, whole or not at all.
 
     Returns:
@@ -129,7 +130,7 @@ def write_recording(
     wanted, place = registry.target_format(target), refuse_existing(target)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        return wanted.write(target, recording, WriteOptions(zarr_format, lerobot_version))
+        return wanted.write(target, recording, options)
     except OSError as error:
         fix = "free some space or choose another folder"
         raise ReplayError(target, "store", f"cannot be written ({error})", fix) from error

@@ -1,7 +1,8 @@
 """Camera frames of demonstrations on disk, read row by row: memory holds what a batch needs.
 
-Frames of a robomimic file that are stored in one piece are mapped where they are. Others (zarr, or
-compressed HDF5) are decoded once into a file of bytes beside the run, and that file is mapped.
+Frames of a robomimic file that are stored in one piece are mapped where they are. Others (zarr,
+compressed HDF5, videos) are decoded once, a block at a time, into a file of bytes beside the run,
+and that file is mapped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.formats.robomimic import array_names, masked, native_name, open_file
-from pcm_policy.datasets.formats.store import (
-    ReplayError,
-    decoding,
-    find_keys,
-    open_group,
-    row_blocks,
-)
+from pcm_policy.datasets.errors import ReplayError
+from pcm_policy.datasets.formats.loading import FrameSource
+from pcm_policy.datasets.formats.registry import source_format
 from pcm_policy.datasets.frame_cache import Image, cached_frames
-from pcm_policy.datasets.open import is_hdf5
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +63,7 @@ def open_frames(
     """Open a camera's frames.
 
     Args:
-        path: replay buffer or robomimic file.
+        path: demonstrations of any format.
         key: name of the array.
         size: height and width that are expected.
         cache: folder for decoded frames.
@@ -79,34 +74,18 @@ def open_frames(
         ReplayError: the array is missing, damaged, or holds no RGB images of that size.
     """
     path = Path(path)
-    if not is_hdf5(path):
-        with open_group(path) as group:
-            handle = find_keys(path, group, [key])[key]
-            _check(path, f"data/{key}", handle, size)
-            count = min(rows or handle.shape[0], handle.shape[0])
-            with decoding(path, f"data/{key}"):
-                return Frames.of([_decoded(path, key, [(f"data/{key}", handle)], count, cache)])
-    with open_file(path) as file:
-        demos = masked(path, file, filter_key)
-        names = array_names(path, file, file["data"][demos[0]])
-        native = names.get(key, native_name(key))
-        handles = []
-        for demo in demos:
-            if native not in file["data"][demo]:
-                found = f"missing; {demos[0]} holds {', '.join(names)}"
-                raise ReplayError(path, f"{demo}: {native}", found, "name one of these")
-            handles.append((f"{demo}: {native}", file["data"][demo][native]))
-            _check(path, *handles[-1], size)
-        if all(h.chunks is None and h.dtype == np.uint8 and h.id.get_offset() for _, h in handles):
-            mapped: list[Image] = [
-                np.memmap(path, np.uint8, "r", handle.id.get_offset(), handle.shape)
-                for _, handle in handles
-            ]
-            return Frames.of(mapped)
-        count = sum(len(handle) for _, handle in handles)
-        count = min(rows or count, count)
-        with decoding(path, native):
-            return Frames.of([_decoded(path, key, handles, count, cache, filter_key)])
+    known = source_format(path)
+    source = known.camera(path, key, filter_key)
+    if source.step.shape != (*size, 3) or source.step.base.kind not in "uf":
+        found = f"holds {source.step.shape} {source.step.base} a step"
+        fix = f"expected images {(*size, 3)}, height, width and RGB: see task.cameras"
+        raise ReplayError(path, source.where, found, fix)
+    if source.mapped:
+        return Frames.of(source.mapped)
+    shape = (source.count if rows is None else min(rows, source.count), *source.step.shape)
+    blocks = (_bytes(path, where, block) for where, block in _first(source, shape[0]))
+    decoded = cached_frames(known.place(path), key, filter_key, shape, blocks, cache)
+    return Frames.of([decoded])
 
 
 def joined_frames(first: Mapping[str, Frames], second: Mapping[str, Frames]) -> dict[str, Frames]:
@@ -114,35 +93,14 @@ def joined_frames(first: Mapping[str, Frames], second: Mapping[str, Frames]) -> 
     return {k: Frames.of([*v.parts, *second[k].parts]) for k, v in first.items()}
 
 
-def _check(path: Path, where: str, handle: Any, size: tuple[int, int]) -> None:
-    if tuple(handle.shape[1:]) != (*size, 3) or handle.dtype.kind not in "uf":
-        found = f"holds {tuple(handle.shape[1:])} {handle.dtype} a step"
-        fix = f"expected images {(*size, 3)}, height, width and RGB: see task.cameras"
-        raise ReplayError(path, where, found, fix)
-
-
-def _decoded(
-    path: Path,
-    key: str,
-    handles: Sequence[tuple[str, Any]],
-    count: int,
-    cache: Path,
-    filter_key: str | None = None,
-) -> Image:
-    """Return a map of the file with the frames, which is made unless it is there already."""
-    shape = (count, *handles[0][1].shape[1:])
-    blocks = (_bytes(path, where, block) for where, block in _blocks(handles, count))
-    return cached_frames(path, key, filter_key, shape, blocks, cache)
-
-
-def _blocks(handles: Sequence[tuple[str, Any]], count: int) -> Iterator[tuple[str, NDArray[Any]]]:
+def _first(source: FrameSource, count: int) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield blocks of the first frames."""
     left = count
-    for where, handle in handles:
-        for block in row_blocks(handle):
-            if left <= 0:
-                return
-            yield where, block[:left]
-            left -= len(block)
+    for where, block in source.blocks():
+        if left <= 0:
+            return
+        yield where, block[:left]
+        left -= len(block)
 
 
 def _bytes(path: Path, where: str, block: NDArray[Any]) -> Image:

@@ -92,6 +92,20 @@ class Journal:
             np.savez(scratch, **arrays)  # type: ignore[arg-type]
             os.replace(scratch, file)
 
+    def contents(self) -> dict[int, bytes]:
+        """Return the files of all episodes by their seeds, for a journal elsewhere."""
+        return {
+            int(file.stem): file.read_bytes() for file in sorted(self.folder.glob("[0-9]*.npz"))
+        }
+
+    def take(self, seed: int, content: bytes) -> None:
+        """Keep the file of an episode of a journal elsewhere.
+
+        Raises:
+            ReplayError: it cannot be written.
+        """
+        _write(self._file(seed), content)
+
     def read(self, seed: int) -> tuple[Episode, dict[str, str]]:
         """Return a kept episode and its attributes.
 

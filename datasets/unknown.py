@@ -145,24 +145,9 @@ def _inside(path: Path, names: list[str]) -> Named | None:
 
 _LAYOUTS: tuple[tuple[frozenset[str], str, str], ...] = (
     (
-        frozenset({"observations", "action"}),
-        "holds one episode as ALOHA and ACT record it (observations/qpos, action)",
-        "convert the folder to LeRobot, or write the episodes as data/demo_i of one file",
-    ),
-    (
-        frozenset({"observations", "actions", "rewards"}),
-        "holds the flat arrays of D4RL (observations, actions, terminals)",
-        "Minari has these data sets: minari download, then name minari:ID",
-    ),
-    (
         frozenset({"episode_0"}),
         "is the file inside a Minari data set",
         "name its folder, the one that holds data/, or minari:ID",
-    ),
-    (
-        frozenset({"traj_0"}),
-        "holds the trajectories of ManiSkill (traj_0/actions, obs)",
-        f"convert it to LeRobot with ManiSkill's tool, or {_WRITE}",
     ),
     (
         frozenset({"observation", "action"}),

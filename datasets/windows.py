@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.replay import ReplayBuffer
+from pcm_policy.datasets.formats.replay import ReplayBuffer
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import parse_field
 

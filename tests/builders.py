@@ -15,6 +15,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"width": 16, "depth": 1, "step_embed_dim": 8},
     "unet1d": {"down_dims": [8, 16], "kernel_size": 3, "step_embed_dim": 8},
     "transformer": {"n_layer": 1, "n_head": 2, "n_emb": 8},
+    "dit": {"depth": 1, "heads": 2, "width": 8, "step_embed_dim": 8},
 }
 PLAIN_HEAD: dict[str, Any] = {"nodes": None, "newton": False, "guess_width": 0}
 """Of a window head that is the network alone: it sees all states, corrects plain rounds."""

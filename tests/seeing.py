@@ -53,7 +53,9 @@ def make(vision: VisionConfig = VISION, sharp: float = 30.0, **changes: Any) -> 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let encoders return means of parts of an image: what is tested is who encodes what, when."""
 
-    def encode(self: Vision, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def encode(
+        self: Vision, images: Mapping[str, Tensor], places: Tensor | None = None
+    ) -> dict[str, Tensor]:
         time.sleep(1e-4)
         width = self.config.feature_dim
         found = {}

@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +12,24 @@ import torch
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.cli.main import run_command
-from pcm_policy.heads import HEADS, build_head
-from pcm_policy.networks import NETWORKS
-from pcm_policy.sampling.samplers import SAMPLERS, SamplerConfig, build_sampler
-from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.solvers import PCM, STEPS, Rounds, Tolerance, solve, start
+from pcm_policy.heads import build_head
+from pcm_policy.sampling.samplers import SamplerConfig
+from pcm_policy.solvers import PCM, Rounds, Tolerance, solve, start
 from pcm_policy.solvers.registry import Solver
 from tests.cli.documented import FENCED, files_shown
 from tests.problems import DA, B, C, N, T, problem
 
 PAGE = Path(__file__).parents[1] / "docs/extend.md"
-MODULES = (
-    "damped",
-    "diagonal",
-    "small",
-    "closer",
-    "renoising",
-    "reach",
-    "npz",
-    "mine.npz",
-    "mine.renoising",
-)
-PARTS: dict[str, Any] = {
-    "damped": STEPS, "diagonal": HEADS, "small": NETWORKS, "closer": SAMPLERS,
-    "renoising": SAMPLERS,
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def _mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in a folder with the page's files; what they register is gone afterwards."""
+def _mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with the page's files."""
     for name, text in files_shown(PAGE).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [str(tmp_path / "mine"), str(tmp_path), *sys.path])
-    yield
-    for name in MODULES:
-        sys.modules.pop(name, None)
-    for name, registry in PARTS.items():
-        registry._parts.pop(name, None)
 
 
 def settings(command: str, *words: str) -> Any:
@@ -66,7 +43,7 @@ def test_the_page_has_every_part() -> None:
     assert {name.split("/")[1] for name in found if name.endswith(".yaml")} == {
         "solver", "head", "network", "task",
     }  # fmt: skip
-    assert len([name for name in found if name.endswith(".py")]) == 7
+    assert len([name for name in found if name.endswith(".py")]) == 6
     for title in ("solver", "head", "network", "sampler", "task", "dataset format"):
         assert f"## A {title}\n" in PAGE.read_text()
     assert all(len(text.splitlines()) <= 45 for text in found.values())  # one screen
@@ -125,12 +102,6 @@ def test_the_network_makes_a_policy() -> None:
     policy.obs_normalizer.low.fill_(-1)
     policy.obs_normalizer.high.fill_(1)
     assert policy.predict(np.zeros((2, 4))).action.shape == (1, 8, 2)
-
-
-def test_the_sampler_has_a_name() -> None:
-    __import__("renoising")
-    found = build_sampler(NoiseSchedule("flow", 100), SamplerConfig("renoising", 5))
-    assert (found.steps, found.stochastic) == (5, True)
 
 
 def test_a_sampler_of_its_own_samples_a_released_policy() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -41,7 +41,6 @@ tops = st.sampled_from([None, np.array([1.0, 2.0])])
 rates = st.sampled_from([None, 0.25, np.array([0.1, 5.0])])
 
 
-@settings(deadline=None)
 @given(bounds, tops, rates, st.integers(0, 2**31), st.sampled_from([None, 0.5, 4.0]))
 def test_limits_against_a_slow_rewrite(
     low: Any, high: Any, rate: Any, seed: int, away: float | None

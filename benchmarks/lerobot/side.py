@@ -1,6 +1,7 @@
 """LeRobot as one side of the comparison.
 
-``PCM_LEROBOT_PYTHON`` names the Python of an environment made by ``benchmarks/lerobot/env.py``.
+``PCM_LEROBOT_PYTHON`` names the Python of an environment made by ``benchmarks/lerobot/env.py``, or
+several, separated as in ``PATH``: tests run in each of them, comparisons in the first.
 """
 
 import os
@@ -11,9 +12,15 @@ from benchmarks.compare.sides import Side, Solved
 from pcm_policy.adopt.lerobot_peer import LeRobotPeer
 
 
+def pythons() -> list[str]:
+    """Return the Pythons of LeRobot's environments."""
+    named = os.environ.get("PCM_LEROBOT_PYTHON", "")
+    return [python for python in named.split(os.pathsep) if python]
+
+
 def python() -> str | None:
-    """Return the Python of LeRobot's environment, or None where there is none."""
-    return os.environ.get("PCM_LEROBOT_PYTHON")
+    """Return the first of them, or None where there is none."""
+    return next(iter(pythons()), None)
 
 
 def lerobot_side(peer: LeRobotPeer) -> Side:

@@ -1,6 +1,7 @@
 """From scripted demonstrations to success in simulation, by the commands that anybody would type.
 
     python -m benchmarks.routes.route lift can square --output DIR [--docs]
+    python -m benchmarks.routes.route can --output DIR --ray HOST:6379   # episodes in a Ray cluster
 
 For each route: ``pcm-data generate``, ``pcm-train``, ``pcm-distill``, then ``pcm-eval`` for the
 base sampler and for 1, 2 and 3 PCM rounds, over the same 50 seeds; and robomimic's own behaviour
@@ -82,13 +83,22 @@ ROUTES: Mapping[str, Route] = {
 }
 
 
-def commands(name: str, folder: Path) -> dict[str, list[str]]:
-    """Return the commands of a route, in their order, by what they are for."""
+def commands(name: str, folder: Path, ray: str | None = None) -> dict[str, list[str]]:
+    """Return the commands of a route, in their order, by what they are for.
+
+    Args:
+        name: of the route.
+        folder: gets what they write.
+        ray: address of a Ray cluster that runs the episodes, ``local`` for this machine's cores.
+    """
     route = ROUTES[name]
+    spread = [] if ray is None else ["launcher=ray"]
+    spread += [] if ray in (None, "local") else [f"ray.address={ray}"]
     task, demos = f"task={route.task}", folder / f"{route.task.split('/')[-1]}.hdf5"
     base, pcm = folder / name, folder / f"{name}_pcm"
     data, threads = f"dataset.path={demos}", "threads=1"
-    generate = ["generate", task, f"episodes={route.episodes}", *route.generate]
+    here = [word for word in route.generate if ray is None or not word.startswith("workers=")]
+    generate = ["generate", task, f"episodes={route.episodes}", *here, *spread]
     train = [f"train.steps={route.steps}", *route.train, threads]
     distil = [f"policy={base}/policy", data, f"output_dir={pcm}"]
     distil += [f"train.steps={route.distil}", threads]
@@ -99,7 +109,7 @@ def commands(name: str, folder: Path) -> dict[str, list[str]]:
     }
     limit = [] if route.max_steps is None else [f"max_steps={route.max_steps}"]
     limit += [f"episodes={route.evaluated}", "num_envs=5", "solve_batch=5", "seed=100000", threads]
-    limit.append("overwrite=true")  # of a run that was interrupted
+    limit += [*spread, "overwrite=true"]  # of a run that was interrupted
     for number, (solver, words) in enumerate(SOLVERS.items()):
         chosen = [f"policy={pcm}/policy", *words, *limit]
         found[solver] = ["eval", task, *chosen, f"output_dir={folder}/{name}_eval{number}"]
@@ -129,11 +139,16 @@ def execute(words: Sequence[str]) -> None:
         raise PcmError(f"{shell(words)} ended with code {done.returncode}")
 
 
-def run(name: str, folder: Path, run_command: Callable[[Sequence[str]], None] = execute) -> Report:
+def run(
+    name: str,
+    folder: Path,
+    run_command: Callable[[Sequence[str]], None] = execute,
+    ray: str | None = None,
+) -> Report:
     """Run what is missing of a route; returns its report, which ``NAME.json`` holds as well."""
     file = folder / f"{name}.json"
     report: Report = json.loads(file.read_text()) if file.exists() else {"name": name, "steps": {}}
-    for step, words in commands(name, folder).items():
+    for step, words in commands(name, folder, ray).items():
         if step in report["steps"]:
             continue
         entry: Report = {"command": shell(words)}
@@ -183,10 +198,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("routes", nargs="+", choices=list(ROUTES))
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--ray", help="address of a Ray cluster for all episodes, or local")
     parser.add_argument("--docs", action="store_true", help="update README.md")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
-    reports = [run(name, args.output) for name in args.routes]
+    reports = [run(name, args.output, ray=args.ray) for name in args.routes]
     head, lines = ["", *args.routes], rows(reports)
     print(table(head, lines))
     if args.docs:

@@ -80,15 +80,16 @@ def main(argv: list[str] | None = None) -> None:
         reports[name] = {**conditions(policy), "observations": len(obs)}
     report = {**made_by(), "error": ERROR, "policies": reports, "rows": rows}
     write_text(options.output, to_json(report))
-    print(table(HEAD, [_cells(row) for row in rows]))
+    print(table(HEAD, [cells(row) for row in rows]))
     if options.docs:
         count, where = options.observations, said(next(iter(reports.values())))
         start = f"`python -m benchmarks.solvers.certified --observations {count}` on {where}"
-        text = f"{start}, batch 1:\n\n{markdown(HEAD, [_cells(row) for row in rows])}\n"
+        text = f"{start}, batch 1:\n\n{markdown(HEAD, [cells(row) for row in rows])}\n"
         paste("docs/pcm.md", "certified", text)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
+    """Format one row of the results."""
     low, high = row["rounds_95"]
     least, most = row["change_95"]
     reference = row["then"] == "linearised"

@@ -2,22 +2,30 @@
 
     python -m benchmarks.solvers.versions OTHER [--policy released/pusht_mlp] [--calls 200]
 
-OTHER is a folder with ``pcm_policy`` in it. Both run in a process of their own, on one thread, and
-take turns on the same observation and noise. Compared are medians of the CPU time of a call, which
-other programs on the machine change little, and the chunks, bit by bit.
+OTHER is a folder with ``pcm_policy`` in it. Both versions are imported into one process, on one
+thread, and take turns on the same observation and noise. Compared are medians of the CPU time of a
+call, which other programs on the machine change little, and the chunks, bit by bit.
 """
 
 import argparse
-import json
-import os
-import subprocess
+import importlib
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 
 from pcm_policy.measure.tables import table
+
+PACKAGES = ("pcm_policy", "envs", "datasets")
+"""What both versions call alike."""
 
 CERTIFIED = {"tolerance": 1e-3}
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -53,51 +61,55 @@ ROWS["adaptive certified"] = (
     {"method": "adaptive", **CERTIFIED},
 )
 ROWS["pcm certified"] = ({"method": "pcm", **CERTIFIED}, {"method": "pcm", **CERTIFIED})
-CHILD = """
-import hashlib, json, sys, time
-import torch
-torch.set_num_threads(1)
-from pcm_policy import DiffusionPolicy
-from pcm_policy.measure.exactness import paired_noise
-name, rows = json.loads(sys.argv[1])
-policy = DiffusionPolicy.from_pretrained(name)
-obs, solvers = policy.held_out, {k: policy.solver(v) for k, v in rows.items()}
-print("ready", flush=True)
-for line in sys.stdin:
-    key, number = json.loads(line)
-    i, noise = number % len(obs), paired_noise(policy, solvers[key], 1, number)
-    start = time.process_time()
-    found = policy.solve(obs[i : i + 1], solvers[key], noise)
-    spent = time.process_time() - start
-    chunk = hashlib.sha256(found.chunk.numpy().tobytes()).hexdigest()
-    print(json.dumps([spent, chunk, found.rounds, found.sample.flatten().tolist()]), flush=True)
-"""
-OLD = CHILD.replace("pcm_policy.measure.exactness", "pcm_policy.exactness")
+
+
+class _In(MetaPathFinder):
+    """Finds the packages of both versions in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Find a package at the top; what is in it is found as usual."""
+        return PathFinder.find_spec(name, [str(self.folder)]) if name in PACKAGES else None
 
 
 class Side:
-    """One version in a process of its own."""
+    """One version of the package, imported beside the other one."""
 
     def __init__(self, folder: Path, policy: str, rows: dict[str, Any]) -> None:
-        moved = (folder / "pcm_policy" / "measure").exists()
-        env = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", CHILD if moved else OLD, json.dumps([policy, rows])]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, env=env, text=True, cwd=folder
-        )
-        self._read()
+        self._modules: dict[str, ModuleType] = {}
+        with self._alone(folder):
+            package = importlib.import_module("pcm_policy")
+            if package.__file__ is None or folder not in Path(package.__file__).parents:
+                sys.exit(f"{folder}: no pcm_policy in this folder")
+            moved = (folder / "pcm_policy" / "measure").exists()
+            name = "pcm_policy.measure.exactness" if moved else "pcm_policy.exactness"
+            self._noise = importlib.import_module(name).paired_noise
+            self._policy = package.DiffusionPolicy.from_pretrained(policy)
+            self._solvers = {key: self._policy.solver(words) for key, words in rows.items()}
 
-    def __call__(self, key: str, number: int) -> Any:
-        """Solve once; return seconds, a digest of the chunk, rounds and the chunk."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([key, number]) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._read())
+    @contextmanager
+    def _alone(self, folder: Path | None = None) -> Iterator[None]:
+        """Let imports find this version's modules, and keep what they load."""
+        sys.modules.update(self._modules)
+        finders = [] if folder is None else [_In(folder)]
+        sys.meta_path[:0] = finders
+        try:
+            yield
+        finally:
+            del sys.meta_path[: len(finders)]
+            names = [name for name in sys.modules if name.partition(".")[0] in PACKAGES]
+            self._modules = {name: sys.modules.pop(name) for name in names}
 
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
+    def __call__(self, key: str, number: int) -> tuple[float, Any]:
+        """Solve once; return seconds and the result."""
+        with self._alone():
+            obs, solver = self._policy.held_out, self._solvers[key]
+            i, noise = number % len(obs), self._noise(self._policy, solver, 1, number)
+            start = time.process_time()
+            found = self._policy.solve(obs[i : i + 1], solver, noise)
+            return time.process_time() - start, found
 
 
 def compare(sides: list[Side], key: str, calls: int) -> list[str]:
@@ -107,14 +119,14 @@ def compare(sides: list[Side], key: str, calls: int) -> list[str]:
             side(key, number)
     answers: list[list[Any]] = [[], []]
     for number in range(calls):
-        order = (0, 1) if number % 2 else (1, 0)
-        for i in order:
+        for i in (0, 1) if number % 2 else (1, 0):
             answers[i].append(sides[i](key, number))
-    before, now = ([1e3 * spent for spent, *_ in one] for one in answers)
+    before, now = ([1e3 * spent for spent, _ in one] for one in answers)
     change = float(np.median(now) / np.median(before) - 1)
-    same = sum(a[1] == b[1] for a, b in zip(*answers, strict=True))
-    off = max(float(np.abs(np.subtract(a[3], b[3])).max()) for a, b in zip(*answers, strict=True))
-    rounds = [f"{np.mean([a[2] for a in one]):.2f}" for one in answers]
+    there, here = ([found for _, found in one] for one in answers)
+    same = sum(a.chunk.equal(b.chunk) for a, b in zip(there, here, strict=True))
+    off = max(float((a.sample - b.sample).abs().max()) for a, b in zip(there, here, strict=True))
+    rounds = [f"{np.mean([found.rounds for found in one]):.2f}" for one in (there, here)]
     times = [f"{np.median(one):.2f}" for one in (before, now)]
     return [key, *times, f"{change:+.1%}", *rounds, f"{same}/{calls}", f"{off:.0e}"]
 
@@ -130,6 +142,9 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=list(ROWS))
     options = parser.parse_args()
     here = Path(__file__).parents[2]
+    torch.set_num_threads(1)
+    for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
+        del sys.modules[name]  # this version's own are imported as the other's are
     sides = [
         Side(folder.resolve(), options.policy, {k: ROWS[k][i] for k in options.rows})
         for i, folder in enumerate((options.other, here))

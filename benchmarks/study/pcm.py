@@ -15,11 +15,12 @@ shape.
 
 Writes ``study.json``, ``study.md``, ``error.png``, ``score.png``, ``pareto.png`` and ``episodes/``,
 and with ``--paste README.md measured`` the rows of up to four rounds into that document, between
-marks of that name. Run again, it goes on where it was cut off.
+marks of that name. Run again, it goes on where it was cut off. ``--ray ADDRESS`` plays the rows'
+episodes in a Ray cluster, a row at a time in each of its processes; times are taken here.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,8 @@ from benchmarks.study.rows import (
 )
 from benchmarks.study.search import TUNING_SEED, best_path, best_sampler, visited_observations
 from benchmarks.study.show import HEAD, cells, pictures, tables
+from benchmarks.study.spread import Setting, Task, play_rows
+from pcm_policy.cli.cluster import absolute
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.bench import time_predictions
@@ -179,6 +182,23 @@ class Study:
         )
         return dict(zip(timed, found, strict=True))
 
+    def spread(self, rows: Sequence[Row]) -> None:
+        """Play all rows in a Ray cluster, if one was named."""
+        options = self.options
+        if options.ray is None:
+            return
+        models = [self.policy, *filter(None, [self.consistency])]
+        given = [options.policy, *filter(None, [options.consistency])]
+        places = tuple(absolute(policy) for policy in given)
+        setting = Setting(
+            places, self.visited[:128], self.exact, options.episodes, SEED, options.threads
+        )
+        tasks = [
+            Task(row.name, int(self.model(row.family) is not self.policy), row.solver)
+            for row in rows
+        ]
+        play_rows(setting, models, tasks, self.kept, options.ray)
+
     def report(self) -> dict[str, Any]:
         """Measure everything; print rows as they come."""
         rows, chosen = self.rows()
@@ -186,6 +206,7 @@ class Study:
         crossed = {f"RMSE {e:g}": self.crossings(rows, off, traces, e) for e in ERRORS}
         reached = [c[1] for found in crossed.values() for c in found.values() if c is not None]
         ms = self.times([*(row.solver for row in rows), *reached])
+        self.spread(rows)
         played: dict[str, Played] = {}
         entries = []
         for row in tqdm(rows, desc="episodes", disable=None):
@@ -234,23 +255,32 @@ class Study:
         }
 
 
-def paste_rows(command: str, report: dict[str, Any], document: str, name: str) -> None:
+def paste_rows(command: str, report: Mapping[str, Any], document: str, name: str) -> None:
     """Put the rows that most readers want between the marks of a document."""
+    paste(document, name, excerpt(command, report))
+
+
+def excerpt(command: str, report: Mapping[str, Any]) -> str:
+    """Return the rows of few rounds and calls as markdown, with what they mean."""
     shown = ["base", "DDPM", *FEW_STEPS, "Picard", "Newton", "PCM", SETTLING]
     rows = [row for f in shown for row in report["rows"] if row["family"] == f]
     chosen = [row for row in rows if row["rounds"] <= 4 or row["family"] in ("base", "DDPM")]
-    text = (
-        f"`{command.split(' --only')[0]}`: Push-T, {report['episodes']} episodes from seed "
-        f"{report['seed']}, paired seeds and noise, on {said(report)}, "
-        f'batch 1. "PCM 2" takes two network rounds ("PCM 3" two of the head and one of the base; '
-        f'"{SETTLING} 2" ends row by row, after two on average), "DDIM 2" two network calls. The '
-        f"base samples {report['base']} sequentially{_noisy(report['base'])}. RMSE is the distance "
-        f"to the base's chunk on held-out observations, actions in [-1, 1]; p50 and p95 are "
-        f"percentiles. Schedules of few-step samplers and where PCM settles were chosen on other "
-        f"seeds.\n\n"
+    return (
+        f"`{command.split(' --only')[0]} --output DIR`, the rows of up to "
+        f"four rounds or calls, base weights "
+        f"`{report['policy']}`. {report['episodes']} episodes from seed {report['seed']}, paired "
+        f"seeds and noise, on {said(report)}, batch 1. Actions lie in [-1, 1].\n\n"
+        f"- `base`: {report['base']}, sequentially{_noisy(report['base'])}.\n"
+        f"- `DDIM n`, `DPM-Solver++ n`: that many sequential network calls.\n"
+        f"- `PCM 1`, `PCM 2`: that many head rounds. `PCM 3`: two head rounds, then a base round. "
+        f"`{SETTLING} 2`: each chunk ends by itself (`solver.settle`), after two rounds on "
+        f"average.\n"
+        f"- RMSE: distance to the base's chunk on held-out observations. p50 and p95 are "
+        f"percentiles.\n\n"
+        f"We chose the timesteps of the few-step samplers and the level of `solver.settle` on "
+        f"other seeds.\n\n"
         f"{markdown(HEAD, [cells(row) for row in chosen])}\n"
     )
-    paste(document, name, text)
 
 
 def _noisy(base: str) -> str:
@@ -279,6 +309,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--paste", nargs=2, metavar=("DOCUMENT", "NAME"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ray", help="address of a Ray cluster that plays the rows, or local")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     report = Study(options).report()

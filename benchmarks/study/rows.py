@@ -126,35 +126,66 @@ def play(
         runtime: how solves are executed, one observation at a time as on a robot; by default
             eagerly, those of 50 episodes at once.
     """
-    used = policy if solver.uses_head else policy.network
-    what = {"weights": fingerprint(used), "action_steps": policy.config.action_steps}
-    what |= {"solver": flat(solver), "episodes": episodes, "seed": seed}
+    what = described_row(policy, solver, episodes, seed, runtime)
     if runtime is not None:
-        what |= {"runtime": asdict(runtime)}
         policy.use(runtime)
-    file = kept / f"{hashlib.sha256(to_json(what).encode()).hexdigest()[:16]}.json"
+    file = row_file(kept, what)
     if not file.exists():
-        actions = policy.action_normalizer
-        policy.limits = ActionLimits(actions.low.cpu().numpy(), actions.high.cpu().numpy())
-        runner = EpisodePolicy(policy, solver)
-        result = evaluate(
-            runner,
-            "pcm_policy/PushTKeypoints-v0",
-            episodes=episodes,
-            seed=seed,
-            n_obs_steps=policy.config.obs_steps,
-            num_envs=min(50, episodes),
-            solve_batch=min(50, episodes) if runtime is None else 1,
-        )
-        policy.limits = None
-        outcome = {
-            "scores": result.scores,
-            "successes": [float(bool(e.success)) for e in result.episodes],
-            "rounds": runner.mean_rounds,
-        }
+        outcome = run_row(policy, solver, episodes, seed, 50 if runtime is None else 1)
         write_text(file, to_json(what | outcome))
     read = json.loads(file.read_text())
     return Played(read["scores"], read["successes"], read.get("rounds"))
+
+
+def described_row(
+    policy: DiffusionPolicy,
+    solver: Solver,
+    episodes: int,
+    seed: int,
+    runtime: RuntimeConfig | None = None,
+) -> dict[str, Any]:
+    """Return what names a row, as :func:`play` takes it."""
+    used = policy if solver.uses_head else policy.network
+    what = {"weights": fingerprint(used), "action_steps": policy.config.action_steps}
+    what |= {"solver": flat(solver), "episodes": episodes, "seed": seed}
+    return what if runtime is None else what | {"runtime": asdict(runtime)}
+
+
+def row_file(kept: Path, what: Mapping[str, Any]) -> Path:
+    """Return where a row is kept."""
+    return kept / f"{hashlib.sha256(to_json(what).encode()).hexdigest()[:16]}.json"
+
+
+def run_row(
+    policy: DiffusionPolicy, solver: Solver, episodes: int, seed: int, batch: int = 50
+) -> dict[str, Any]:
+    """Run the episodes of a row; returns their outcomes.
+
+    Args:
+        policy: the policy.
+        solver: how to solve.
+        episodes: number of episodes.
+        seed: of the first one.
+        batch: rows of a solve.
+    """
+    actions = policy.action_normalizer
+    policy.limits = ActionLimits(actions.low.cpu().numpy(), actions.high.cpu().numpy())
+    runner = EpisodePolicy(policy, solver)
+    result = evaluate(
+        runner,
+        "pcm_policy/PushTKeypoints-v0",
+        episodes=episodes,
+        seed=seed,
+        n_obs_steps=policy.config.obs_steps,
+        num_envs=min(50, episodes),
+        solve_batch=min(batch, episodes),
+    )
+    policy.limits = None
+    return {
+        "scores": result.scores,
+        "successes": [float(bool(e.success)) for e in result.episodes],
+        "rounds": runner.mean_rounds,
+    }
 
 
 def compare(played: Played, base: Played) -> dict[str, Any]:

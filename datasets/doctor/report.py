@@ -136,8 +136,6 @@ def summary(path: str | Path) -> str:
     ]
     lines += [f"no array: {plain(f'{name} {why}')}" for name, why in recording.lost.items()]
     lines += known.describe(path)
-    if not known.trainable:
-        lines.append(f"{known.name}: pcm-data convert {path} X.zarr makes what training reads")
     return "\n".join([str(path), *lines])
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pcm_policy.datasets.buffer import ReplayBuffer
 from pcm_policy.datasets.findings import Finding
+from pcm_policy.datasets.formats.loading import FrameSource, frame_source, load
 from pcm_policy.datasets.gathered import Gathered, examine_recording
 from pcm_policy.datasets.recording import Recording
 from pcm_policy.errors import PcmError
@@ -19,10 +21,12 @@ class WriteOptions:
     Attributes:
         zarr_format: of a replay buffer.
         lerobot_version: of a LeRobot folder.
+        lerobot_video: how its cameras are encoded; None for pictures, which nothing changes.
     """
 
     zarr_format: Literal[2, 3] = 2
     lerobot_version: Literal["v3.0", "v2.1"] = "v3.0"
+    lerobot_video: Literal["av1", "h264"] | None = None
 
 
 def no_filter_key(path: Path, filter_key: str | None) -> None:
@@ -31,19 +35,28 @@ def no_filter_key(path: Path, filter_key: str | None) -> None:
         raise PcmError(f"{path}: filter_key={filter_key}: only robomimic's HDF5 has filter keys")
 
 
+def no_images(path: Path, images: Sequence[str] | str, name: str) -> None:
+    """Refuse cameras that are named one by one, where they are arrays as any other; PcmError."""
+    if images:
+        raise PcmError(f"{path}: images=... decodes cameras of a LeRobot data set, not of {name}")
+
+
 class Format(ABC):
     """A format: subclass it, put an instance into :func:`~.registry.register`, and it is known.
 
     ``pcm-data info``, ``validate`` and ``convert`` need :meth:`recognises` and :meth:`read`;
     :meth:`accepts` and :meth:`write` make it a target as well.
 
+    Training reads what :meth:`read` describes, as it is; :meth:`load` and :meth:`camera` do it in
+    another way where a format has a quicker one.
+
     Attributes:
         name: one word, for messages.
-        trainable: whether training opens the files as they are.
+        general: whether it is asked last, because its files are other formats' too.
     """
 
     name: str
-    trainable: bool = False
+    general: bool = False
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:
@@ -60,6 +73,35 @@ class Format(ABC):
         Raises:
             PcmError: an optional package is not installed; or a ReplayError: it is damaged.
         """
+
+    def load(
+        self, path: Path, keys: Sequence[str] | None = None, filter_key: str | None = None
+    ) -> ReplayBuffer:
+        """Read arrays into memory for training, ``keys`` alone; None for all.
+
+        Raises:
+            PcmError: a filter key, or what :func:`.loading.load` raises.
+        """
+        no_filter_key(path, filter_key)
+        return load(self.read(path), keys)
+
+    def camera(self, path: Path, key: str, filter_key: str | None = None) -> FrameSource:
+        """Describe a camera for training; its frames are not read yet.
+
+        Raises:
+            PcmError: a filter key, or a ReplayError: there is no such array, or it is damaged.
+        """
+        no_filter_key(path, filter_key)
+        return frame_source(self.read(path), key)
+
+    def whole(self, path: Path) -> Recording:
+        """Describe a source with everything that training can read, cameras included."""
+        return self.read(path)
+
+    def observed(self, recording: Recording) -> list[str]:
+        """Return the fields of a recording that are observations, by their names."""
+        heads = ("observation", "obs")
+        return [name for name in recording.fields if name.partition(".")[0] in heads]
 
     def accepts(self, target: Path) -> bool:
         """Say whether a target of this name is to be written in this format."""

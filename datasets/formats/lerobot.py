@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pcm_policy.datasets.errors import ReplayError
-from pcm_policy.datasets.formats.base import Format, WriteOptions
+from pcm_policy.datasets.formats.base import Format, WriteOptions, no_filter_key
 from pcm_policy.datasets.formats.lerobot_columns import leaf_type, read_episodes
 from pcm_policy.datasets.formats.lerobot_images import Camera, chosen, step_kind
 from pcm_policy.datasets.formats.lerobot_index import OWN, Index, read_index
@@ -23,10 +23,13 @@ from pcm_policy.datasets.formats.lerobot_info import (
     read_info,
     read_tasks,
 )
+from pcm_policy.datasets.formats.lerobot_modality import read_modality, slices
 from pcm_policy.datasets.formats.lerobot_writing import write_lerobot
+from pcm_policy.datasets.formats.loading import FrameSource, check_there, frame_source
 from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta, section
 from pcm_policy.datasets.trust import refuse_links_outside
 
+STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
 _NUMBERS = ("int", "uint", "float", "double", "halffloat", "bool")  # Arrow's names
 
 
@@ -81,6 +84,7 @@ def _section(path: Path, info: Info, fields: Mapping[str, Any]) -> dict[str, Any
         "features": {k: v for k, v in names.items() if v is not None},
         "robot_type": info.text.get("robot_type"),
         "own": [name for name in OWN if name in fields],
+        "modality": read_modality(path),
     }
     return {k: v for k, v in found.items() if v}
 
@@ -175,13 +179,47 @@ class LeRobot(Format):
         """Describe a folder; cameras that are not asked for are named and left out."""
         return read_lerobot(path, images)
 
+    def camera(self, path: Path, key: str, filter_key: str | None = None) -> FrameSource:
+        """Describe a camera; its videos are decoded a few frames at a time."""
+        no_filter_key(path, filter_key)
+        recording, info = read_lerobot(path, "all"), read_info(path)
+        check_there(recording, key)
+        if info.features[key].dtype != "video":
+            return frame_source(recording, key)
+        lengths = read_index(path, data_files(path, info)[0], info).lengths
+
+        def blocks() -> Iterator[tuple[str, Any]]:
+            camera = Camera(path, info, key, len(lengths))
+            try:
+                for number, steps in enumerate(lengths):
+                    for block in camera.blocks(number, steps):
+                        yield f"episode {number}: {key}", block
+            finally:
+                camera.close()
+
+        return FrameSource(key, recording.fields[key], sum(lengths), blocks)
+
+    def whole(self, path: Path) -> Recording:
+        """Describe a folder with its cameras, of which nothing is decoded yet."""
+        return read_lerobot(path, "all")
+
+    def observed(self, recording: Recording) -> list[str]:
+        """Return what LeRobot's own policies observe: the state, the environment's, the cameras."""
+        usual = [name for name in (STATE, ENVIRONMENT) if name in recording.fields]
+        cameras = [name for name, step in recording.fields.items() if len(step.shape) == 3]
+        return [*usual, *(name for name in cameras if name.startswith("observation."))]
+
+    def describe(self, path: Path) -> list[str]:
+        """Return what GR00T and RoboCasa call columns of the arrays."""
+        return [f"{name}: {place}" for name, place in slices(read_modality(path))]
+
     def accepts(self, target: Path) -> bool:
         """Say whether a target is a path without suffix."""
         return target.suffix == "" and ":" not in str(target)
 
     def write(self, target: Path, recording: Recording, options: WriteOptions) -> list[str]:
         """Write a folder; return notes."""
-        return write_lerobot(target, recording, options.lerobot_version)
+        return write_lerobot(target, recording, options.lerobot_version, options.lerobot_video)
 
 
 FORMAT = LeRobot()

@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from pcm_policy.optional import require
 
 WIDEST = 4096
 """Values of a step that a column of numbers may hold."""
+BLOCK = 32
+"""Frames that are decoded at a time where memory must not hold an episode."""
 
 
 def chosen(path: Path, info: Info, images: Sequence[str] | str) -> set[str]:
@@ -135,12 +137,20 @@ class Camera:
 
     def read(self, number: int, steps: int) -> NDArray[np.uint8]:
         """Return the frames of an episode, ``(steps, H, W, 3)``; episodes come in order."""
+        return self._frames(number, 0, steps)
+
+    def blocks(self, number: int, steps: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames of an episode a few at a time; episodes come in order."""
+        for first in range(0, steps, BLOCK):
+            yield self._frames(number, first, min(BLOCK, steps - first))
+
+    def _frames(self, number: int, first: int, steps: int) -> NDArray[np.uint8]:
         clip = self.clips[number]
         try:
             if self.video is None or self.video.path != clip.file:
                 self.close()
                 self.video = Video(clip.file, self.fps)
-            frames = self.video.read(clip.start, steps)
+            frames = self.video.read(clip.start + first / self.fps, steps)
         except ReplayError as fault:
             found = fault.path, fault.where, fault.found, fault.fix
             raise ReplayError(*found, self.name) from fault

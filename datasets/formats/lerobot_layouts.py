@@ -33,7 +33,7 @@ class LayoutV3:
 
         Args:
             table: its columns.
-            row: ``episode_index``, ``tasks`` and ``length``.
+            row: ``episode_index``, ``tasks``, ``length``, and where its videos are.
             statistics: of its columns.
             start: index of its first step in the dataset.
         """
@@ -87,7 +87,6 @@ class LayoutV3:
             "data_files_size_in_mb": _FILE_BYTES >> 20,
             "video_files_size_in_mb": 200,
             "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-            "video_path": None,
         }
 
     def _close(self) -> None:
@@ -114,7 +113,7 @@ class LayoutV21:
         target.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, target)
         own = {name: found.summary() for name, found in statistics.items()}
-        self._line("episodes", row)
+        self._line("episodes", {k: v for k, v in row.items() if not k.startswith("videos/")})
         self._line("episodes_stats", {"episode_index": self.count, "stats": own})
         self.count += 1
 
@@ -127,7 +126,7 @@ class LayoutV21:
         """Return what ``info.json`` says of the layout."""
         path = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
         chunks = -(-self.count // _CHUNK_FILES)
-        return {"total_chunks": chunks, "total_videos": 0, "data_path": path, "video_path": None}
+        return {"total_chunks": chunks, "data_path": path}
 
     def _line(self, name: str, values: Row) -> None:
         with (self.root / f"meta/{name}.jsonl").open("a") as file:

@@ -1,7 +1,8 @@
 """Write LeRobot dataset folders, v3.0 or v2.1.
 
 Arrays of several axes are written flat, and restored when read here. Images become pictures inside
-the parquet files (LeRobot's ``image``, PNG, without loss), not videos. Needs pyarrow.
+the parquet files (LeRobot's ``image``, PNG, without loss), or videos where that is asked for. Needs
+pyarrow.
 """
 
 import json
@@ -14,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcm_policy.datasets.errors import ReplayError
+from pcm_policy.datasets.formats.lerobot_films import Codec, Films, is_film
+from pcm_policy.datasets.formats.lerobot_films import feature as film_feature
 from pcm_policy.datasets.formats.lerobot_images import WIDEST, is_image, picture_column
 from pcm_policy.datasets.formats.lerobot_index import OWN
 from pcm_policy.datasets.formats.lerobot_layouts import LAYOUTS, Layout
+from pcm_policy.datasets.formats.lerobot_modality import PLACE as MODALITY
 from pcm_policy.datasets.formats.lerobot_statistics import Statistics
 from pcm_policy.datasets.recording import META, Episode, Recording, section
 from pcm_policy.errors import PcmError
@@ -28,7 +32,10 @@ _TYPES |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 
 
 def write_lerobot(
-    path: Path, recording: Recording, version: Literal["v3.0", "v2.1"] = "v3.0"
+    path: Path,
+    recording: Recording,
+    version: Literal["v3.0", "v2.1"] = "v3.0",
+    video: Codec | None = None,
 ) -> list[str]:
     """Write a folder that appears whole or not at all; returns notes.
 
@@ -47,12 +54,16 @@ def write_lerobot(
         _check(recording.path, name, kind, name in own)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        _Writer(scratch, recording, fps, LAYOUTS[version](scratch)).run()
+        _Writer(scratch, recording, fps, LAYOUTS[version](scratch), video).run()
         scratch.chmod(0o755)
         scratch.rename(path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    notes = []
+    notes = [
+        f"{name} has odd sizes or other values than bytes: pictures, no video"
+        for name, kind in recording.fields.items()
+        if video is not None and is_image(kind) and not is_film(kind)
+    ]
     if "action" not in recording.fields:
         own = ": rename=[actions:action] would give one" if "actions" in recording.fields else ""
         notes.append(f"no action, which LeRobot's policies ask for{own}")
@@ -81,20 +92,30 @@ def _check(path: Path, name: str, kind: np.dtype[Any], own: bool) -> None:
 class _Writer:
     """Columns and statistics of every episode as it passes; the layout puts them into files."""
 
-    def __init__(self, root: Path, recording: Recording, fps: float, layout: Layout) -> None:
+    def __init__(
+        self, root: Path, recording: Recording, fps: float, layout: Layout, video: Codec | None
+    ) -> None:
         self.root, self.recording, self.fps, self.layout = root, recording, fps, layout
         self.section = section(recording.meta, "lerobot")
         self.tasks = self.section.get("tasks") or [_TASK]
         self.images = {name for name, kind in recording.fields.items() if is_image(kind)}
+        filmed = {k: v for k, v in recording.fields.items() if k in self.images and is_film(v)}
+        codec, joined = video or "av1", layout.version == "v3.0"
+        self.films = Films(root, filmed if video else {}, codec, fps, joined=joined)
         self.statistics: dict[str, Statistics] = {}
         self.count = self.frames = 0
 
     def run(self) -> None:
         """Write everything."""
-        for episode in self.recording.read():
-            self._episode(episode)
+        try:
+            for episode in self.recording.read():
+                self._episode(episode)
+        finally:
+            self.films.close()
         self.layout.finish(self.tasks, self.statistics)
         (self.root / "meta/info.json").write_text(json.dumps(self._info(), indent=2))
+        if modality := self.section.get("modality"):
+            (self.root / MODALITY).write_text(json.dumps(modality, indent=2))
 
     def _episode(self, episode: Episode) -> None:
         pa = require("pyarrow", "LeRobot", "convert")
@@ -111,8 +132,11 @@ class _Writer:
             raise PcmError(f"{self.recording.path}: task_index {done[-1]} has no task")
         row = {"episode_index": self.count, "tasks": [self.tasks[i] for i in done], "length": steps}
         stored = {name: _column(pa, values) for name, values in columns.items()}
+        filmed = {name: values for name, values in images.items() if name in self.films}
         for name, values in images.items():
-            stored[name] = picture_column(self.recording.path, name, values)
+            if name not in filmed:
+                stored[name] = picture_column(self.recording.path, name, values)
+        row |= self.films.add(self.count, filmed)
         self.layout.add(pa.table(stored), row, own, self.frames)
         self.count += 1
         self.frames += steps
@@ -145,6 +169,7 @@ class _Writer:
             "fps": int(self.fps) if float(self.fps).is_integer() else self.fps,
             "splits": {"train": f"0:{self.count}"},
             **self.layout.info(),
+            **self.films.info(self.count),
             "features": features,
             META: meta,
         }
@@ -156,6 +181,9 @@ class _Writer:
         shapes: dict[str, list[int]] = {}
         types: dict[str, str] = {}
         for name, kind in self.recording.fields.items():
+            if name in self.films:
+                features[name] = film_feature(kind, self.films.codec, self.fps)
+                continue
             if name in self.images:
                 axes = ["height", "width", "channel"]
                 features[name] = {"dtype": "image", "shape": list(kind.shape), "names": axes}

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pcm_policy.datasets.formats.base import Format, WriteOptions
+from pcm_policy.datasets.formats.base import Format, WriteOptions, no_images
 from pcm_policy.datasets.formats.minari import SCHEME, is_minari, minari_folder, read_minari
 from pcm_policy.datasets.formats.minari_writing import write_minari
-from pcm_policy.datasets.recording import Recording
-from pcm_policy.errors import PcmError
+from pcm_policy.datasets.recording import Recording, section
 
 
 class Minari(Format):
@@ -21,11 +20,13 @@ class Minari(Format):
 
     def read(self, path: Path, images: Sequence[str] | str = ()) -> Recording:
         """Describe a data set; its cameras are arrays as any other."""
-        if images:
-            raise PcmError(
-                f"{path}: images=... decodes cameras of a LeRobot data set, not of minari"
-            )
+        no_images(path, images, "minari")
         return read_minari(path)
+
+    def observed(self, recording: Recording) -> list[str]:
+        """Return what is in ``observations``."""
+        names = section(section(recording.meta, "minari"), "names")
+        return [k for k, place in names.items() if str(place).partition("/")[0] == "observations"]
 
     def accepts(self, target: Path) -> bool:
         """Say whether a target begins with ``minari:``."""

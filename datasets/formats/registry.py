@@ -48,7 +48,8 @@ def known_formats() -> list[Format]:
 def _own() -> tuple[Format, ...]:
     names = (found.name for found in pkgutil.iter_modules(formats.__path__))
     modules = (importlib.import_module(f"{formats.__name__}.{name}") for name in names)
-    return tuple(module.FORMAT for module in modules if hasattr(module, "FORMAT"))
+    found = [module.FORMAT for module in modules if hasattr(module, "FORMAT")]
+    return tuple(sorted(found, key=lambda known: known.general))
 
 
 def source_format(path: Path) -> Format:

@@ -12,22 +12,25 @@ import zarr
 from numpy.typing import NDArray
 
 from pcm_policy.datasets.findings import Finding
-from pcm_policy.datasets.formats.base import Format, WriteOptions, no_filter_key
+from pcm_policy.datasets.formats.base import Format, WriteOptions, no_filter_key, no_images
+from pcm_policy.datasets.formats.loading import FrameSource
+from pcm_policy.datasets.formats.replay import ReplayBuffer, open_replay
 from pcm_policy.datasets.formats.store import (
     count_rows,
     decoding,
     episode_faults,
+    find_keys,
     length_faults,
     members,
     open_arrays,
     open_group,
     read_ends,
+    row_blocks,
 )
 from pcm_policy.datasets.formats.store_faults import examine
 from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.datasets.gathered import Gathered
 from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta, step_type
-from pcm_policy.errors import PcmError
 
 _AHEAD_BYTES = 8 << 20
 _MARKS = (".zgroup", "zarr.json", "data/.zgroup", "data/zarr.json", "meta/episode_ends")
@@ -96,7 +99,6 @@ class Zarr(Format):
     """Replay buffers in Diffusion Policy's layout, ``*.zarr`` and ``*.zarr.zip``."""
 
     name = "zarr"
-    trainable = True
 
     def recognises(self, path: Path) -> bool:
         """Say whether there is a group at the top of a folder or a zip file."""
@@ -115,9 +117,30 @@ class Zarr(Format):
 
     def read(self, path: Path, images: Sequence[str] | str = ()) -> Recording:
         """Describe a replay buffer; its cameras are arrays as any other."""
-        if images:
-            raise PcmError(f"{path}: images=... decodes cameras of a LeRobot data set, not of zarr")
+        no_images(path, images, "zarr")
         return read_zarr(path)
+
+    def load(
+        self, path: Path, keys: Sequence[str] | None = None, filter_key: str | None = None
+    ) -> ReplayBuffer:
+        """Read arrays as they are stored."""
+        no_filter_key(path, filter_key)
+        return open_replay(path, keys)
+
+    def camera(self, path: Path, key: str, filter_key: str | None = None) -> FrameSource:
+        """Describe a camera, whose frames are read in whole chunks."""
+        no_filter_key(path, filter_key)
+        with open_group(path) as group:
+            handle = find_keys(path, group, [key])[key]
+            step, count = step_type(handle), handle.shape[0]
+        where = f"data/{key}"
+
+        def blocks() -> Iterator[tuple[str, NDArray[Any]]]:
+            with open_group(path) as opened, decoding(path, where):
+                for block in row_blocks(find_keys(path, opened, [key])[key]):
+                    yield where, block
+
+        return FrameSource(where, step, count, blocks)
 
     def accepts(self, target: Path) -> bool:
         """Say whether a target ends in .zarr or .zip."""

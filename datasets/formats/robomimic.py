@@ -10,17 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pcm_policy.datasets.buffer import ReplayBuffer
 from pcm_policy.datasets.errors import ReplayError
 from pcm_policy.datasets.formats import robomimic_scan
+from pcm_policy.datasets.formats.loading import FrameSource
 from pcm_policy.datasets.formats.robomimic_names import native_name as native_name
 from pcm_policy.datasets.formats.robomimic_scan import Scan, scan, text
 from pcm_policy.datasets.formats.robomimic_scan import demonstrations as demonstrations
-from pcm_policy.datasets.formats.store import nonfinite_fault, nonfinite_rows
+from pcm_policy.datasets.formats.store import (
+    decoding,
+    nonfinite_fault,
+    nonfinite_rows,
+    row_blocks,
+)
 from pcm_policy.datasets.hdf5 import find
 from pcm_policy.datasets.hdf5 import open_file as open_file
-from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta
+from pcm_policy.datasets.recording import META, Episode, Recording, parse_meta, step_type
 from pcm_policy.datasets.trust import check_memory
 
 
@@ -104,6 +111,53 @@ def open_robomimic(
         if (rows := nonfinite_rows(values)).size:
             raise nonfinite_fault(path, wanted[name], rows, np.array(ends))
     return ReplayBuffer(arrays, np.array(ends, np.int64), path, attrs)
+
+
+def robomimic_camera(path: Path, key: str, filter_key: str | None = None) -> FrameSource:
+    """Describe a camera; frames that the file stores in one piece are mapped where they are.
+
+    Args:
+        path: the file.
+        key: name of the array, as :func:`open_robomimic` takes it.
+        filter_key: as there.
+
+    Raises:
+        PcmError: as :func:`open_robomimic`.
+    """
+    with open_file(path) as file:
+        demos = masked(path, file, filter_key)
+        names = array_names(path, file, file["data"][demos[0]])
+        native = names.get(key, native_name(key))
+        handles = {}
+        for demo in demos:
+            if native not in file["data"][demo]:
+                found = f"missing; {demos[0]} holds {', '.join(names)}"
+                raise ReplayError(path, f"{demo}: {native}", found, "name one of these")
+            handles[demo] = file["data"][demo][native]
+        steps = {demo: step_type(handle) for demo, handle in handles.items()}
+        step = steps[demos[0]]
+        for demo in demos:
+            if steps[demo] != step:
+                found = f"has steps of {steps[demo]}, {demos[0]} of {step}"
+                fix = "give every demonstration the same shapes and types"
+                raise ReplayError(path, f"{demo}: {native}", found, fix)
+        offsets = [
+            h.chunks is None and h.dtype == np.uint8 and h.id.get_offset() for h in handles.values()
+        ]
+        shapes = [handle.shape for handle in handles.values()]
+    mapped = (
+        [np.memmap(path, np.uint8, "r", *part) for part in zip(offsets, shapes, strict=True)]
+        if all(offsets)
+        else []
+    )
+
+    def blocks() -> Iterator[tuple[str, NDArray[Any]]]:
+        with open_file(path) as opened, decoding(path, native):
+            for demo in demos:
+                for block in row_blocks(opened["data"][demo][native]):
+                    yield f"{demo}: {native}", block
+
+    return FrameSource(f"{demos[0]}: {native}", step, sum(n for n, *_ in shapes), blocks, mapped)
 
 
 def _wanted(

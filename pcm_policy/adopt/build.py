@@ -65,7 +65,7 @@ class Imported:
     """A checkpoint of another project, read and translated, nothing of it executed.
 
     Attributes:
-        kind: ``lerobot``, ``diffusion_policy`` or ``robomimic``.
+        kind: ``lerobot``, ``multi_task_dit``, ``diffusion_policy`` or ``robomimic``.
         file: the file that holds the weights, for messages.
         config: ours.
         weights: of the network, under our names.
@@ -128,15 +128,20 @@ def check_weights(
         PcmError: naming the first entry that is missing, superfluous, misshapen or not finite.
     """
     wanted = layout(config, file, len(network) + len(vision), DiffusionPolicy)
-    _compare(file, network, _part(wanted, "network."))
-    _compare(file, vision, _part(wanted, "vision."))
+    compare(file, network, _part(wanted, "network."))
+    compare(file, vision, _part(wanted, "vision."))
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _compare(file: str, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
+def compare(file: str, have: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> None:
+    """Compare weights with those that a module has.
+
+    Raises:
+        PcmError: naming the first entry that is missing, superfluous, misshapen or not finite.
+    """
     lacking, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
     if lacking:
         raise PcmError(

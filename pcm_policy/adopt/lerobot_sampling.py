@@ -54,7 +54,7 @@ def unsupported(policy: DiffusionPolicy, sampler: SamplerConfig) -> str | None:
     """Return why LeRobot cannot run this policy and sampler, or None if it can."""
     config = policy.config
     if config.network != "unet1d":
-        return f"LeRobot has no {config.network} network"
+        return f"LeRobot's diffusion policy is a U-Net, not {config.network}"
     if config.obs_dim < 2:
         return "LeRobot wants a state and an environment state"
     if config.clip is None or policy.dtype != torch.float32:

@@ -107,7 +107,7 @@ def self_check(
     if isinstance(answer, str):
         return answer
     name, outputs = answer
-    found = _compare(policy, raw, noise, name, outputs)
+    found = _compare(policy, raw, noise, name, outputs, imported.extra)
     if not found.passed:
         raise PcmError(f"{imported.file}: {found.describe()}: too far apart, nothing was written")
     return found
@@ -127,9 +127,16 @@ def _images(
 
 
 def _compare(
-    policy: DiffusionPolicy, raw: Tensor, noise: Noise, name: str, outputs: Mapping[str, Tensor]
+    policy: DiffusionPolicy,
+    raw: Tensor,
+    noise: Noise,
+    name: str,
+    outputs: Mapping[str, Tensor],
+    fixed: Mapping[str, Tensor],
 ) -> SelfCheck:
+    """Compare what both made of the same inputs; ``fixed`` is part of our observation."""
     config = policy.config
+    apart = [fixed[k] - outputs[k] for k in fixed if k in outputs]
     seen = policy.obs_normalizer.normalize(raw).flatten(1)
     denoise = policy.denoiser(outputs["seen"], config.sampler)
     ours = sequential(denoise, noise).sample
@@ -139,7 +146,7 @@ def _compare(
     gap = (action - outputs["action"]) * policy.action_normalizer.scale.clamp(max=1e4)
     return SelfCheck(
         name,
-        float((seen - outputs["seen"]).abs().max()),
+        max(float(gap.abs().max()) for gap in [seen - outputs["seen"], *apart]),
         float((ours - outputs["chunk"]).abs().max()),
         float(gap.abs().max()),
     )

@@ -9,6 +9,16 @@ from pcm_policy.sampling.denoise import PredictionType
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
 
+LEROBOT = (
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "clip_sample",
+    "clip_sample_range",
+    "prediction_type",
+)
+"""What LeRobot's configs hand to a scheduler."""
 _DEFAULTS: dict[str, Any] = {  # diffusers' own, where DDPMScheduler and DDIMScheduler agree
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -40,6 +50,12 @@ class Scheduling:
     prediction: PredictionType
     clip: float | None
     sampler: SamplerConfig
+
+
+def euler_flow(steps: int) -> Scheduling:
+    """Return LeRobot's flow matching: even Euler steps, unclipped; time is the noise level."""
+    own = SamplerConfig("flow_euler", steps)
+    return Scheduling(NoiseSchedule("flow", train_steps=1), "flow_velocity", None, own)
 
 
 def scheduling(

@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pcm_policy.adopt import Imported, read
+from pcm_policy.adopt import Imported, Language, read
 from pcm_policy.adopt.original import SelfCheck, self_check
 from pcm_policy.cli.compose import writable
 from pcm_policy.cli.settings.others import ImportSettings
@@ -17,7 +17,8 @@ from pcm_policy.training.reading import load_demonstrations
 def import_main(config: ImportSettings) -> Path:
     """Read, check and write; returns the policy's folder."""
     output = writable(config.output_dir)
-    imported = _named(read(config.source), config)
+    language = Language(config.instruction, config.clip)
+    imported = _named(read(config.source, language), config)
     policy = imported.policy()
     observations, sights = None, None
     if config.data is not None:
@@ -42,7 +43,8 @@ def _named(imported: Imported, config: ImportSettings) -> Imported:
     given = {ours: value for ours, value in said.items() if value is not None}
     if config.obs_fields is not None:
         given["obs_fields"] = config.obs_fields
-    return replace(imported, config=replace(imported.config, **given))
+    notes = tuple(n for n in imported.notes if not any(f"{key} is" in n for key in given))
+    return replace(imported, config=replace(imported.config, **given), notes=notes)
 
 
 def _report(imported: Imported, checked: SelfCheck | str) -> dict[str, object]:
@@ -58,12 +60,12 @@ def _report(imported: Imported, checked: SelfCheck | str) -> dict[str, object]:
 
 def _lines(imported: Imported, checked: SelfCheck | str) -> list[str]:
     c = imported.config
+    trained = "" if c.schedule.is_flow else f" of {c.schedule.train_steps} steps, {c.schedule.name}"
     lines = [
         f"{imported.kind}: {c.network}, observations ({c.obs_steps}, {c.obs_dim}), chunk "
         f"({c.horizon}, {c.action_dim}), executes steps {c.obs_steps - 1} to "
         f"{c.obs_steps - 2 + c.action_steps}",
-        f"{c.sampler.label} of {c.schedule.train_steps} steps, "
-        f"{c.schedule.name}, predicts {c.prediction}, clip {c.clip}",
+        f"{c.sampler.label}{trained}, predicts {c.prediction}, clip {c.clip}",
         *([] if c.vision is None else [f"cameras {c.vision.describe()}"]),
         *imported.notes,
     ]

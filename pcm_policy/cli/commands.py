@@ -80,7 +80,17 @@ COMMANDS = {
                 "pcm-eval policy=released/pusht task=pusht episodes=50 output_dir=DIR",
                 "pcm-eval solver=pcm solver.rounds=2 output_dir=DIR",
                 "pcm-eval latency=steps latency.steps=4 control=realtime output_dir=DIR",
+                "pcm-eval shard=0 shards=8 output_dir=DIR      an eighth of the episodes",
+                "pcm-eval merge --help      put shards together",
             ),
+        ),
+        Command(
+            "eval merge",
+            "evaluate:MergeSettings",
+            "merge:merge_main",
+            "Put the shards of an evaluation together: the result that one machine gives.",
+            ("pcm-eval merge DIR", "pcm-eval merge DIR partial=true      while shards are missing"),
+            words=("path",),
         ),
         Command(
             "bench",
@@ -103,6 +113,17 @@ COMMANDS = {
                 "pcm-bench tune policy=released/pusht deadline_ms=5 output_dir=DIR",
                 "pcm-bench tune policy=released/pusht error=0.01 modes=[eager,onnx] output_dir=DIR",
             ),
+        ),
+        Command(
+            "bench certify",
+            "measure:CertifySettings",
+            "certify:certify_main",
+            "Calibrate certificates: the safety factor of one sampler, into the policy's folder.",
+            (
+                "pcm-bench certify policy=DIR/policy output_dir=DIR2    the policy's own sampler",
+                "pcm-bench certify policy=DIR/policy solver=ddpm output_dir=DIR3 resume=true",
+            ),
+            resumes=True,
         ),
         Command(
             "bench loop",
@@ -147,6 +168,22 @@ COMMANDS = {
             words=("path", "target"),
         ),
         Command(
+            "data manifest",
+            "data:ManifestSettings",
+            "data:manifest_main",
+            "Make the entries of a folder the parts of one data set, with checksums.",
+            ("pcm-data manifest FOLDER", "pcm-train dataset.path=FOLDER output_dir=DIR"),
+            words=("path",),
+        ),
+        Command(
+            "data verify",
+            "data:VerifySettings",
+            "data:verify_main",
+            "Compare a data set of parts with its checksums; exit code 1 where they differ.",
+            ("pcm-data verify FOLDER",),
+            words=("path",),
+        ),
+        Command(
             "data absolute",
             "data:AbsoluteSettings",
             "data:absolute_main",
@@ -158,7 +195,7 @@ COMMANDS = {
             "serve",
             "evaluate:ServeSettings",
             "serve:run",
-            "Serve a policy over WebSocket (msgpack); health at http://HOST:PORT/healthz.",
+            "Serve a policy over WebSocket (msgpack); http://HOST:PORT has /healthz and /metrics.",
             (
                 "pcm-serve policy=released/pusht",
                 "PCM_TOKEN=secret pcm-serve serve.host=0.0.0.0 solver=pcm solver.rounds=2",

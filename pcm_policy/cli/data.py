@@ -1,14 +1,17 @@
 """``pcm-data``: look at, check, generate or convert demonstrations."""
 
+import os
 from pathlib import Path
+from typing import Any
 
-from pcm_policy.cli.compose import env_kwargs, load_policy, plain
 from pcm_policy.cli.settings.data import (
     AbsoluteSettings,
     ConvertSettings,
     GenerateSettings,
     InfoSettings,
+    ManifestSettings,
     ValidateSettings,
+    VerifySettings,
 )
 from pcm_policy.cli.tasks import placed
 from pcm_policy.datasets.doctor import report as doctor
@@ -45,20 +48,53 @@ def validate_main(config: ValidateSettings) -> None:
 def convert_main(config: ConvertSettings) -> None:
     """Convert demonstrations into another format."""
     from pcm_policy.datasets.convert import convert
+    from pcm_policy.datasets.convert_parts import convert_parts
 
     load_formats(config.formats)
     pairs = [pair.partition(":")[::2] for pair in config.rename]
-    found = convert(
-        resolve_data(config.path),
-        config.target,
-        rename=dict(pairs),
-        leave_out=list(config.leave_out),
-        fps=config.fps,
-        zarr_format=config.zarr_format,
-        lerobot_version=config.lerobot_version,
-        images=config.images if isinstance(config.images, str) else list(config.images),
-    )
-    say(found.describe())
+    options: dict[str, Any] = {
+        "rename": dict(pairs),
+        "leave_out": list(config.leave_out),
+        "fps": config.fps,
+        "zarr_format": config.zarr_format,
+        "lerobot_version": config.lerobot_version,
+        "lerobot_video": config.lerobot_video,
+        "images": config.images if isinstance(config.images, str) else list(config.images),
+    }
+    source = resolve_data(config.path)
+    if "*" in config.target:
+        where = Path(source), Path(config.target)
+        convert_parts(*where, config.processes, options, config.formats, say)
+        return
+    if config.processes > 1:
+        raise PcmError(
+            f"processes={config.processes}: they convert the parts of a folder, each into a part "
+            "of another: give target=DIR/*.zarr"
+        )
+    say(convert(source, config.target, **options).describe())
+
+
+def manifest_main(config: ManifestSettings) -> None:
+    """Make the entries of a folder the parts of one data set, with checksums."""
+    from pcm_policy.datasets.formats.manifest import write_manifest
+
+    load_formats(config.formats)
+    parts = write_manifest(Path(config.path), overwrite=config.overwrite)
+    for part in parts:
+        say(part.describe())
+    say(f"{config.path}: {len(parts)} parts, {sum(part.episodes for part in parts)} episodes")
+
+
+def verify_main(config: VerifySettings) -> None:
+    """Compare a data set with the checksums of its manifest; exit code 1 where they differ."""
+    from pcm_policy.datasets.formats.manifest import verify
+
+    faults = verify(Path(config.path))
+    for fault in faults:
+        say(fault)
+    if faults:
+        raise SystemExit(1)
+    say(f"{config.path}: every file is as its manifest says")
 
 
 def absolute_main(config: AbsoluteSettings) -> None:
@@ -70,48 +106,32 @@ def absolute_main(config: AbsoluteSettings) -> None:
 
 
 def generate_main(config: GenerateSettings) -> None:
-    """Let the task's expert, or a policy, make demonstrations."""
-    from pcm_policy.envs.workers import fitting_workers, side_by_side
-    from pcm_policy.rollout.actors import Actor, ExpertActor, PolicyActor, World
-    from pcm_policy.rollout.episode_policy import EpisodePolicy
-    from pcm_policy.rollout.generate import generate
+    """Let the task's expert, or a policy, make demonstrations, or a shard's share of them."""
+    from pcm_policy.cli.generating import RayActor, actor_of, world_of
+    from pcm_policy.rollout.generate import generate, generate_part
+    from pcm_policy.rollout.shards import shard_of
 
     config = placed(config)
     task, place = config.task, config.output or config.path
     if task.control_hz is None:
         raise PcmError("give task.control_hz=...: the rate that is written into the file")
     assert place is not None  # the settings see to it
-    assert task.env_id is not None
-    kwargs = env_kwargs(task, demonstrate=config.policy is None)
-    if config.max_steps is not None:
-        kwargs["max_episode_steps"] = config.max_steps
-    world = World(task.name or task.env_id, task.env_id, kwargs)
-    actor: Actor
-    if config.policy is None:
-        actor = ExpertActor(world, config.workers or fitting_workers())
-    else:
-        policy = load_policy(config)
-        solver = policy.solver(plain(config.solver))
-        actor = PolicyActor(
-            world,
-            EpisodePolicy(policy, solver),
-            seed=config.seed,
-            obs_steps=policy.config.obs_steps,
-            num_envs=side_by_side(config.num_envs, config.mode),
-            mode=config.mode,
-            solve_batch=config.solve_batch,
-            settings={"policy": config.policy, "solver": solver.label},
-        )
-    made = generate(
-        actor,
-        world,
-        Path(place),
-        episodes=config.episodes,
-        attempts=config.attempts,
-        seed=config.seed,
-        control_hz=task.control_hz,
-        failures=config.failures,
-    )
+    spread = config.launcher == "ray"
+    shard = None if spread else shard_of(os.environ, config.shard, config.shards)
+    world = world_of(config)
+    actor = actor_of(config, world)
+    wanted: dict[str, Any] = {
+        "episodes": config.episodes,
+        "attempts": config.attempts,
+        "seed": config.seed,
+        "control_hz": task.control_hz,
+        "failures": config.failures,
+    }
+    if shard is not None:
+        kept = generate_part(actor, world, Path(place), shard, **wanted)
+        say(f"{shard}, from {shard.taken_from}: {kept}; without shard and shards: {place}")
+        return
+    made = generate(RayActor(config, actor) if spread else actor, world, Path(place), **wanted)
     rate = f", success {made['success_rate']:.2f}" if "success_rate" in made else ""
     say(f"{place}: {made['selection']}{rate}")
 

@@ -27,6 +27,8 @@ from pcm_policy.measure.tables import table
 
 RELEASED_POLICY = "released/pusht_mlp"
 DEMONSTRATIONS = "released/pusht_demos"
+WHOLE = ("shard=0", "shards=1")
+"""All episodes, also in a job of several processes."""
 SOLVERS = (
     ("sequential DDPM-100", ("solver=ddpm",)),
     ("sequential DDIM-16", ("solver=ddim", "solver.steps=16")),
@@ -97,7 +99,7 @@ def _evaluate(
     if label == "PCM, 2 rounds":
         overrides += ["video_episodes=[0,1,2]"]
     result: dict[str, Any] = cli_eval.eval_main(
-        compose("eval", [*overrides, "latency_calls=60", "overwrite=true"])
+        compose("eval", [*overrides, *WHOLE, "latency_calls=60", "overwrite=true"])
     )
     return result
 

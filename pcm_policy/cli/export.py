@@ -12,7 +12,7 @@ from pcm_policy.cli.settings.others import ExportSettings
 from pcm_policy.export import example, export
 from pcm_policy.files import to_json, write_file, write_text
 from pcm_policy.measure.conditions import conditions
-from pcm_policy.measure.rows import described
+from pcm_policy.measure.rows import certificate, described
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 
@@ -30,7 +30,7 @@ def export_main(config: ExportSettings) -> dict[str, Any]:
     c = policy.config
     report = {
         "policy": str(config.policy),
-        "solver": described(solver),
+        "solver": described(solver) | certificate(policy, solver),
         "inputs": {name: list(value.shape) for name, value in inputs.items()},
         "output": {"chunk": list(chunk.shape)},
         "executed_steps": [c.obs_steps - 1, c.obs_steps - 1 + c.action_steps],

@@ -22,7 +22,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.files import refuse_existing, to_json, write_text
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.pictures import new_figure, save_figure
-from pcm_policy.measure.rows import described
+from pcm_policy.measure.rows import certificate, described
 from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations, held_out_sights
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -76,7 +76,7 @@ def loop_main(config: LoopSettings) -> dict[str, Any]:
     world.close()
     report = {
         "policy": str(config.policy),
-        "solver": described(planner.solver),
+        "solver": described(planner.solver) | certificate(planner.policy, planner.solver),
         "control": asdict(settings),
         "source": config.source,
         "hog": config.hog,

@@ -17,13 +17,14 @@ from pcm_policy.measure.card import card
 from pcm_policy.measure.exactness import exactness_report
 from pcm_policy.policy.folder import fingerprint, resolve_data, round_to_half, save_policy
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.solvers.certificate import UNCALIBRATED
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.config import TrainConfig
 from pcm_policy.training.consistency import Consistency
 from pcm_policy.training.dataset import DatasetConfig
 from pcm_policy.training.demonstrations import Demonstrations
 from pcm_policy.training.distillation import Distillation, with_head
-from pcm_policy.training.launch import launched
+from pcm_policy.training.launch import launched, weights_kind
 from pcm_policy.training.loop import fit
 from pcm_policy.training.make import (
     AUTO,
@@ -35,12 +36,14 @@ from pcm_policy.training.make import (
 from pcm_policy.training.output import FRAMES, occupied
 from pcm_policy.training.reading import load_demonstrations
 from pcm_policy.training.saying import say
+from pcm_policy.training.sharing import check_divides
 
 
 def train_main(config: TrainSettings) -> Path:
     """Train a base policy; returns its folder."""
     training = config.train
     output, half, accelerator = _begin(config)
+    kind = weights_kind(config.fsdp, accelerator)
     with occupied(output, resume=config.resume):
         dataset, data, policy, start = _new_base(config, training, accelerator)
         windows, held_out = data.windows(policy)
@@ -51,7 +54,13 @@ def train_main(config: TrainSettings) -> Path:
             **_learnt_from(dataset, data, accelerator),
         }
         average = fit(
-            objective, training, output, accelerator, resume=config.resume, made_from=made_from
+            objective,
+            training,
+            output,
+            accelerator,
+            resume=config.resume,
+            made_from=made_from,
+            weights=kind,
         )
         policy = objective.adopt(average).eval()
         if half:
@@ -72,6 +81,9 @@ def distill_main(config: DistillSettings) -> Path:
         if (note := other_split(base.config, dataset)) is not None:
             say(note)
         headed = _headed(config, base)
+        if headed is not None and headed.head is not None and headed.head.starts:
+            world, parts = accelerator.num_processes, training.accumulate
+            check_divides("distill.guess_batch", config.distill.guess_batch, world, parts)
         with accelerator.main_process_first():  # it decodes frames
             data = load_demonstrations(dataset, base.config, output / FRAMES)
         seen, data = data, data.encoded(base.to(accelerator.device))
@@ -101,9 +113,11 @@ def distill_main(config: DistillSettings) -> Path:
         return _save(policy, data, text, output, accelerator, seen.sights(policy))
 
 
-def _begin(config: Training) -> tuple[Path, bool, Accelerator]:
+def _begin(config: TrainSettings | DistillSettings) -> tuple[Path, bool, Accelerator]:
     """Check what can be checked before any work is done."""
     accelerator = launched(pick_device(config.device), config.precision)
+    world, parts = accelerator.num_processes, config.train.accumulate
+    check_divides("train.batch", config.train.batch, world, parts)
     return writable(config.output_dir), config.weights == "float16", accelerator
 
 
@@ -143,7 +157,7 @@ def _distillation(
     headed: DiffusionPolicy | None,
     data: Demonstrations,
     training: TrainConfig,
-) -> Distillation | Consistency:
+) -> Distillation[DiffusionPolicy] | Consistency:
     windows, held_out = data.windows(base)
     rows = windows, held_out, training.batch, training.seed
     if headed is None:
@@ -202,5 +216,7 @@ def _save(
     if accelerator.is_main_process:
         held_out = data.observations(policy)
         save_policy(policy, folder, card=text, observations=held_out, sights=sights)
+        if policy.head is not None:
+            say(f"certificates are {UNCALIBRATED}: run pcm-bench certify policy={folder}")
         print(folder)
     return folder

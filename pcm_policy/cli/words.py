@@ -94,6 +94,8 @@ class Vocabulary:
         kind = self.kinds.get(bare)
         if bare not in self.kinds and any(is_open(self.kinds.get(up)) for up in _above(bare)):
             key, kind = f"++{bare}", Any
+        elif is_open(kind) and bare not in self.sections and not key.startswith(("+", "~")):
+            key = f"++{bare}"  # names that are not there yet are added
         return f"{key}={self._value(kind, bare, text, sweep)}"
 
     def _value(self, kind: Any, name: str, text: str, sweep: bool) -> str:

@@ -1,8 +1,9 @@
 """The controller: one object between a policy and a robot, and everything that drives it.
 
-``controller`` decides what is solved and what is executed, without a clock and without torch;
-``planner`` solves; ``simulate``, ``loop``, ``server`` and ``client`` give it a clock. The side of
-the robot (``controller``, ``client``, ``wire``) imports with numpy, websockets and msgpack alone.
+``controller`` decides what is solved and what is executed, without a clock and without torch. The
+``planner`` and the ``server`` of :mod:`pcm_policy.serving` solve. :mod:`pcm_policy.rollout` gives
+the controller the clock of a simulation or of a loop, ``client`` that of a robot. This room imports
+with numpy alone, ``client`` and ``wire`` with websockets and msgpack too.
 """
 
 from pcm_policy.control.controller import Command, Controller

@@ -176,6 +176,10 @@ class Link:
         welcome = decode(self._socket.recv(timeout=self._connect_timeout))
         if welcome["type"] == "error":
             raise PcmError(_said(welcome))
+        if welcome.get("protocol") is not None:
+            raise PcmError(
+                f"{self.uri} serves {welcome['protocol']!s:.40}: give serve.protocol=pcm"
+            )
         if welcome["type"] != "welcome" or welcome.get("version") != VERSION:
             raise WireError("version", f"no policy server of version {VERSION} at {self.uri}")
         if not isinstance(welcome.get("spec"), dict):

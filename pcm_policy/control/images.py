@@ -114,7 +114,7 @@ def _image(name: str, value: Any, size: tuple[int, int], forms: tuple[str, ...])
     if not isinstance(data, bytes):
         raise WireError("field", f"{name}.data is not bytes")
     if form == "jpeg":
-        return _jpeg(name, data, size)
+        return read_picture(name, data, size, "JPEG")
     if value.get("shape") != [*size, 3]:
         raise WireError("shape", f"{name} has shape {_short(value.get('shape'))}, not {[*size, 3]}")
     if len(data) != 3 * size[0] * size[1]:
@@ -124,16 +124,28 @@ def _image(name: str, value: Any, size: tuple[int, int], forms: tuple[str, ...])
     return np.frombuffer(data, np.uint8).reshape(*size, 3).copy()  # one that can be written to
 
 
-def _jpeg(name: str, data: bytes, size: tuple[int, int]) -> Image:
-    """Decode a JPEG image whose header says the right size and three channels."""
-    pillow = require("PIL.Image", "images as JPEG", "serve")
+def read_picture(name: str, data: bytes, size: tuple[int, int], form: str) -> Image:
+    """Decode an image file whose header says the right size and three channels.
+
+    Args:
+        name: for messages.
+        data: the file.
+        size: height and width that it must have; nothing else is decoded.
+        form: ``JPEG`` or ``PNG``.
+
+    Raises:
+        WireError: it is something else, or damaged.
+    """
+    pillow = require("PIL.Image", f"images as {form}", "serve")
     try:
-        with pillow.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        with pillow.open(io.BytesIO(data), formats=(form,)) as image:
             seen, mode = (image.height, image.width), image.mode
             fits = seen == size and mode == "RGB"
             pixels: Image | None = np.array(image) if fits else None
     except Exception as error:  # Pillow raises half a dozen kinds
-        raise WireError("value", f"{name} is not a JPEG image ({type(error).__name__})") from error
+        raise WireError(
+            "value", f"{name} is not a {form} image ({type(error).__name__})"
+        ) from error
     if pixels is None:
         raise WireError("shape", f"{name} has size {seen}, mode {mode}, not {size}, mode RGB")
     return pixels

@@ -37,6 +37,11 @@ class Frame:
     number: int = field(default_factory=count().__next__)
 
 
+def same_images(one: Mapping[str, Image], other: Mapping[str, Image]) -> bool:
+    """Return whether the same cameras gave the same images."""
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
 @dataclass(frozen=True)
 class PlanRequest:
     """Everything that one solve depends on.

@@ -27,7 +27,7 @@ from pcm_policy.solvers.loop import advance, solve
 from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.result import Ended
-from pcm_policy.solvers.step import Step, wrapped
+from pcm_policy.solvers.step import Step
 from pcm_policy.solvers.stops import Rounds, Settle, Stop, Tolerance
 from pcm_policy.solvers.system import Iterate, System
 
@@ -178,7 +178,7 @@ class Tracer:
 def windowed(step: Step) -> bool:
     """Return whether a guess makes the rounds of a step other ones: a window that slides."""
     own = isinstance(step, Picard) and step.window is not None
-    return own or any(windowed(inner) for inner in wrapped(step))
+    return own or any(windowed(inner) for inner in step.wraps)
 
 
 def _watched(s: System, x: Iterate) -> int:

@@ -34,7 +34,7 @@ class CopyHead(Head):
 
     def __init__(self, network: nn.Module, *shape: int) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network)
+        self.network = copy.deepcopy(network).requires_grad_(True)
 
     def start_from(self, network: nn.Module) -> None:
         """Take over the base's weights."""

@@ -1,36 +1,25 @@
 """Window head: a small network that sees the whole trajectory and corrects base predictions."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
 from pcm_policy.errors import PcmError
-from pcm_policy.heads.base import HEADS, Head
+from pcm_policy.heads.base import HEADS
+from pcm_policy.heads.few_nodes import FewNodes, scale_of
 from pcm_policy.heads.guess import FirstGuess
 from pcm_policy.networks.mlp import AdaLNBlock
-from pcm_policy.sampling.denoise import Denoiser, Nodes
-from pcm_policy.sampling.noise import Noise
-from pcm_policy.sampling.samplers import AffineSampler
+from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.settings import Count, Depth, Range, Width
-from pcm_policy.solvers.coarse import between_nodes, coarse_nodes
-from pcm_policy.solvers.jacobian import Jacobian
-from pcm_policy.solvers.newton import mean_jacobian
-from pcm_policy.solvers.sequential import sequential
-from pcm_policy.solvers.system import Iterate, System, combine
+from pcm_policy.solvers.system import System
 
 Auto = Literal["auto"]
 Seen = Annotated[int, Range(least=2, most=4096)]
-FLOOR = 1e-3
-"""Least scale of a correction, in normalised action units."""
-LIMIT = 10.0
-"""Clamp of a round's predictions, in normalised units: off the training data the correction can
-diverge."""
 
 
 @HEADS.add("window")
-class WindowHead(Head):
+class WindowHead(FewNodes):
     """Correct all base predictions of a round: ``P + lambda(k) s A(X, P, obs, k, s) R / s``.
 
     ===== =======================================================================================
@@ -76,8 +65,6 @@ class WindowHead(Head):
         True
     """
 
-    adds_to_base: ClassVar[bool] = True
-
     def __init__(
         self,
         network: nn.Module,
@@ -95,20 +82,12 @@ class WindowHead(Head):
         guess_width: Annotated[int, Range(least=0, most=65_536)] | Auto = "auto",
         guess_noises: Count | Auto = "auto",
     ) -> None:
-        super().__init__()
         given = {"width": width, "nodes": nodes, "guess_width": guess_width}
         given["guess_noises"] = guess_noises
         sizes = self.settled(given, steps, horizon * action_dim, stochastic=False)
         seen, wide, guess_wide = (sizes[name] for name in ("nodes", "width", "guess_width"))
-        self.evaluations = steps if seen is None else min(seen, steps)
+        super().__init__(steps, (horizon, action_dim), seen, newton)
         self.guess_noises = _noises(sizes["guess_noises"], self.evaluations)
-        self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
-        self._jacobian: tuple[AffineSampler, Jacobian] | None = None
-        self.diagonal: Tensor | None
-        diagonal = torch.zeros(steps, horizon, action_dim) if newton else None
-        self.register_buffer("diagonal", diagonal)
-        self.bend: Tensor | None
-        self.register_buffer("bend", torch.zeros(steps, self.evaluations) if newton else None)
         window = self.evaluations * horizon * action_dim
         self.max_rounds = max_rounds
         self.guess: FirstGuess | None = None
@@ -144,57 +123,6 @@ class WindowHead(Head):
             found["guess_noises"] = (found.get("nodes") or steps) if stochastic else 1
         return found
 
-    def forward(self, s: System, x: Iterate, share: float, base: Tensor | None = None) -> Tensor:
-        """Predict the clean chunks of one PCM round; see :meth:`Head.forward`."""
-        (nodes, between), states = self.nodes(s.denoise.sampler), x.X[:-1]
-        if base is None:
-            with torch.no_grad():
-                base = s.denoise(states[nodes], nodes)
-        found = self.base_predictions(s, x, base)
-        residual = (s.F[:-1] + combine(s.denoise.sampler.M[:-1], found) - states)[nodes]
-        at = x.round_of_rows().clamp(max=self.max_rounds - 1)
-        correction = self._correct(s.denoise, states[nodes], found[nodes], residual, at)
-        if between is not None:
-            correction = combine(between, correction)
-        return (found + share * correction).clamp(-LIMIT, LIMIT)
-
-    def jacobian(self, sampler: AffineSampler) -> Jacobian | None:
-        """Return the base's mean Jacobian on a sampler; None if the head has none."""
-        if self.diagonal is None:
-            return None
-        if self._jacobian is None or self._jacobian[0] is not sampler:
-            with torch.inference_mode(False), torch.no_grad():
-                self._jacobian = sampler, Jacobian.of(sampler, self.diagonal)
-        return self._jacobian[1]
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self._jacobian = self._spread = None  # they were the former weights'
-        super()._load_from_state_dict(*args)
-
-    @torch.no_grad()
-    def calibrate(self, denoise: Denoiser, noise: Noise) -> None:
-        """Measure the base on some observations, if the head takes quasi-Newton steps.
-
-        Two things are measured: the Jacobian, and the weights that interpolate predictions between
-        the nodes. The weights are a least-squares fit to sequential trajectories, stored as the
-        difference to linear interpolation.
-        """
-        self._jacobian = self._spread = None
-        if self.diagonal is None or self.bend is None:
-            return
-        self.diagonal.copy_(mean_jacobian(denoise, noise))
-        self.bend.zero_()
-        nodes, between = self.nodes(denoise.sampler)
-        if between is None:
-            return
-        states = sequential(denoise, noise).trajectory[:-1]
-        clean = denoise(states, slice(0, denoise.sampler.steps)).flatten(1).double()
-        seen, left = clean[nodes], clean - between.double() @ clean[nodes]
-        gram = seen @ seen.T
-        ridge = 1e-7 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-        self.bend.copy_(torch.linalg.solve(gram + ridge, seen @ left.T).T)
-        self._spread = None
-
     @property
     def starts(self) -> bool:
         """Whether the head predicts the chunk that a solve starts from."""
@@ -212,27 +140,15 @@ class WindowHead(Head):
         self, denoise: Denoiser, states: Tensor, base: Tensor, residual: Tensor, rounds: Tensor
     ) -> Tensor:
         """Return ``(n, B, T, Da)`` from states, predictions and residual at the nodes."""
-        scale = residual.square().mean(dim=(0, 2, 3), keepdim=True).sqrt() + FLOOR
+        scale = scale_of(residual)
         level = self.level(scale[0, :, 0].log())
-        c = self.cond(denoise.cond) + self.round(rounds) + level
-        h = self.inp(torch.cat([states, base]).transpose(0, 1).flatten(1))
+        c = self.cond(denoise.cond) + self.round(rounds.clamp(max=self.max_rounds - 1)) + level
+        h = self.inp(cat([states, base]).transpose(0, 1).flatten(1))
         for block in self.blocks:
             h = block(h, c)
         moved = self.residual((residual / scale).transpose(0, 1).flatten(1))
         found: Tensor = self.out(self.factors(h) * moved)
         return scale * found.view(states.transpose(0, 1).shape).transpose(0, 1)
-
-    def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
-        """Return the evaluated nodes, and ``(N, n)`` weights that spread their values over all."""
-        if self.evaluations == sampler.steps:
-            return slice(0, sampler.steps), None
-        if self._spread is None or self._spread[0] is not sampler:
-            with torch.inference_mode(False), torch.no_grad():
-                index = coarse_nodes(self.evaluations, 0, sampler.steps, sampler.alpha.device)
-                weights = between_nodes(sampler, index, 0)
-                weights = weights if self.bend is None else weights + self.bend
-            self._spread = sampler, index, weights
-        return self._spread[1:]
 
 
 def _noises(given: int, nodes: int) -> int:

@@ -18,7 +18,14 @@ from torch import Tensor
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.exactness import paired_noise, solved
 from pcm_policy.measure.rounds import Trace, count_rounds
-from pcm_policy.measure.rows import OURS, Row, default_rows, sequential, settings
+from pcm_policy.measure.rows import (
+    OURS,
+    Row,
+    certificate,
+    default_rows,
+    sequential,
+    settings,
+)
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.measure.timing import time_call
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -271,7 +278,10 @@ def run_bench(
         solvers, sides = [row.solver for row in rows], [side for _, side in others.values()]
         timed = time_predictions(policy, solvers, frames, calls, progress, sides)
     errors |= {row: found for row, (found, _) in others.items()}
-    facts = {"error": error, "observations": len(obs), "calls": calls, "batch": 1}
+    facts: dict[str, Any] = {"error": error, "observations": len(obs), "calls": calls, "batch": 1}
+    facts["certificates"] = {
+        row.label: said for row in rows for said in certificate(policy, row.solver).values()
+    }
     return Bench(
         errors,
         dict(zip(errors, timed, strict=True)),

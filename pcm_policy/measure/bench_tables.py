@@ -62,6 +62,7 @@ def bench_table(bench: Bench) -> str:
         lines.append(
             f"images to features, before every solve: {spent}; the rows are the solves alone"
         )
+    lines += _certificates(facts["certificates"])
     lines += bench.left_out
     lines += [
         f"{name}: its own loop, eager, in its own process with as many threads, from "
@@ -70,3 +71,9 @@ def bench_table(bench: Bench) -> str:
         for name in sorted(versions)
     ]
     return "\n".join(lines)
+
+
+def _certificates(found: dict[str, str]) -> list[str]:
+    """Return a line for each thing that is known of certificates, with the rows it is true of."""
+    of = {said: [row for row, own in found.items() if own == said] for said in found.values()}
+    return [f"certificates {said}: {', '.join(rows)}" for said, rows in of.items()]

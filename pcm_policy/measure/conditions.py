@@ -5,6 +5,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,11 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.runtime.execute import Runtime
 
+COMPUTING = (
+    "pcm_policy", "torch", "numpy", "gymnasium", "gym-pusht", "pymunk", "mujoco", "robosuite",
+    "robomimic", "metaworld",
+)  # fmt: skip
+"""Packages that an episode's numbers come from."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -90,6 +97,19 @@ def conditions(policy: DiffusionPolicy) -> dict[str, Any]:
     }
 
 
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of what episodes are computed with, as far as it is installed.
+
+    Args:
+        *more: further packages.
+    """
+    found = {}
+    for name in (*COMPUTING, *more):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def made_by() -> dict[str, str]:
     """Return the command and the code that it ran."""
     return {"command": command_line(), "commit": commit()}
@@ -103,7 +123,7 @@ def weights(policy: DiffusionPolicy) -> dict[str, str]:
     return found if policy.head is None else found | {"head": fingerprint(policy.head)}
 
 
-def said(report: dict[str, Any]) -> str:
+def said(report: Mapping[str, Any]) -> str:
     """Return a report's device, threads, mode and precision in words, for tables and pictures."""
     machine, executed = report["hardware"], report["runtime"]
     count = executed["threads"]

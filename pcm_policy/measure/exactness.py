@@ -193,11 +193,12 @@ def exactness_report(policy: DiffusionPolicy, obs: Tensor, base: DiffusionPolicy
     alone = obs[torch.linspace(0, len(obs) - 1, min(SOLVED_ALONE, len(obs))).long()]
     rows = []
     for tolerance in TOLERANCES:
-        plain = Solver.of("picard", reference, tolerance=tolerance)
+        plain = policy.cautious(Solver.of("picard", reference, tolerance=tolerance))
         for solver in (certified_solver(policy, tolerance), plain):
             proven = certification(policy, solver, alone)
             counted = f"{proven.rounds:.1f}", str(proven.worst_rounds)
             checked = f"{proven.worst_error:.1e}", f"{proven.coverage:.0%}"
-            rows.append([proven.solver, *counted, *checked])
+            rows.append([proven.solver, *counted, *checked, policy.trust(solver)])
     names = ["until certified", "rounds", "most", "largest true error, normalised", "within"]
+    names.append("certificate")
     return f"{text}\nEach of {len(alone)} of them alone:\n\n{markdown(names, rows)}\n"

@@ -52,6 +52,11 @@ def described(solver: Solver) -> dict[str, Any]:
     return {"label": solver.label, **settings(solver)}
 
 
+def certificate(policy: DiffusionPolicy, solver: Solver) -> dict[str, str]:
+    """Return what results say of a solver's certificates; nothing where it gives none."""
+    return {} if solver.tolerance is None else {"certificate": policy.trust(solver)}
+
+
 def sequential(sampler: SamplerConfig, package: str = OURS) -> Row:
     """Return the row of a sampler's own sequential solve."""
     return Row(Solver.of("sequential", sampler), sampler, package)
@@ -137,7 +142,7 @@ def _until_exact(
     yield sequential(sampler)
     for method in methods:
         if method != "paradigms" or policy.sampler(sampler).one_step:
-            yield Row(Solver.of(method, sampler, tolerance=error), sampler)
+            yield Row(policy.cautious(Solver.of(method, sampler, tolerance=error)), sampler)
 
 
 def _fixed_rounds(policy: DiffusionPolicy, sampler: SamplerConfig, error: float) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from pcm_policy.errors import PcmError
+from pcm_policy.networks.dit import DiffusionTransformer
 from pcm_policy.networks.mlp import ResidualMLP
 from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
@@ -14,6 +15,7 @@ NETWORKS: Registry[type[nn.Module]] = Registry("network", nn.Module)
 NETWORKS.add("mlp")(ResidualMLP)
 NETWORKS.add("unet1d")(ConditionalUnet1d)
 NETWORKS.add("transformer")(DenoisingTransformer)
+NETWORKS.add("dit")(DiffusionTransformer)
 
 
 def build_network(

@@ -6,9 +6,13 @@ state dicts load here unchanged. Those layers project a decoder's memory anew in
 is projected once by :meth:`DecoderLayer.remember` and used in every round of a solve.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+
+Change = Callable[[Tensor], Tensor]
 
 
 class Attention(nn.Module):
@@ -32,10 +36,16 @@ class Attention(nn.Module):
         width = tokens.shape[-1]
         return linear(tokens, self.in_proj_weight[width:], self.in_proj_bias[width:])
 
-    def itself(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Let ``(B, T, width)`` tokens attend to each other where the ``(T, T)`` mask is true."""
+    def itself(self, x: Tensor, mask: Tensor | None, turn: Change | None = None) -> Tensor:
+        """Let ``(B, T, width)`` tokens attend to each other where the ``(T, T)`` mask is true.
+
+        Args:
+            x: the tokens.
+            mask: which token sees which; None for all.
+            turn: changes queries and keys, ``(B, heads, T, width / heads)``, by their places.
+        """
         query, key, value = linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        return self._attend(query, key, value, mask)
+        return self._attend(query, key, value, mask, turn)
 
     def other(self, x: Tensor, remembered: Tensor, mask: Tensor | None) -> Tensor:
         """Let ``(B, T, width)`` tokens attend to ``(B, S, 2 width)`` from :meth:`keys_values`."""
@@ -44,11 +54,20 @@ class Attention(nn.Module):
         key, value = remembered.chunk(2, dim=-1)
         return self._attend(query, key, value, mask)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        turn: Change | None = None,
+    ) -> Tensor:
         q, k, v = (
             part.view(*part.shape[:2], self.heads, -1).transpose(1, 2)
             for part in (query, key, value)
         )
+        if turn is not None:
+            q, k = turn(q), turn(k)
         dropout = self.dropout if self.training else 0.0
         found = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         result: Tensor = self.out_proj(found.transpose(1, 2).flatten(2))
@@ -56,19 +75,38 @@ class Attention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then two linear layers, each with layer norm before and a shortcut around."""
+    """Self-attention, then two linear layers, each with layer norm before and a shortcut around.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    Args:
+        width: of the tokens, a multiple of ``heads``.
+        heads: number of heads.
+        dropout: of attention weights and of what is added to the tokens.
+        inner: width between the two linear layers; None for ``4 width``.
+        activation: between them.
+        eps: of the norms.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        inner: int | None = None,
+        activation: Change = gelu,
+        eps: float = 1e-5,
+    ) -> None:
         super().__init__()
+        inner = inner or 4 * width
         self.self_attn = Attention(width, heads, dropout)
-        self.linear1, self.linear2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.linear1, self.linear2 = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
         self.drop = nn.Dropout(dropout)
+        self.activation = activation
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Map ``(B, T, width)`` tokens to the same shape; ``mask`` as in :class:`Attention`."""
         x = x + self.drop(self.self_attn.itself(self.norm1(x), mask))
-        inner = self.drop(gelu(self.linear1(self.norm2(x))))
+        inner = self.drop(self.activation(self.linear1(self.norm2(x))))
         out: Tensor = x + self.drop(self.linear2(inner))
         return out
 

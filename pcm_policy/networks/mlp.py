@@ -26,7 +26,6 @@ class AdaLNBlock(nn.Module):
 
     def __init__(self, width: int, cond_dim: int, expansion: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(cond_dim, 3 * width)
         self.up = nn.Linear(width, expansion * width)
         self.down = nn.Linear(expansion * width, width)
@@ -44,8 +43,8 @@ class AdaLNBlock(nn.Module):
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         """Map ``(B, width)`` under given shift, scale and gate to ``(B, width)``."""
-        h = torch.addcmul(shift, self.norm(x), scale)
-        return torch.addcmul(x, gate, self.down(nn.functional.silu(self.up(h))))
+        h = torch.addcmul(shift, torch.layer_norm(x, x.shape[-1:]), scale)
+        return torch.addcmul(x, gate, self.down(nn.functional.silu(self.up(h), inplace=True)))
 
 
 class ResidualMLP(nn.Module):

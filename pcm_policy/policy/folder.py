@@ -7,6 +7,7 @@
         model.safetensors         network.*, obs_normalizer.*, action_normalizer.*, head.*, vision.*
                                   (weights in 16 bits if they were rounded to it, read as float32)
         observations.safetensors  held-out observations, for benchmarks (optional)
+        certificates.json         measured safety factors of certificates (optional)
         README.md                 card: data, command, steps, scores (optional)
 
 Nothing here is ever unpickled.
@@ -16,6 +17,7 @@ import hashlib
 import json
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,11 +29,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from pcm_policy.errors import PcmError
-from pcm_policy.files import atomic_folder, read_json
+from pcm_policy.files import atomic_folder, read_json, to_json
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.hub import POLICY_FILES, download, hub_id, upload
+from pcm_policy.solvers.certificate import UNCALIBRATED, Certificates
 
 if TYPE_CHECKING:  # which asks this file to read and write
     from pcm_policy.policy.policy import DiffusionPolicy
@@ -39,6 +43,7 @@ if TYPE_CHECKING:  # which asks this file to read and write
     Build = Callable[[PolicyConfig], DiffusionPolicy]
 
 FORMAT_VERSION = 1
+CERTIFICATES, CERTIFY = "certificates.json", "pcm-bench certify"
 LEFT_OUT: dict[str, dict[str, Any]] = {
     "window": {"width": 96, "nodes": None, "newton": False, "guess_width": 0, "guess_noises": 1},
     "unet1d": {"down_dims": [256, 512, 1024], "step_embed_dim": 256},
@@ -79,12 +84,18 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Return a digest of a network's weights: what a head belongs to."""
+    """Return a digest of a module's weights: what a head, or a measured factor, belongs to."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def whole_fingerprint(policy: "DiffusionPolicy") -> str:
+    """Return a digest of all that a policy is: its config, weights of all parts, ranges."""
+    config = json.dumps(policy.config.to_dict(), sort_keys=True)
+    return hashlib.sha256((config + fingerprint(policy)).encode()).hexdigest()[:16]
 
 
 @torch.no_grad()
@@ -139,6 +150,9 @@ def save_policy(
             held_out = observations.detach().cpu().contiguous()
             raw = {f"{_SIGHT}{k}": v.contiguous() for k, v in (sights or {}).items()}
             save_tensors({"observations": held_out, **raw}, folder / "observations.safetensors")
+        if policy.certificates is not None:
+            text = to_json(policy.certificates.to_json())
+            (folder / CERTIFICATES).write_text(text, encoding="utf-8")
         if card is not None:
             head = "" if card.startswith("---\n") else FRONT_MATTER
             (folder / "README.md").write_text(head + card, encoding="utf-8")
@@ -223,6 +237,7 @@ def load_policy(path: str | Path, build: "Build") -> "DiffusionPolicy":
         )
     if (folder / "observations.safetensors").exists():
         policy.held_out, policy.sights = _held_out(folder / "observations.safetensors", config)
+    policy.certificates = load_certificates(folder, fingerprint(policy))
     if (folder / "README.md").exists():
         policy.card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     return policy.eval()
@@ -244,13 +259,32 @@ def layout(config: PolicyConfig, name: str, entries: int, build: "Build") -> dic
         PcmError: a network or head that cannot be built, or one of far more tensors.
     """
     try:
-        with torch.device("meta"), float32_by_default(), _at_most(4 * entries + 1000):
+        with torch.device("meta"), _Unfilled(), float32_by_default(), _at_most(4 * entries + 1000):
             return dict(build(config).state_dict())
     except PcmError as error:
         raise PcmError(f"{name}: {error}") from error
     except Exception as error:  # torch raises half a dozen kinds for sizes that are none
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise PcmError(f"{name} describes no policy that can be built ({reason})") from error
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave normal draws out: tensors without memory have no values.
+
+    Drawing for such a tensor makes torch import its compiler and sympy, 80 MB.
+    """
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(function, "__name__", "") == "normal_":
+            return args[0] if args else given["tensor"]
+        return function(*args, **given)
 
 
 @contextmanager
@@ -339,6 +373,35 @@ def _check_tensors(file: Path, have: Mapping[str, Tensor], want: Mapping[str, Te
                 f"{file}: {name} is {have[name].dtype} {tuple(have[name].shape)}, config.json says "
                 f"{tensor.dtype} {tuple(tensor.shape)}"
             )
+
+
+def load_certificates(folder: Path, weights: str) -> Certificates | None:
+    """Return the safety factors that were measured of a policy, None if there are none.
+
+    Those of other weights are left out with a warning.
+
+    Args:
+        folder: of the policy.
+        weights: :func:`fingerprint` of the whole policy.
+
+    Raises:
+        PcmError: the file is damaged; the message names the entry.
+    """
+    file = folder / CERTIFICATES
+    if not file.exists():
+        return None
+    try:
+        found = Certificates.from_json(read_json(file))
+    except PcmError as error:
+        raise PcmError(f"{file}: {error}; restore it, or delete it and run {CERTIFY}") from error
+    if found.weights == weights:
+        return found
+    warnings.warn(
+        f"{file} was measured with weights {found.weights}, these are {weights}: not used, "
+        f"certificates are {UNCALIBRATED}; run {CERTIFY}",
+        stacklevel=2,
+    )
+    return None
 
 
 def held_out_observations(path: str | Path) -> Tensor:

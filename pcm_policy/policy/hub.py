@@ -11,7 +11,13 @@ from typing import Any
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
 
-POLICY_FILES = ("config.json", "model.safetensors", "observations.safetensors", "README.md")
+POLICY_FILES = (
+    "config.json",
+    "model.safetensors",
+    "observations.safetensors",
+    "certificates.json",
+    "README.md",
+)
 _ID = re.compile(r"(?:hf://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 

@@ -69,25 +69,56 @@ def observe(
         array, images = vision.observation(obs, config.obs_steps)
     else:
         array = _batched(config, obs)
-    if not np.isfinite(array).all():
-        b, step, dim = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise PcmError(
-            f"observation is not finite at batch {b}, step {step}, dimension {dim}: "
-            f"{array[b, step, dim]}"
-        )
-    raw = torch.from_numpy(np.ascontiguousarray(array)).to(normalizer.low)
+    given = torch.from_numpy(np.ascontiguousarray(array))
+    pixels = {n: torch.from_numpy(np.ascontiguousarray(v)) for n, v in images.items()}
+    return observe_tensors(config, normalizer, vision, given, pixels)
+
+
+@torch.no_grad()
+def observe_tensors(
+    config: PolicyConfig,
+    normalizer: Normalizer,
+    vision: Vision | None,
+    given: Tensor,
+    images: Mapping[str, Tensor],
+) -> Tensor:
+    """Check the values of observations whose shapes are right; what is on a device stays there.
+
+    Args:
+        config: how far outside the training range an observation may be.
+        normalizer: of the observations; its device and type are the result's.
+        vision: the cameras, if there are any.
+        given: ``(B, To, Do)`` raw numbers, with cameras those of the state.
+        images: ``(B, To, H, W, 3)`` uint8 for every camera.
+
+    Returns:
+        ``(B, To, Do)``.
+
+    Raises:
+        PcmError: a value that is not finite or far outside the range.
+    """
+    raw = given.to(normalizer.low)
     if vision is not None:
-        pixels = {n: torch.from_numpy(np.ascontiguousarray(v)) for n, v in images.items()}
-        raw = vision(raw, {n: v.to(raw.device) for n, v in pixels.items()})
+        raw = vision(raw, {n: v.to(raw.device) for n, v in images.items()})
     excess = normalizer.excess(raw)
-    if not bool((excess <= config.max_excess).all()):
-        b, step, dim = (int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
-        raise PcmError(
-            f"observation is out of range at batch {b}, step {step}, dimension {dim}: "
-            f"{raw[b, step, dim]:g} against {normalizer.low[dim]:g} to {normalizer.high[dim]:g} "
-            "in training"
-        )
+    if not bool((excess <= config.max_excess).all()):  # what is not finite is not within it either
+        raise PcmError(_refusal(normalizer, given, raw, excess))
     return raw
+
+
+def _refusal(normalizer: Normalizer, given: Tensor, raw: Tensor, excess: Tensor) -> str:
+    """Say which number of an observation is wrong."""
+    wrong = (~given.isfinite()).nonzero()
+    if len(wrong):
+        b, step, dim = (int(i) for i in wrong[0])
+        value = float(given[b, step, dim])
+        return f"observation is not finite at batch {b}, step {step}, dimension {dim}: {value}"
+    b, step, dim = (int(i) for i in np.unravel_index(int(excess.argmax()), excess.shape))
+    return (
+        f"observation is out of range at batch {b}, step {step}, dimension {dim}: "
+        f"{raw[b, step, dim]:g} against {normalizer.low[dim]:g} to {normalizer.high[dim]:g} "
+        "in training"
+    )
 
 
 def _batched(config: PolicyConfig, obs: ArrayLike | Mapping[str, ArrayLike]) -> NDArray[np.float32]:

@@ -30,10 +30,12 @@ from pcm_policy.policy.normalize import Normalizer
 from pcm_policy.policy.observe import observe
 from pcm_policy.policy.vision import Vision
 from pcm_policy.runtime.inputs import Execute, Inputs, eager
+from pcm_policy.runtime.precision import precision_of
 from pcm_policy.runtime.turns import TURNS
 from pcm_policy.sampling.denoise import Denoiser, Network, Prefix, inpainting
 from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.sampling.samplers import AffineSampler, SamplerConfig, build_sampler
+from pcm_policy.solvers.certificate import Certificate, Certificates, trust, usual_safety
 from pcm_policy.solvers.jacobian import Jacobian
 from pcm_policy.solvers.loop import start
 from pcm_policy.solvers.newton import mean_jacobian
@@ -91,6 +93,7 @@ class DiffusionPolicy(nn.Module):
         self.card: str | None = None
         self.held_out: Tensor | None = None  # raw observations
         self.sights: dict[str, Tensor] = {}  # some of them before they were encoded
+        self.certificates: Certificates | None = None  # measured safety factors
         self.network = build_network(
             config.network,
             config.chunk_shape[1],
@@ -218,7 +221,8 @@ class DiffusionPolicy(nn.Module):
         """Build a solver from flat settings; what is None or unsaid comes from this policy.
 
         A solver that needs the base's Jacobian has it measured here, once per sampler, on the
-        observations that came with the policy.
+        observations that came with the policy. The safety factor, if unsaid, is the one that was
+        measured for the sampler in the precision that solves have now, see :meth:`use`.
 
         Args:
             values: as ``solver=...`` takes them; None for the policy's usual solver: two PCM rounds
@@ -228,10 +232,31 @@ class DiffusionPolicy(nn.Module):
             PcmError: unknown or invalid settings, or a sampler that the head was not trained for.
         """
         found = self.complete(read(values or {}, self._known()))
+        if (values or {}).get("safety") is None:
+            found = self.cautious(found)
         missing = "jacobian" in needs(found.step) and found.sampler not in self._jacobians
         if missing and not found.uses_head and self.held_out is not None:
             self.calibrate(self.held_out[:128], found.sampler)
         return found
+
+    def calibrated(self, sampler: SamplerConfig) -> tuple[Certificate, ...]:
+        """Return what was measured of a sampler's certificates in the precision of the solves."""
+        found, precision = self.certificates, precision_of(self.execute, self.dtype)
+        return () if found is None else found.find(sampler, precision)
+
+    def cautious(self, solver: Solver) -> Solver:
+        """Return a complete solver with the safety factor that was measured for it, if one was."""
+        safety = usual_safety(solver.step, self.calibrated(solver.sampler))
+        same = not solver.step.limits or safety == solver.stop.safety
+        return solver if same else replace(solver, stop=replace(solver.stop, safety=safety))
+
+    def trust(self, solver: Solver) -> str:
+        """Return what is known of a solver's certificates: their coverage, or ``uncalibrated``.
+
+        Args:
+            solver: complete, see :meth:`complete`.
+        """
+        return trust(solver.step, solver.stop, self.calibrated(solver.sampler))
 
     def default_solver(self) -> Solver:
         """Return the policy's usual solver."""
@@ -308,29 +333,31 @@ class DiffusionPolicy(nn.Module):
             observed=observed,
         )
 
-    def known_prefix(self, actions: ArrayLike, overwrite_input: bool = False) -> Prefix:
+    def known_prefix(self, actions: ArrayLike | Tensor, overwrite_input: bool = False) -> Prefix:
         """Turn the next actions, decided already, into a prefix of the next chunk.
 
         Args:
-            actions: ``(B, n, Da)`` raw actions; the first belongs to the newest observation.
+            actions: ``(B, n, Da)`` raw actions; the first belongs to the newest observation. A
+                tensor on the policy's device stays there.
             overwrite_input: see :class:`~pcm_policy.sampling.denoise.Prefix`.
 
         Raises:
             PcmError: a wrong shape, more actions than the chunk has, or one that is not finite.
         """
-        array, config = numbers("prefix", actions).astype(np.float32), self.config
+        if not isinstance(actions, Tensor):
+            actions = torch.from_numpy(numbers("prefix", actions).astype(np.float32))
+        array, config = actions, self.config
         first = config.obs_steps - 1
         room = config.horizon - first
         if array.ndim != 3 or array.shape[2] != config.action_dim or array.shape[1] > room:
             raise PcmError(
-                f"prefix has shape {array.shape}: expected (B, n, {config.action_dim}) with n at "
-                f"most {room}"
+                f"prefix has shape {tuple(array.shape)}: expected (B, n, {config.action_dim}) with "
+                f"n at most {room}"
             )
-        if not np.isfinite(array).all():
+        if not bool(array.isfinite().all()):
             raise PcmError("prefix has an action that is not finite")
-        values = torch.zeros(array.shape[0], config.horizon, config.action_dim)
-        given = torch.from_numpy(array).to(self.device, self.dtype)
-        values = values.to(given)
+        given = array.to(self.device, self.dtype)
+        values = given.new_zeros(array.shape[0], config.horizon, config.action_dim)
         values[:, first : first + array.shape[1]] = self.action_normalizer.normalize(given)
         step = torch.arange(config.horizon, device=self.device)[None, :, None]
         known = (step >= first) & (step < first + array.shape[1])
@@ -352,10 +379,20 @@ class DiffusionPolicy(nn.Module):
         self._jacobians[config] = Jacobian.of(denoise.sampler, diagonal)
 
     def draw_noise(
-        self, batch: int, sampler: SamplerConfig, generator: torch.Generator | None = None
+        self,
+        batch: int,
+        sampler: SamplerConfig | Solver,
+        generator: torch.Generator | None = None,
     ) -> Noise:
-        """Draw a sampler's noise from a generator; None is the policy's own."""
-        steps = self.sampler(sampler).noise_steps
+        """Draw the noise of a sampler, or of a solver's sampler.
+
+        Args:
+            batch: number of chunks.
+            sampler: whose noise.
+            generator: None for the policy's own.
+        """
+        config = self.complete(sampler).sampler if isinstance(sampler, Solver) else sampler
+        steps = self.sampler(config).noise_steps
         shape = self.config.chunk_shape
         return generator_noise(generator or self._generator, batch, shape, steps)
 
@@ -507,5 +544,6 @@ class DiffusionPolicy(nn.Module):
 
 def _check_loaded(policy: DiffusionPolicy, _: object) -> None:
     """Check what was loaded; shapes alone, on the meta device, have no values."""
+    policy.certificates = None  # they were measured with other weights
     if policy.device.type != "meta":
         policy.check()

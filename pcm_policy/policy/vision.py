@@ -23,6 +23,7 @@ from pcm_policy.checks import flag, numbers
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import STATE
 from pcm_policy.networks.camera import CameraEncoder, Size, centre_crop
+from pcm_policy.networks.clip import TowerConfig
 from pcm_policy.networks.resnet import CHANNELS
 
 _PIXELS = 10_000  # a config could name any size
@@ -41,10 +42,11 @@ class VisionConfig:
         shared: whether one encoder serves all cameras.
         resize: see :class:`~pcm_policy.networks.camera.CameraEncoder`, as all that follow.
         crop: cut out of the middle, in training at random places.
-        backbone: ``resnet18`` or ``resnet34``.
-        norm: ``group`` or ``batch``.
+        backbone: ``resnet18`` or ``resnet34``; with ``vit`` ``clip``.
+        norm: ``group`` or ``batch``; with ``vit`` ``layer``.
         keypoints: of the spatial softmax; 0 for means.
         features: of the layer after the keypoints; 0 for none.
+        vit: sizes of CLIP's vision transformer, which makes the features then: no keypoints.
     """
 
     layout: tuple[int | str, ...]
@@ -56,6 +58,7 @@ class VisionConfig:
     norm: str = "group"
     keypoints: int = 32
     features: int = 64
+    vit: TowerConfig | None = None
 
     def __post_init__(self) -> None:
         flag("vision.shared", self.shared)
@@ -77,6 +80,12 @@ class VisionConfig:
         counts = [*widths, self.keypoints, self.features]
         if not all(type(n) is int and 0 <= n <= _MOST for n in counts):
             raise PcmError(f"vision: {counts} are not numbers of values, keypoints and features")
+        whole = (self.backbone, self.norm, self.keypoints, self.features) == ("clip", "layer", 0, 0)
+        if whole != (self.vit is not None):
+            raise PcmError(
+                "vision.vit goes with backbone=clip, norm=layer, keypoints=0 and features=0: it "
+                "makes a camera's features alone"
+            )
         for name, size in self.cameras.items():
             before = self.resize or size
             if self.crop is not None and (self.crop[0] > before[0] or self.crop[1] > before[1]):
@@ -90,7 +99,9 @@ class VisionConfig:
     @property
     def feature_dim(self) -> int:
         """``F``, features of one camera."""
-        return (self.features or 2 * self.keypoints) if self.keypoints else CHANNELS
+        if self.keypoints:
+            return self.features or 2 * self.keypoints
+        return CHANNELS if self.vit is None else self.vit.width
 
     @property
     def obs_dim(self) -> int:
@@ -103,8 +114,11 @@ class VisionConfig:
         resized = "" if self.resize is None else f", resized to {self.resize[0]} x {self.resize[1]}"
         cut = "" if self.crop is None else f", cropped to {self.crop[0]} x {self.crop[1]}"
         pool = f"{self.keypoints} keypoints" if self.keypoints else "mean features"
+        how = f"{self.backbone}, {self.norm} norm, {pool}"
+        if self.vit is not None:
+            how = f"CLIP's vision transformer, {self.vit.width} features of the class token"
         shared = ", one encoder for all" if self.shared and len(self.cameras) > 1 else ""
-        return f"{names}{resized}{cut}: {self.backbone}, {self.norm} norm, {pool}{shared}"
+        return f"{names}{resized}{cut}: {how}{shared}"
 
     @property
     def state_columns(self) -> list[int]:
@@ -127,11 +141,20 @@ class VisionConfig:
         data["cameras"] = {name: _size(size) for name, size in data["cameras"].items()}
         for name in ("resize", "crop"):
             data[name] = _size(data.get(name))
+        if data.get("vit") is not None:
+            data["vit"] = _tower(data["vit"])
         return cls(**data)
 
 
 def _size(value: Any) -> Any:
     return value if value is None else tuple(value)
+
+
+def _tower(values: Any) -> TowerConfig:
+    try:
+        return TowerConfig(**values)
+    except TypeError as error:
+        raise PcmError(f"vision.vit: {error}") from error
 
 
 class Vision(nn.Module):
@@ -151,8 +174,9 @@ class Vision(nn.Module):
         self.config = config
         sizes = list(config.cameras.values())
         options = (config.resize, config.crop, config.backbone, config.norm)
-        width = (config.keypoints, config.features)
-        if config.shared and config.keypoints and config.crop is None and config.resize is None:
+        width = (config.keypoints, config.features, config.vit)
+        fixed = config.keypoints > 0 or config.vit is not None  # made for one size
+        if config.shared and fixed and config.crop is None and config.resize is None:
             sizes = list(dict.fromkeys(sizes))
             if len(sizes) > 1:
                 raise PcmError(f"vision.shared: images of sizes {sizes} need a crop or resize")
@@ -163,24 +187,33 @@ class Vision(nn.Module):
         self.register_buffer("scale", torch.full((len(config.cameras), 3), 2.0))
         self.register_buffer("shift", torch.full((len(config.cameras), 3), -1.0))
 
-    def forward(self, state: Tensor, images: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, state: Tensor, images: Mapping[str, Tensor], places: Tensor | None = None
+    ) -> Tensor:
         """Return the observation vector.
 
         Args:
             state: ``(B, To, state_dim)`` raw.
             images: ``(B, To, H, W, 3)`` uint8 for every camera.
+            places: ``(B, To, cameras, 2)``, of the crops in training; None draws them.
 
         Returns:
             ``(B, To, Do)``: the state, raw, and the features.
         """
-        flat = self.encode({name: image.flatten(0, 1) for name, image in images.items()})
+        flat = self.encode(
+            {name: image.flatten(0, 1) for name, image in images.items()},
+            None if places is None else places.flatten(0, 1),
+        )
         return self.join(state, {k: v.view(*state.shape[:2], -1) for k, v in flat.items()})
 
-    def encode(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def encode(
+        self, images: Mapping[str, Tensor], places: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the features of images, which do not depend on what else is encoded.
 
         Args:
             images: ``(n, H, W, 3)`` uint8 for every camera.
+            places: ``(n, cameras, 2)``, of the crops in training; None draws them.
 
         Returns:
             ``(n, F)`` for every camera.
@@ -190,7 +223,12 @@ class Vision(nn.Module):
         if self.config.shared and not self.training and len({x.shape[1:] for x in ready}) == 1:
             found = self.encoders[0](torch.cat(ready)).chunk(len(ready))  # one batch for all
         else:
-            found = [self.encoders[0 if self.config.shared else i](x) for i, x in enumerate(ready)]
+            found = [
+                self.encoders[0 if self.config.shared else i](
+                    x, None if places is None else places[:, i]
+                )
+                for i, x in enumerate(ready)
+            ]
         return dict(zip(names, found, strict=True))
 
     def _ready(self, i: int, image: Tensor) -> Tensor:

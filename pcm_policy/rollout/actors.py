@@ -47,7 +47,13 @@ class World:
 
 
 class Actor(Protocol):
-    """Runs episodes."""
+    """Runs episodes.
+
+    Attributes:
+        block: neighbouring seeds, from the first one, that are run together.
+    """
+
+    block: int
 
     def run(self, seeds: Iterator[int], journal: Journal) -> Iterator[int]:
         """Run episodes, in any order, until ``seeds`` ends; yields each seed that is finished."""
@@ -98,7 +104,7 @@ class ExpertActor:
     """
 
     def __init__(self, world: World, workers: int) -> None:
-        self.world, self.workers = world, workers
+        self.world, self.workers, self.block = world, workers, 1
         self._settings = {"by": "expert", **make_expert(world.task).describe()}
 
     def describe(self) -> dict[str, Any]:
@@ -169,6 +175,7 @@ class PolicyActor:
     ) -> None:
         self.world, self.predict, self.seed, self.obs_steps = world, predict, seed, obs_steps
         self.num_envs, self.mode, self.solve_batch = num_envs, mode, solve_batch
+        self.block = solve_batch * -(-num_envs // solve_batch)
         self._settings = {"by": "policy", "solve_batch": solve_batch, **settings}
 
     def describe(self) -> dict[str, Any]:
@@ -179,16 +186,15 @@ class PolicyActor:
         """Run episodes, whole blocks of them, so that a seed always has the same row of a solve."""
         from pcm_policy.rollout.evaluate import evaluate
 
-        block = self.solve_batch * -(-self.num_envs // self.solve_batch)
         with closing(self.world.make()) as env:
             for seed in seeds:
-                first = seed - (seed - self.seed) % block
+                first = seed - (seed - self.seed) % self.block
                 if journal.outcome(seed) is not None:
                     continue  # ran with an earlier one of its block
                 result = evaluate(
                     self.predict,
                     self.world.env_id,
-                    episodes=block,
+                    episodes=self.block,
                     seed=first,
                     n_obs_steps=self.obs_steps,
                     num_envs=self.num_envs,

@@ -18,6 +18,8 @@ and the control steps already executed (B,), which together name the noise of a 
 It may raise `RowFaults`: those rows' episodes end, the others are predicted again.
 """
 
+Work = Callable[[], Sequence[tuple[float, float | None]]]
+
 
 class RowFaults(PcmError):
     """Some rows cannot be predicted; the others can.
@@ -42,15 +44,19 @@ class ChunkAgent:
         predict: the policy.
         obs_steps: frames that it sees, ``To``.
         solve_batch: rows of every prediction.
+        work: rounds and network evaluations of every row of the last prediction; None where
+            nobody counts them.
 
     Raises:
         PcmError: a number below 1.
     """
 
-    def __init__(self, predict: Predict, obs_steps: int, solve_batch: int) -> None:
+    def __init__(
+        self, predict: Predict, obs_steps: int, solve_batch: int, work: Work | None = None
+    ) -> None:
         if min(obs_steps, solve_batch) < 1:
             raise PcmError("n_obs_steps and solve_batch are at least 1")
-        self.predict, self.solve_batch = predict, solve_batch
+        self.predict, self.solve_batch, self.work = predict, solve_batch, work
         self.obs_steps: int | None = obs_steps
 
     def begin(self, run: Run, observation: Any) -> None:
@@ -79,7 +85,10 @@ class ChunkAgent:
                     seated[place][0].end(why)
                 continue
             actions = self._checked(found)
+            work = self.work() if self.work is not None else None
             for row, place in seats.items():
+                if work is not None:
+                    seated[place][0].solves.append(work[row])
                 if np.isfinite(actions[row]).all():
                     chunks[place] = actions[row]
                 else:

@@ -13,7 +13,7 @@ solves are put off until a plan is due and then done for many episodes at once.
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.statistics import percentiles
 from pcm_policy.rollout.episodes import Actions, Run, Seated, in_rows
-from pcm_policy.rollout.seams import SeamMetrics, seam_metrics
+from pcm_policy.rollout.seams import SeamMetrics, SeamSums, seam_metrics, seam_sums
 from pcm_policy.runtime.timing import take_turns
 from pcm_policy.serving.planner import Planner
 
@@ -54,6 +54,34 @@ class Pilot:
 
 
 @dataclass(frozen=True)
+class Flight:
+    """What the controller of one episode did.
+
+    Attributes:
+        counts: ticks, requests, plans, misses, fallbacks.
+        seams: how smooth the commands were.
+        latencies_ms: of its plans.
+        rounds: of its solves.
+        encodes_ms: how long encoding each frame took; empty without cameras.
+    """
+
+    counts: dict[str, int]
+    seams: SeamSums
+    latencies_ms: Sequence[float]
+    rounds: Sequence[int]
+    encodes_ms: Sequence[float] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, found: dict[str, Any]) -> "Flight":
+        """Return what :meth:`to_json` wrote down."""
+        return cls(**found | {"seams": SeamSums(**found["seams"])})
+
+
+@dataclass(frozen=True)
 class ControlOutcome:
     """What the controllers of some episodes did.
 
@@ -70,6 +98,21 @@ class ControlOutcome:
     latencies_ms: tuple[float, ...]
     rounds: float | None
     encode_ms: dict[str, float] | None = None
+
+    @classmethod
+    def of(cls, flights: Sequence[Flight]) -> "ControlOutcome":
+        """Summarise episodes: the same for the same ones in this order, wherever each was flown."""
+        counts, rounds = Counter[str](), [r for each in flights for r in each.rounds]
+        encodes = [ms for each in flights for ms in each.encodes_ms]
+        for each in flights:
+            counts.update(each.counts)
+        return cls(
+            counts=dict(counts),
+            seams=seam_metrics([each.seams for each in flights]),
+            latencies_ms=tuple(ms for f in flights for ms in f.latencies_ms)[:KEPT_LATENCIES],
+            rounds=float(np.mean(rounds)) if rounds else None,
+            encode_ms=percentiles(encodes) if encodes else None,
+        )
 
     @property
     def miss_rate(self) -> float:
@@ -160,25 +203,19 @@ class ControlAgent:
                 return [action for _, action in moves]
             self._solve([run.index for run, _ in seated], pilots)
 
+    def flight(self, run: Run) -> Flight:
+        """Return what the controller of an episode did."""
+        pilot, commands = self._pilots[run.index], run.actions
+        record, gaps = pilot.controller.record, [gap for _, gap in pilot.controller.gaps]
+        seams = np.array(pilot.seams[: len(commands)], np.bool_)
+        hz = self.settings.control_hz or self.planner.spec.control_hz
+        smooth = seam_sums(commands, seams, gaps, hz) if len(commands) else SeamSums(0, {}, {})
+        counts, rounds = dict(record.counts), list(pilot.rounds)
+        return Flight(counts, smooth, list(pilot.latencies), rounds, list(pilot.encodes))
+
     def outcome(self, runs: Sequence[Run]) -> ControlOutcome:
         """Summarise what the controllers did in some episodes."""
-        pilots = [self._pilots[run.index] for run in runs]
-        counts, rounds = Counter[str](), [r for p in pilots for r in p.rounds]
-        encodes = [ms for p in pilots for ms in p.encodes]
-        parts = []
-        for run, pilot in zip(runs, pilots, strict=True):
-            counts.update(pilot.controller.record.counts)
-            commands = run.actions
-            seams = np.array(pilot.seams[: len(commands)], np.bool_)
-            if len(commands):
-                parts.append((commands, seams, [gap for _, gap in pilot.controller.gaps]))
-        return ControlOutcome(
-            counts=dict(counts),
-            seams=seam_metrics(parts, self.settings.control_hz or self.planner.spec.control_hz),
-            latencies_ms=tuple(x for p in pilots for x in p.latencies)[:KEPT_LATENCIES],
-            rounds=float(np.mean(rounds)) if rounds else None,
-            encode_ms=percentiles(encodes) if encodes else None,
-        )
+        return ControlOutcome.of([self.flight(run) for run in runs])
 
     def observations(self) -> list[Any]:
         """Return some of the observations that were planned from, each as ``predict`` takes it."""

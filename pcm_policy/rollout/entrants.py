@@ -1,5 +1,6 @@
 """Who can be evaluated: a policy that plans while the simulator waits, a controller, a baseline."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,31 +10,31 @@ import numpy as np
 import torch
 
 from pcm_policy.control.settings import ControlSettings
+from pcm_policy.errors import PcmError
 from pcm_policy.measure.bench import time_encoding, time_predictions
 from pcm_policy.measure.conditions import conditions, hardware, made_by
-from pcm_policy.measure.rows import described
+from pcm_policy.measure.rows import certificate, described
 from pcm_policy.measure.timing import time_call
+from pcm_policy.policy.folder import whole_fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.chunks import ChunkAgent
 from pcm_policy.rollout.controlled import ControlAgent
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.episodes import Agent, Run
+from pcm_policy.rollout.records import Record
 from pcm_policy.rollout.robomimic_policy import RobomimicPolicy
 from pcm_policy.solvers.registry import Solver
-
-NOT_CONTROLLED: dict[str, Any] = {
-    "encode_ms": None,
-    "counts": None,
-    "miss_rate": None,
-    "seams": None,
-    "latencies_ms": None,
-}
 
 
 class Entrant(ABC):
     """Someone to evaluate; every result has the same layout, whoever it is."""
 
     agent: Agent
+    device = "cpu"
+
+    @abstractmethod
+    def check_rows(self) -> None:
+        """Raise PcmError where the episodes of one solve influence each other."""
 
     @abstractmethod
     def solver_used(self) -> dict[str, Any]:
@@ -44,8 +45,12 @@ class Entrant(ABC):
         """Return how it is controlled and what it runs on, known before the first episode."""
 
     @abstractmethod
-    def found(self, runs: Sequence[Run]) -> dict[str, Any]:
-        """Return what is known of some finished episodes beside their scores."""
+    def identity(self) -> str:
+        """Return a digest of all that the policy is: weights, ranges, config."""
+
+    def record(self, run: Run) -> Record:
+        """Return what is kept of an episode that is over."""
+        return Record.of(run)
 
     @abstractmethod
     def observations(self) -> Sequence[Any]:
@@ -66,22 +71,27 @@ class PolicyEntrant(Entrant):
     """
 
     def __init__(self, policy: DiffusionPolicy, solver: Solver, solve_batch: int) -> None:
-        self.policy, self.solver = policy, solver
+        self.policy, self.solver, self.device = policy, solver, policy.device.type
+        self.solve_batch = solve_batch
         self.runner = EpisodePolicy(policy, solver)
-        self.agent = ChunkAgent(self.runner, policy.config.obs_steps, solve_batch)
+        steps, work = policy.config.obs_steps, self.runner.work
+        self.agent = ChunkAgent(self.runner, steps, solve_batch, work)
 
     def solver_used(self) -> dict[str, Any]:
         """Return the solver's label and settings."""
-        return described(self.solver)
+        return described(self.solver) | certificate(self.policy, self.solver)
 
     def about(self) -> dict[str, Any]:
         """Return its conditions; nobody controls it, and no time passes."""
         return {"control": None, "latency": {"kind": "none"}, **conditions(self.policy)}
 
-    def found(self, runs: Sequence[Run]) -> dict[str, Any]:
-        """Return mean rounds and network evaluations of a solve."""
-        work = {"rounds": self.runner.mean_rounds, "nfe": self.runner.mean_nfe}
-        return work | NOT_CONTROLLED
+    def identity(self) -> str:
+        """Return the policy's digest."""
+        return whole_fingerprint(self.policy)
+
+    def check_rows(self) -> None:
+        """Raise PcmError where the episodes of one solve influence each other."""
+        check_rows(self.solver, self.solve_batch)
 
     def observations(self) -> Sequence[Any]:
         """Return some of the observations that it acted on."""
@@ -102,11 +112,12 @@ class ControlledEntrant(Entrant):
 
     def __init__(self, agent: ControlAgent, latency: dict[str, Any]) -> None:
         self.agent: ControlAgent = agent
-        self.latency = latency
+        self.latency, self.device = latency, agent.planner.policy.device.type
 
     def solver_used(self) -> dict[str, Any]:
         """Return the solver's label and settings."""
-        return described(self.agent.planner.solver)
+        planner = self.agent.planner
+        return described(planner.solver) | certificate(planner.policy, planner.solver)
 
     def about(self) -> dict[str, Any]:
         """Return control settings, latency and conditions."""
@@ -117,11 +128,17 @@ class ControlledEntrant(Entrant):
             **conditions(agent.planner.policy),
         }
 
-    def found(self, runs: Sequence[Run]) -> dict[str, Any]:
-        """Return what the controllers did."""
-        outcome = self.agent.outcome(runs)
-        found = {"rounds": outcome.rounds, "nfe": None, **outcome.to_json()}
-        return found | {"latencies_ms": list(outcome.latencies_ms)}
+    def identity(self) -> str:
+        """Return the policy's digest."""
+        return whole_fingerprint(self.agent.planner.policy)
+
+    def check_rows(self) -> None:
+        """Raise PcmError where the episodes of one solve influence each other."""
+        check_rows(self.agent.planner.solver, self.agent.batch)
+
+    def record(self, run: Run) -> Record:
+        """Return what is kept of an episode that is over, with what its controller did."""
+        return Record.of(run, self.agent.flight(run))
 
     def observations(self) -> Sequence[Any]:
         """Return some of the observations that were planned from."""
@@ -143,7 +160,7 @@ class BaselineEntrant(Entrant):
 
     def __init__(self, runner: RobomimicPolicy, solve_batch: int) -> None:
         self.runner = runner
-        self.agent = ChunkAgent(runner, 1, solve_batch)
+        self.agent = ChunkAgent(runner, 1, solve_batch, lambda: [(1, 1)] * solve_batch)
 
     def solver_used(self) -> dict[str, Any]:
         """Return its algorithm."""
@@ -158,9 +175,12 @@ class BaselineEntrant(Entrant):
             "hardware": hardware(torch.device("cpu")),
         }
 
-    def found(self, runs: Sequence[Run]) -> dict[str, Any]:
-        """Return that an action takes one call of the network."""
-        return {"rounds": 1.0, "nfe": 1.0} | NOT_CONTROLLED
+    def identity(self) -> str:
+        """Return a digest of the checkpoint."""
+        return hashlib.sha256(self.runner.path.read_bytes()).hexdigest()[:16]
+
+    def check_rows(self) -> None:
+        """Do nothing: they do not."""
 
     def observations(self) -> Sequence[Any]:
         """Return some of the observations that it acted on."""
@@ -181,6 +201,20 @@ def time_policy(
     if policy.vision is not None:
         timed["encode"] = time_encoding(policy, frames, calls)["p50"]
     return timed
+
+
+def check_rows(solver: Solver, solve_batch: int) -> None:
+    """Check that an episode's bits do not depend on those that are solved beside it.
+
+    Raises:
+        PcmError: rows of a solve end one by one and leave it, which changes the shape of the
+            others' matrix products, and so their last bits.
+    """
+    if solver.stop.reads and solve_batch > 1:
+        raise PcmError(
+            f"with {solver.label} rows of a solve end one by one, which changes the last bits of "
+            "those beside them: give solve_batch=1, so that an episode is the same in every shard"
+        )
 
 
 def needs_controller(settings: ControlSettings, latency: str) -> bool:

@@ -29,7 +29,7 @@ class EpisodePolicy:
         self.policy, self.solver = policy, policy.complete(solver)
         self._noise_steps = policy.sampler(self.solver.sampler).noise_steps
         self._rounds: list[float] = []
-        self._nfe: list[int] = []
+        self._work: list[tuple[int, int | None]] = []
         self._seen: list[Any] = []
 
     def __call__(
@@ -57,9 +57,8 @@ class EpisodePolicy:
             found = self.policy.predict(seen, solver=self.solver, noise=noise)
         except PcmError as error:
             raise self._row_faults(seen, noise) or error from error
-        rounds = found.solve.row_rounds
-        self._rounds.append(found.solve.rounds if rounds is None else float(rounds.float().mean()))
-        self._nfe.append(found.solve.nfe)
+        self._work = found.solve.work()
+        self._rounds.append(float(np.mean([rounds for rounds, _ in self._work])))
         if len(self._seen) < KEPT_OBSERVATIONS:
             self._seen.append(deepcopy(row(seen, len(self._seen) % len(seeds))))
         return found.action
@@ -84,10 +83,9 @@ class EpisodePolicy:
         """Mean number of rounds of a solve; None before the first."""
         return float(np.mean(self._rounds)) if self._rounds else None
 
-    @property
-    def mean_nfe(self) -> float | None:
-        """Mean number of network evaluations per chunk; None before the first."""
-        return float(np.mean(self._nfe)) if self._nfe else None
+    def work(self) -> list[tuple[int, int | None]]:
+        """Return rounds and network evaluations of every row of the last prediction."""
+        return self._work
 
     def observations(self) -> list[Any]:
         """Return some of the observations seen, each as ``predict`` takes one."""

@@ -31,6 +31,8 @@ class Run:
         success: whether the environment reported success; None if it never says.
         steps: executed actions.
         chunks: executed actions, ``(n, Da)`` each.
+        solves: rounds and network evaluations of every plan, as if solved alone; evaluations are
+            None where they are not known.
         fault: why the episode was ended before its time, or None.
     """
 
@@ -40,6 +42,7 @@ class Run:
     success: bool | None = None
     steps: int = 0
     chunks: list[Actions] = field(default_factory=list)
+    solves: list[tuple[float, float | None]] = field(default_factory=list)
     fault: str | None = None
 
     @property
@@ -94,7 +97,7 @@ class Interrupted(PcmError):
 
     Args:
         message: why, in one line.
-        runs: finished episodes, in the order of their seeds.
+        runs: finished episodes, in the order of their numbers.
         by_user: whether by Ctrl-C.
     """
 
@@ -106,26 +109,24 @@ class Interrupted(PcmError):
 def run_episodes(
     agent: Agent,
     seats: Seats,
-    episodes: int,
-    seed: int,
+    runs: list[Run],
     finished: Callable[[Run], None] = lambda _: None,
 ) -> list[Run]:
-    """Run episodes of seeds ``seed``, ``seed + 1``, ...
+    """Run episodes that have not begun.
 
     Args:
         agent: who acts.
         seats: where; as many as episodes or fewer.
-        episodes: their number.
-        seed: of the first one.
+        runs: the episodes, at least one.
         finished: is told of every episode when it is over.
 
     Returns:
-        The episodes in the order of their seeds.
+        The episodes, in their order.
 
     Raises:
         Interrupted: an environment or the agent failed, or Ctrl-C; it has what had finished.
     """
-    loop = _Loop(agent, seats, [Run(i, seed + i) for i in range(episodes)], finished)
+    loop = _Loop(agent, seats, runs, finished)
     try:
         while slots := loop.live():
             loop.step(slots)
@@ -157,7 +158,8 @@ class _Loop:
         """Seat the next episodes; returns the environments that have one."""
         if self._over.any():
             self._current[self._over] += self.seats.count  # idle once past the last episode
-            seeds = (self.runs[0].seed + self._current).tolist()
+            last = len(self.runs) - 1
+            seeds = [self.runs[min(max(at, 0), last)].seed for at in self._current.tolist()]
             self._observation = self.seats.reset(seeds, self._over)
             for slot in np.flatnonzero(self._over & (self._current < len(self.runs))).tolist():
                 self.agent.begin(self._run(slot), row(self._observation, slot))

@@ -1,7 +1,7 @@
 """Demonstrations by whoever acts: run episodes by their seeds, keep all or the successful ones."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +14,7 @@ from pcm_policy.datasets.journal import Journal
 from pcm_policy.datasets.recording import Recording, step_type
 from pcm_policy.errors import PcmError
 from pcm_policy.rollout.actors import Actor, World
+from pcm_policy.rollout.shards import Shard
 
 _PACKAGES = ("pcm_policy", "numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "gym-pusht")
 
@@ -53,10 +54,8 @@ def generate(
     if min(episodes, attempts) < 1 or seed < 0:
         raise PcmError(f"episodes={episodes}, attempts={attempts} are at least 1, seed={seed} is 0")
     kind = target_format(path)
-    refuse_existing(path)
-    made = _made(actor, world, seed, control_hz) | ({"failures": True} if failures else {})
-    journal = Journal.open(path, made, failures)
-    kept, tried = _run(actor, journal, episodes, attempts, seed)
+    journal, made = _begun(actor, world, path, seed, control_hz, failures)
+    kept, tried = _run(actor, journal, episodes, range(seed, seed + attempts))
     if len(kept) < episodes:
         raise PcmError(
             f"{len(kept)} of {tried} episodes succeeded, {episodes} were asked for: raise attempts="
@@ -72,6 +71,62 @@ def generate(
     return made
 
 
+def generate_part(
+    actor: Actor,
+    world: World,
+    path: Path,
+    shard: Shard,
+    *,
+    episodes: int,
+    attempts: int,
+    seed: int,
+    control_hz: float,
+    failures: bool = False,
+) -> str:
+    """Run a shard's share of the episodes, into the folder beside ``path`` that all shards share.
+
+    The shards' seeds are blocks of the actor in turn. :func:`generate` then finds these episodes,
+    runs those that are missing in the row, and writes the file.
+
+    Args:
+        actor: as :func:`generate` takes it.
+        world: the same.
+        path: the file to come.
+        shard: which seeds are run, and of which of the episodes so many.
+        episodes: as :func:`generate` takes it, of all shards.
+        attempts: the same.
+        seed: the same.
+        control_hz: the same.
+        failures: the same.
+
+    Returns:
+        What was kept, in words.
+
+    Raises:
+        PcmError: the path exists, or a worker died.
+    """
+    target_format(path)
+    share = len(shard.numbers(episodes))
+    journal, _ = _begun(actor, world, path, seed, control_hz, failures)
+    own = [n for n in range(attempts) if n // actor.block % shard.count == shard.index]
+    kept, tried = _run(actor, journal, share, [seed + number for number in own])
+    return f"{len(kept)} of {tried} episodes in {journal.folder}"
+
+
+def _begun(
+    actor: Actor, world: World, path: Path, seed: int, control_hz: float, failures: bool
+) -> tuple[Journal, dict[str, Any]]:
+    """Return the journal, and how the file is made so far."""
+    refuse_existing(path)
+    made = _made(actor, world, seed, control_hz) | ({"failures": True} if failures else {})
+    return Journal.open(path, made, failures), made
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of what simulates, as far as it is installed."""
+    return {name: found for name in _PACKAGES if (found := _version(name))}
+
+
 def _made(actor: Actor, world: World, seed: int, control_hz: float) -> dict[str, Any]:
     """Return how a file is made: what decides its episodes, and the versions they ran with."""
     return {
@@ -81,32 +136,31 @@ def _made(actor: Actor, world: World, seed: int, control_hz: float) -> dict[str,
         **actor.describe(),
         "seed": seed,
         "env_args": json.dumps(_env_args(world, control_hz)),
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": packages(),
     }
 
 
 class _Row:
     """An unbroken row of seeds whose episodes are in the journal, and those that are kept."""
 
-    def __init__(self, journal: Journal, episodes: int, attempts: int, seed: int) -> None:
-        self.journal, self.episodes, self.attempts, self.seed = journal, episodes, attempts, seed
+    def __init__(self, journal: Journal, episodes: int, numbers: Sequence[int]) -> None:
+        self.journal, self.episodes, self.numbers = journal, episodes, numbers
         self.kept: list[int] = []
         self.tried = 0
 
     @property
     def going(self) -> bool:
         """Whether more are wanted, and may be tried."""
-        return len(self.kept) < self.episodes and self.tried < self.attempts
+        return len(self.kept) < self.episodes and self.tried < len(self.numbers)
 
     def missing(self) -> Iterator[int]:
         """Yield the seeds that have not run."""
-        numbers = range(self.seed, self.seed + self.attempts)
-        return (number for number in numbers if self.journal.outcome(number) is None)
+        return (number for number in self.numbers if self.journal.outcome(number) is None)
 
     def catch_up(self) -> None:
         """Take in what has run since, up to the first seed that has not."""
         while self.going:
-            number = self.seed + self.tried
+            number = self.numbers[self.tried]
             outcome = self.journal.outcome(number)
             if outcome is None:
                 return
@@ -115,10 +169,10 @@ class _Row:
 
 
 def _run(
-    actor: Actor, journal: Journal, episodes: int, attempts: int, seed: int
+    actor: Actor, journal: Journal, episodes: int, numbers: Sequence[int]
 ) -> tuple[list[int], int]:
     """Run until enough episodes of an unbroken row of seeds are kept: these, and the row."""
-    seeds = _Row(journal, episodes, attempts, seed)
+    seeds = _Row(journal, episodes, numbers)
     seeds.catch_up()
     with tqdm(total=episodes, desc="kept", unit="ep", disable=None) as bar:
         bar.update(len(seeds.kept))

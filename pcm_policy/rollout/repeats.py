@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,7 +102,7 @@ class Films:
             scratch.unlink(missing_ok=True)
 
     def make(self, runs: Sequence[Run]) -> list[Path]:
-        """Film the chosen ones of all runs.
+        """Film the chosen ones of some runs.
 
         Raises:
             PcmError: the environment cannot be drawn, did not repeat, or the disk is full.
@@ -113,11 +112,11 @@ class Films:
         made = []
         try:
             with closing(self._drawing()) as env:
-                for run in (runs[number] for number in self.numbers):
+                for run in (run for run in runs if run.index in self.numbers):
                     part = self.folder / f".episode_{run.seed}.part.mp4"
                     frames = (self._frame(env) for _ in repeat(run, env))
                     self._write(part, frames, env)
-                    made.append(self.folder / f"episode_{run.seed}.mp4")
+                    made.append(self.path(self.folder, run.seed))
                     os.replace(part, made[-1])
         except PcmError:
             raise
@@ -125,6 +124,11 @@ class Films:
             text = " ".join(str(error).split())[:300]
             raise PcmError(f"films were not made: {type(error).__name__}: {text}") from error
         return made
+
+    @staticmethod
+    def path(folder: Path, seed: int) -> Path:
+        """Return where the film of an episode is, once it is made."""
+        return folder / f"episode_{seed}.mp4"
 
     def _drawing(self) -> Env:
         return make_env(self.trials.env_id, **self.trials.kwargs | {"render_mode": "rgb_array"})
@@ -137,6 +141,8 @@ class Films:
         return frame
 
     def _write(self, path: Path, frames: Iterator[NDArray[np.uint8]], env: Env) -> None:
+        import imageio.v2 as imageio  # of some megabytes, for whoever films
+
         self.folder.mkdir(parents=True, exist_ok=True)
         fps = env.metadata.get("render_fps") or self.fps
         writer: Any = imageio.get_writer(path, fps=fps)

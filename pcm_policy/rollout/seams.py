@@ -1,7 +1,7 @@
 """How smooth the commands are where one plan takes over from another."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -47,51 +47,65 @@ class SeamMetrics:
         return asdict(self)
 
 
-def seam_metrics(
-    episodes: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_], Sequence[float]]],
+@dataclass(frozen=True)
+class SeamSums:
+    """What one episode adds to the means: they are sums over episodes, however these are grouped.
+
+    Attributes:
+        seams: number of seams.
+        sums: of every mean of :class:`SeamMetrics`, its sum in that unit.
+        counts: of every mean, how many ticks, windows or gaps it is over.
+    """
+
+    seams: int
+    sums: dict[str, float]
+    counts: dict[str, int]
+
+
+def seam_sums(
+    commands: NDArray[np.float32],
+    seam: NDArray[np.bool_],
+    gaps: Sequence[float],
     control_hz: float,
-) -> SeamMetrics:
-    """Measure the seams of several episodes.
+) -> SeamSums:
+    """Measure the seams of one episode.
 
     Args:
-        episodes: for each, its commands ``(n, Da)``, whether a command is the first of a new plan
-            ``(n,)``, and the gaps of its consecutive plans.
+        commands: ``(n, Da)``.
+        seam: ``(n,)`` whether a command is the first of a new plan.
+        gaps: of its consecutive plans, action ranges.
         control_hz: commands per second.
     """
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    gaps: list[float] = []
-    count = 0
-    for commands, seam, distances in episodes:
-        gaps.extend(distances)
-        # the first plan of an episode has nothing to join
-        seam = seam.copy()
-        seam[: int(np.argmax(seam)) + 1] = False
-        if len(commands) < 6:
-            continue
-        count += int(seam.sum())
-        for order, name in ((1, "velocity"), (2, "jump"), (3, "jerk")):
-            size = np.linalg.norm(np.diff(commands.astype(np.float64), order, axis=0), axis=1)
-            at = seam[order:]
-            if order == 3:
-                size = np.lib.stride_tricks.sliding_window_view(size, 3).max(axis=1)
-                at, touched = at[:-2], np.convolve(at, np.ones(5))[2:-4] > 0
-            else:
-                touched = at
-            found.setdefault(name, []).append(size[at])
-            found.setdefault(f"{name}_elsewhere", []).append(size[~touched])
-    scale = {"velocity": control_hz, "jump": 1.0, "jerk": control_hz**3}
-    means = {
-        name: _mean(np.concatenate(parts)) * scale[name.removesuffix("_elsewhere")]
-        for name, parts in found.items()
-    }
-    for name in ("velocity", "jump", "jerk"):
-        means.setdefault(name, 0.0)
-        means.setdefault(f"{name}_elsewhere", 0.0)
-    switched = [gap > MODE_SWITCH for gap in gaps]
-    return SeamMetrics(
-        seams=count, gap=_mean(np.array(gaps)), mode_switches=_mean(np.array(switched)), **means
-    )
+    found = {"gap": np.array(gaps, np.float64)}
+    found["mode_switches"] = (found["gap"] > MODE_SWITCH).astype(np.float64)
+    # the first plan of an episode has nothing to join
+    seam = seam.copy()
+    seam[: int(np.argmax(seam)) + 1] = False
+    if len(commands) < 6:
+        return _sums(0, found)
+    scales = {"velocity": control_hz, "jump": 1.0, "jerk": control_hz**3}
+    for order, (name, scale) in enumerate(scales.items(), start=1):
+        size = np.linalg.norm(np.diff(commands.astype(np.float64), order, axis=0), axis=1) * scale
+        at = seam[order:]
+        if order == 3:
+            size = np.lib.stride_tricks.sliding_window_view(size, 3).max(axis=1)
+            at, touched = at[:-2], np.convolve(at, np.ones(5))[2:-4] > 0
+        else:
+            touched = at
+        found |= {name: size[at], f"{name}_elsewhere": size[~touched]}
+    return _sums(int(seam.sum()), found)
 
 
-def _mean(values: NDArray[Any]) -> float:
-    return float(values.mean()) if len(values) else 0.0
+def _sums(seams: int, found: dict[str, NDArray[np.float64]]) -> SeamSums:
+    sums = {name: float(values.sum()) for name, values in found.items()}
+    return SeamSums(seams, sums, {name: len(values) for name, values in found.items()})
+
+
+def seam_metrics(episodes: Sequence[SeamSums]) -> SeamMetrics:
+    """Return the means over several episodes; 0 where there is nothing to take one over."""
+    means = {}
+    for name in (one.name for one in fields(SeamMetrics) if one.name != "seams"):
+        count = sum(each.counts.get(name, 0) for each in episodes)
+        total = sum(each.sums.get(name, 0.0) for each in episodes)
+        means[name] = total / count if count else 0.0
+    return SeamMetrics(seams=sum(each.seams for each in episodes), **means)

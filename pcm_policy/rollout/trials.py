@@ -1,6 +1,6 @@
 """Which episodes to run, where, and how many side by side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -27,6 +27,7 @@ class Trials:
         max_steps: longest episode; None takes the environment's own limit.
         timeout_s: how long a reset or a step may take in ``async``; None waits for ever.
         env_kwargs: for ``gymnasium.make``.
+        chosen: numbers of the episodes to run, from 0; None for all.
 
     Raises:
         PcmError: a number out of range, an unknown environment, or one without an end.
@@ -40,6 +41,7 @@ class Trials:
     max_steps: int | None = None
     timeout_s: float | None = None
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if min(self.episodes, self.num_envs) < 1 or self.seed < 0:
@@ -57,6 +59,11 @@ class Trials:
             raise PcmError(f"{self.env_id} has no limit of its own: give max_steps")
 
     @property
+    def numbers(self) -> Sequence[int]:
+        """Numbers of the episodes to run."""
+        return range(self.episodes) if self.chosen is None else self.chosen
+
+    @property
     def kwargs(self) -> dict[str, Any]:
         """What an environment is made with."""
         limit = {} if self.max_steps is None else {"max_episode_steps": self.max_steps}
@@ -70,7 +77,7 @@ class Trials:
             wrap: applied to every environment, as a disturbance; picklable for ``async``.
         """
         wrapped = partial(_wrapped, wrap=wrap, obs_steps=obs_steps)
-        count = min(self.num_envs, self.episodes)
+        count = min(self.num_envs, len(self.numbers))
         envs = make_vector(self.env_id, count, self.mode, wrap=wrapped, **self.kwargs)
         return Seats(envs, self.timeout_s)
 
@@ -82,7 +89,7 @@ class Trials:
         finished: Callable[[Run], None] = lambda _: None,
         progress: bool = True,
     ) -> list[Run]:
-        """Run all episodes.
+        """Run the episodes.
 
         Args:
             agent: who acts.
@@ -91,7 +98,7 @@ class Trials:
             progress: show a bar, if the terminal is interactive.
 
         Returns:
-            The episodes in the order of their seeds.
+            The episodes, in the order of their numbers.
 
         Raises:
             Interrupted: not all ran; it has those that had finished.
@@ -99,7 +106,8 @@ class Trials:
         own, broken, scores = seats is None, True, list[float]()
         used = self.seats(agent.obs_steps) if seats is None else seats
         quiet = None if progress else True
-        bar = tqdm(total=self.episodes, desc=self.env_id, unit="ep", disable=quiet)
+        chosen = [Run(number, self.seed + number) for number in self.numbers]
+        bar = tqdm(total=len(chosen), desc=self.env_id, unit="ep", disable=quiet)
 
         def tell(run: Run) -> None:
             finished(run)
@@ -108,7 +116,7 @@ class Trials:
             bar.set_postfix(score=f"{np.mean(scores):.3f}")
 
         try:
-            runs = run_episodes(agent, used, self.episodes, self.seed, tell)
+            runs = run_episodes(agent, used, chosen, tell)
             broken = False
         finally:
             bar.close()

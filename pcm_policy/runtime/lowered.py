@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
 _SATURATED = 20.0
 """From here up ``mish(x)`` is ``x`` in float64 and below."""
@@ -95,10 +96,14 @@ REPLACED: Mapping[Any, Callable[..., Tensor]] = {
     _ATEN.mish.default: mish,
 }
 """Operations, and what is computed in their place."""
+_IN_PLACE = {_ATEN.mish_.default}
+"""Those that a trace has in their stead, before it is decomposed."""
 
 
 def lowered(program: ExportedProgram) -> ExportedProgram:
     """Return a program that computes the same in the operations above; the given one stays.
+
+    One that has nothing to replace is returned itself: to trace it again takes seconds.
 
     Example:
         >>> import torch
@@ -108,5 +113,14 @@ def lowered(program: ExportedProgram) -> ExportedProgram:
         >>> torch.allclose(found(x), net(x), atol=1e-6)
         True
     """
+    if not _has_replaced(program):
+        return program
     found: ExportedProgram = program.run_decompositions(dict(REPLACED))
     return found
+
+
+def _has_replaced(program: ExportedProgram) -> bool:
+    """Return whether an operation to replace is in the program, or in the body of a loop of it."""
+    graphs = (one.graph for one in program.graph_module.modules() if isinstance(one, GraphModule))
+    sought = {*REPLACED, *_IN_PLACE}
+    return any(node.target in sought for graph in graphs for node in graph.nodes)

@@ -63,6 +63,22 @@ def finest(dtype: torch.dtype) -> float:
     return 2 * torch.finfo(dtype).eps if dtype.itemsize < 4 else 0.0
 
 
+def precision_of(execute: object, dtype: torch.dtype) -> str:
+    """Return the precision of the networks in solves: one of ``TYPES``, or another word.
+
+    Args:
+        execute: what executes the solves; a runtime's config says its precision.
+        dtype: of the policy's weights.
+    """
+    config = getattr(execute, "config", None)
+    if getattr(config, "tf32", False):
+        return "tf32"
+    if TYPES.get(named := getattr(config, "precision", "float32")) is not None:
+        return str(named)
+    own = {torch.float32: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return own.get(dtype, str(dtype)[6:])
+
+
 def require(error: float | None, dtype: torch.dtype, name: str = "solver.tolerance") -> None:
     """Refuse a tolerance that a type cannot settle.
 

@@ -33,6 +33,7 @@ class AffineSampler:
         S: ``(N + 1, N)`` share of each step's noise, strictly lower triangular.
         M: ``(N + 1, N)`` share of each prediction, strictly lower triangular.
         stochastic: whether any step adds noise.
+        replaces: whether every ``clip_gain`` is 1: a clipped prediction takes the other's place.
         one_step: whether a step uses its own prediction alone, as ``decay, gain, noise`` say. A
             multistep sampler uses earlier ones too: then only ``p, S, M`` describe it.
 
@@ -55,6 +56,7 @@ class AffineSampler:
     S: Tensor
     M: Tensor
     stochastic: bool
+    replaces: bool = False
     one_step: bool = True
 
     @property
@@ -94,9 +96,8 @@ def unroll(
         p[j + 1] = decay[j] * p[j]
         S[j + 1], M[j + 1] = decay[j] * S[j], decay[j] * M[j]
         S[j + 1, j], M[j + 1, j] = noise[j], gain[j]
-    return AffineSampler(
-        visited, alpha, sigma, clip_gain, decay, gain, noise, p, S, M, bool((noise > 0).any())
-    )
+    told = bool((noise > 0).any()), bool((clip_gain == 1).all())
+    return AffineSampler(visited, alpha, sigma, clip_gain, decay, gain, noise, p, S, M, *told)
 
 
 def unroll_multistep(

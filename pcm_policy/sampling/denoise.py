@@ -21,6 +21,10 @@ Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 ENCODED_ROWS = 1024
 """Most rows, nodes times batch, that are encoded ahead: a row is kept for the whole solve and takes
 57 kB with a 65 M U-Net."""
+FAR = 1e8
+"""Predictions are cut off here before they are clipped. DDIM multiplies what clipping takes away,
+by a hundred where it takes small steps: states that are not final yet would grow from round to
+round until they are not finite, and the final ones with them (zero times infinity is no number)."""
 
 
 class TwoStage(Protocol):
@@ -170,7 +174,7 @@ class Denoiser:
         Returns:
             ``(n, B, T, Da)`` predictions in which the sampler is affine.
         """
-        levels = (x.shape[0], 1, 1, 1)
+        levels = (x.shape[0], *(1,) * (x.ndim - 1))
         overwritten = [known for known in (self.prefix, self.observed) if known is not None]
         for known in overwritten:
             x = known.apply(x) if known.overwrite_input else x
@@ -180,10 +184,16 @@ class Denoiser:
         clean = to_clean(output, x, alpha, sigma, self.prediction)
         if self.clip is not None:
             clipped = clean.clamp(-self.clip, self.clip)
-            clean = torch.lerp(clean, clipped, self.sampler.clip_gain[nodes].view(levels))
+            clean = clipped if self.sampler.replaces else self._beyond(clean, clipped, nodes)
         for known in overwritten:
             clean = known.apply(clean)
         return clean
+
+    def _beyond(self, clean: Tensor, clipped: Tensor, nodes: Nodes) -> Tensor:
+        """Return predictions moved to the clipped ones, and as far beyond as the sampler says."""
+        far = min(FAR, torch.finfo(clean.dtype).max)
+        gain = self.sampler.clip_gain[nodes].view(-1, *(1,) * (clean.ndim - 1))
+        return torch.lerp(clean.clamp(-far, far), clipped, gain)
 
     @property
     def _shown(self) -> Tensor:

@@ -25,7 +25,11 @@ def flow_euler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:
     They follow ``v = (x - xhat) / s`` from ``s`` to ``s'``: ``x + (s' - s) v = (s'/s) x +
     (1 - s'/s) xhat`` (Liu et al. 2023, eq. 1).
     """
-    visited, alpha, sigma = path(schedule, config)
+    return euler_steps(*path(schedule, config))
+
+
+def euler_steps(visited: Tensor, alpha: Tensor, sigma: Tensor) -> AffineSampler:
+    """Fill the affine form of Euler steps through these levels, ``(N,)``, and on to no noise."""
     decay = torch.cat([sigma[1:], sigma.new_zeros(1)]) / sigma
     zeros, ones = torch.zeros_like(decay), torch.ones_like(decay)
     return unroll(visited, alpha, sigma, decay, 1.0 - decay, zeros, ones)

@@ -35,6 +35,10 @@ class Noise:
         steps = None if self.steps is None else self.steps.to(device, dtype)
         return Noise(self.initial.to(device, dtype), steps)
 
+    def pick(self, rows: Tensor) -> "Noise":
+        """Return a copy of some rows, ``(b,)`` int64."""
+        return Noise(self.initial[rows], None if self.steps is None else self.steps[:, rows])
+
     def row(self, i: int) -> "Noise":
         """Return a copy of row ``i``, as a batch of one."""
         steps = None if self.steps is None else self.steps[:, i : i + 1].clone()
@@ -63,7 +67,7 @@ def episode_noise(
 
 
 def generator_noise(
-    generator: torch.Generator, batch: int, shape: tuple[int, int], steps: int = 0
+    generator: torch.Generator, batch: int, shape: tuple[int, ...], steps: int = 0
 ) -> Noise:
     """Draw noise for ``batch`` chunks from a generator, on the generator's device."""
 

@@ -93,7 +93,8 @@ class Planner:
     def example(self, kind: str) -> PlanRequest:
         """Return a request of a kind, in the middle of what the policy has seen."""
         spec = self.spec
-        middle = (np.asarray(spec.obs_low) + np.asarray(spec.obs_high)) / 2
+        with np.errstate(invalid="ignore"):  # a policy without ranges has infinite ones
+            middle = (np.asarray(spec.obs_low) + np.asarray(spec.obs_high)) / 2
         frame = np.where(np.isfinite(middle), middle, 0.0).astype(np.float32)
         low, high = np.asarray(spec.action_low), np.asarray(spec.action_high)
         action = np.where(np.isfinite(low), (low + high) / 2, 0.0).astype(np.float32)

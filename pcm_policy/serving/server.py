@@ -1,9 +1,7 @@
 """A policy over WebSocket: one connection a robot, every one with memory of its own.
 
-The controller itself (queue, limits, fallbacks) runs on the robot's side, in
-:mod:`pcm_policy.control.client`, and keeps working when this process is gone. The server stores for
-each client what the next solve needs of its last one. Clients share only the solver. Every message
-of a client is answered by a plan, an error message or a closed connection.
+How messages look is a :class:`~.protocol.WireProtocol`; clients share only the solver. Every
+message of a client is answered by a plan, an error message or a closed connection.
 """
 
 import asyncio
@@ -13,38 +11,34 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from pathlib import PurePath
 from typing import Any
 
-from pcm_policy.control.images import FORMS
-from pcm_policy.control.wire import (
-    VERSION,
-    WireError,
-    chunk_message,
-    decode,
-    encode,
-    read_patience,
-)
+from pcm_policy.control.wire import WireError
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
-from pcm_policy.serving.batcher import (
-    COMPILED_SIZES,
-    SIZES,
-    Batcher,
-    Refused,
-    Served,
-    measure,
-    prepare,
-)
-from pcm_policy.serving.options import PREPARED, ServeOptions
+from pcm_policy.serving.batcher import COMPILED_SIZES, SIZES, Batcher, measure, prepare
+from pcm_policy.serving.door import Entrance
+from pcm_policy.serving.metrics import CONTENT_TYPE, metrics
+from pcm_policy.serving.openpi import OpenpiProtocol
+from pcm_policy.serving.options import ServeOptions
+from pcm_policy.serving.pcm_protocol import PcmProtocol
 from pcm_policy.serving.planner import KINDS, Planner
-from pcm_policy.serving.session import Session
+from pcm_policy.serving.protocol import Conversation, Service, WireProtocol
+from pcm_policy.serving.vla_eval import VlaEvalProtocol
 
 LOG = logging.getLogger("pcm_policy.serve")
+PROTOCOLS: dict[str, type[WireProtocol]] = {
+    "pcm": PcmProtocol,
+    "openpi": OpenpiProtocol,
+    "vla-eval": VlaEvalProtocol,
+}
 NOT_THEIR_FAULT = ("busy", "closing", "solve")
 GOODBYE_S = 0.5  # for clients to be told that the server ends, and to hang up
+
+DRAIN_LOOKS_S = 0.05
 
 
 class PolicyServer:
@@ -57,28 +51,42 @@ class PolicyServer:
     """
 
     def __init__(self, planner: Planner, name: str, options: ServeOptions) -> None:
+        options.check(planner.spec)
         self.planner, self.options = planner, options
-        self.max_bytes = options.room(planner.spec)
-        self.forms = FORMS if options.jpeg else FORMS[:1]
-        self.name = PurePath(name).name  # where it lies is nobody's business
+        speaks = PROTOCOLS[options.protocol]
         sizes: tuple[int, ...] = COMPILED_SIZES if planner.compiles else SIZES
         sizes = sizes if options.batching else (1,)
         kinds: Sequence[str] | None = options.kinds
         if kinds is None and planner.compiles:
-            kinds = list(PREPARED)
-        self.kinds = list(KINDS if kinds is None else dict.fromkeys(["plain", *kinds]))
+            kinds = list(speaks.kinds)
+        solved = list(KINDS if kinds is None else dict.fromkeys(["plain", *kinds]))
         if kinds is not None:
-            prepare(planner, self.kinds, sizes)
+            prepare(planner, solved, sizes)
         self.cost_ms = measure(planner, sizes)
-        self.batcher = Batcher(planner, self.cost_ms, options.max_wait_s, self.kinds)
+        self.batcher = Batcher(planner, self.cost_ms, options.max_wait_s or speaks.wait_s, solved)
+        self.service = Service(
+            planner,
+            PurePath(name).name,  # where it lies is nobody's business
+            options,
+            self.batcher,
+            self.cost_ms,
+            solved,
+            max_bytes=options.room(planner.spec),
+            idle_s=options.idle_timeout_s or speaks.idle_s,
+        )
+        self.protocol = speaks(self.service)
         self.clients = 0
-        self.plans = 0
         self.errors: Counter[str] = Counter()
+        self.draining = False
         self._sockets: set[Any] = set()
         self._begin = time.monotonic()
 
-    async def run(self, ready: "asyncio.Future[int] | None" = None) -> None:
+    async def run(
+        self, ready: "asyncio.Future[int] | None" = None, entrance: Entrance | None = None
+    ) -> None:
         """Serve until cancelled; ``ready`` gets the port.
+
+        With an ``entrance`` another process listens, and hands connections over; the port is 0.
 
         When cancelled it ends within :data:`GOODBYE_S` whatever clients do: they are told, and
         whoever does not hang up then is cut off.
@@ -87,29 +95,30 @@ class PolicyServer:
         # it reports every malformed handshake with a traceback; we count them
         logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
         options = self.options
+        here = {"host": options.host, "port": options.port}
         solving = asyncio.create_task(self.batcher.run())
         try:
             server = await serve(
                 self._client,
-                options.host,
-                options.port,
                 process_request=self._admit,
                 origins=[None],  # web pages, which send one, must not drive a robot
-                max_size=self.max_bytes,
+                max_size=self.service.max_bytes,
                 max_queue=4,
                 compression=None,
                 open_timeout=options.hello_timeout_s,
-                ping_interval=20,
+                ping_interval=self.protocol.ping_s,
                 ping_timeout=20,
                 close_timeout=2,
                 server_header="pcm-serve",
+                **(here if entrance is None else entrance.settings()),
             )
         except OSError as error:
             solving.cancel()
             raise PcmError(f"cannot listen on {options.host}:{options.port}: {error}") from error
         try:
             if ready is not None:
-                ready.set_result(next(iter(server.sockets)).getsockname()[1])
+                own = next(iter(server.sockets)).getsockname()
+                ready.set_result(own[1] if entrance is None else 0)
             await solving
         finally:
             solving.cancel()
@@ -127,15 +136,27 @@ class PolicyServer:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.wait_closed(), GOODBYE_S)
 
+    async def drain(self) -> None:
+        """Let nobody else in, and wait until the last client hangs up, ``drain_s`` at most."""
+        self.draining = True
+        end = time.monotonic() + self.options.drain_s
+        while self.clients and time.monotonic() < end:
+            await asyncio.sleep(DRAIN_LOOKS_S)
+
+    def described(self) -> dict[str, Any]:
+        """Return ``name`` and solver (``label``), and milliseconds of a solve by batch size."""
+        label = self.planner.solver.label
+        return {"name": self.service.name, "label": label, "cost_ms": self.cost_ms}
+
     def health(self) -> dict[str, Any]:
         """Return what ``/healthz`` shows."""
         frames = {"frames": self.batcher.frames.to_json()} if self.planner.spec.cameras else {}
         return {
             **frames,
-            "status": "ok",
-            "policy": self.name,
+            "status": "draining" if self.draining else "ok",
+            "policy": self.service.name,
             "clients": self.clients,
-            "plans": self.plans,
+            "plans": self.service.plans,
             "errors": dict(self.errors),
             "uptime_s": round(time.monotonic() - self._begin, 3),
         }
@@ -143,10 +164,22 @@ class PolicyServer:
     def _admit(self, connection: Any, request: Any) -> Any:
         """Answer plain HTTP, and refuse who may not enter; None lets a client in."""
         if request.path == "/healthz":
-            return connection.respond(HTTPStatus.OK, json.dumps(self.health()) + "\n")
+            code = HTTPStatus.SERVICE_UNAVAILABLE if self.draining else HTTPStatus.OK
+            return connection.respond(code, json.dumps(self.health()) + "\n")
+        if request.path == "/metrics":
+            text = metrics(self.health(), self.planner.solver.label, self.cost_ms)
+            answer = connection.respond(HTTPStatus.OK, text)
+            del answer.headers["Content-Type"]
+            answer.headers["Content-Type"] = CONTENT_TYPE
+            return answer
+        if self.draining:
+            self.errors["draining"] += 1
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "the server is closing\n")
         if self.options.token:
             given = request.headers.get("Authorization", "").encode()
-            if not hmac.compare_digest(given, f"Bearer {self.options.token}".encode()):
+            if not hmac.compare_digest(
+                given, f"{self.protocol.scheme} {self.options.token}".encode()
+            ):
                 self.errors["token"] += 1
                 return connection.respond(HTTPStatus.UNAUTHORIZED, "wrong or missing token\n")
         if self.clients >= self.options.max_clients:
@@ -159,9 +192,10 @@ class PolicyServer:
 
         self.clients += 1
         self._sockets.add(socket)
+        talk = self.protocol.begin(socket)
         try:
-            if await self._greet(socket):
-                await self._serve(socket)
+            if await self._greet(socket, talk):
+                await self._serve(socket, talk)
         except ConnectionClosed:
             pass
         except TimeoutError:
@@ -172,108 +206,42 @@ class PolicyServer:
             self._sockets.discard(socket)
             self.batcher.forget(socket)
 
-    async def _greet(self, socket: Any) -> bool:
-        options, spec = self.options, self.planner.spec
+    async def _greet(self, socket: Any, talk: Conversation) -> bool:
+        hello = None
         try:
-            hello = decode(await asyncio.wait_for(socket.recv(), options.hello_timeout_s))
-            if hello["type"] != "hello":
-                raise WireError("type", "the first message is a hello")
-            if hello.get("version") != VERSION:
-                raise WireError("version", f"this server speaks version {VERSION}")
+            if self.protocol.hears_first:
+                hello = await asyncio.wait_for(socket.recv(), self.options.hello_timeout_s)
+            welcome = self.protocol.greeting(hello)
+        except TimeoutError:
+            self.errors["timeout"] += 1
+            await socket.close(1008, "no hello: openpi's clients need serve.protocol=openpi")
+            return False
         except WireError as error:
-            await self._refuse(socket, error, None)
+            await self._refuse(socket, error, talk)
             await socket.close(1008, "no handshake")
             return False
-        welcome = {
-            "type": "welcome",
-            "version": VERSION,
-            "policy": self.name,
-            "spec": spec.to_dict(),
-            "solver": self.planner.solver.label,
-            "latency_ms": self.cost_ms[1],
-            "kinds": self.kinds,
-            "images": list(self.forms) if spec.cameras else [],
-            "limits": {"max_bytes": self.max_bytes, "idle_timeout_s": options.idle_timeout_s},
-        }
-        await asyncio.wait_for(socket.send(encode(welcome)), options.idle_timeout_s)
+        await asyncio.wait_for(socket.send(welcome), self.service.idle_s)
         return True
 
-    async def _serve(self, socket: Any) -> None:
-        session = Session(self.planner.spec, self.forms)
+    async def _serve(self, socket: Any, talk: Conversation) -> None:
         errors = 0
         while errors <= self.options.max_errors:
-            data = await asyncio.wait_for(socket.recv(), self.options.idle_timeout_s)
-            came, number = time.perf_counter(), None
+            data = await asyncio.wait_for(socket.recv(), self.service.idle_s)
             try:
-                message = decode(data)
-                if type(message.get("id")) is int:
-                    number = message["id"]
-                reply = await self._answer(socket, message, session, came)
+                reply = await talk.answer(data, time.perf_counter())
             except WireError as error:
                 errors += error.code not in NOT_THEIR_FAULT
-                await self._refuse(socket, error, number)
+                await self._refuse(socket, error, talk)
                 if error.code == "closing":
                     return
                 continue
-            await asyncio.wait_for(socket.send(reply), self.options.idle_timeout_s)
+            if reply is not None:
+                await asyncio.wait_for(socket.send(reply), self.service.idle_s)
         await socket.close(1008, "too many errors")
 
-    async def _answer(
-        self, socket: Any, message: dict[str, Any], session: Session, came: float
-    ) -> bytes:
-        if message["type"] == "frame":
-            frame = session.frame(message)
-            dropped = self.batcher.show(frame, socket, self.planner.spec.obs_steps)
-            return encode({"type": "seen", "number": frame.number, "dropped": dropped})
-        if message["type"] == "plan":
-            return await self._plan(socket, message, session, came)
-        raise WireError("type", f"unknown message type {message['type'][:40]!r}")
-
-    async def _plan(
-        self, socket: Any, message: dict[str, Any], session: Session, came: float
-    ) -> bytes:
-        request, after = session.request(message)
-        patience = read_patience(message)
-        try:
-            served = await _while_open(socket, self.batcher.plan(request, socket, patience))
-        except Refused as error:
-            raise WireError(error.code, str(error)) from error
-        plan = served.plan
-        if plan.fault is not None:
-            raise WireError("solve", plan.fault)
-        session.remember(plan, after)
-        self.plans += 1
-        timing = {
-            "queue_ms": served.queue_ms,
-            "solve_ms": served.solve_ms,
-            "encode_ms": plan.encode_ms,
-            "total_ms": (time.perf_counter() - came) * 1e3,
-            "batch": served.batch,
-        }
-        return encode(chunk_message(plan, timing))
-
-    async def _refuse(self, socket: Any, error: WireError, number: int | None) -> None:
+    async def _refuse(self, socket: Any, error: WireError, talk: Conversation) -> None:
         self.errors[error.code] += 1
         LOG.info("refused: %s: %s", error.code, error)
-        answer = {"type": "error", "id": number, "code": error.code, "message": str(error)[:500]}
-        if number is not None and abs(number) >= 2**63:
-            answer["id"] = None
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(socket.send(encode(answer)), self.options.hello_timeout_s)
-
-
-async def _while_open(socket: Any, work: Coroutine[Any, Any, Served]) -> Served:
-    """Return what ``work`` returns; end it when the client hangs up, who wants nothing any more.
-
-    Raises:
-        ConnectionClosed: the client has gone.
-    """
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(socket.wait_closed())
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise socket.protocol.close_exc
-        return await task
-    finally:
-        task.cancel()
-        gone.cancel()
+            answer = talk.refusal(error)
+            await asyncio.wait_for(socket.send(answer), self.options.hello_timeout_s)

@@ -5,10 +5,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from pcm_policy.control.images import read_frame
-from pcm_policy.control.plan import Frame, Plan, PlanRequest
+from pcm_policy.control.plan import Frame, Plan, PlanRequest, same_images
 from pcm_policy.control.safety import frame_fault
 from pcm_policy.control.settings import PolicySpec
 from pcm_policy.control.wire import KEPT_FRAMES, WireError, read_frames, read_plan
@@ -37,7 +35,7 @@ class Session:
         """
         frame = read_frame(message, self._spec, self._forms)
         known = self._frames.get(frame.number)
-        if known is not None and _same(known, frame):
+        if known is not None and same_images(known.images, frame.images):
             return known  # sent again after an error; it may be encoded already
         self._frames.pop(frame.number, None)
         self._frames[frame.number] = frame
@@ -81,7 +79,3 @@ class Session:
         if number not in self._frames:
             raise WireError("frame", f"frame {number} is not here any more: send its images")
         return self._frames[number]
-
-
-def _same(one: Frame, other: Frame) -> bool:
-    return all(np.array_equal(image, other.images[name]) for name, image in one.images.items())

@@ -18,7 +18,7 @@ from pcm_policy.solvers.newton import Newton
 from pcm_policy.solvers.settings import setting
 from pcm_policy.solvers.step import STEPS, Known, Step, after
 from pcm_policy.solvers.stops import Stop
-from pcm_policy.solvers.system import Iterate, Round, System
+from pcm_policy.solvers.system import Iterate, Round, System, wide, within
 
 
 @STEPS.add("adaptive")
@@ -86,9 +86,9 @@ class Adaptive(Step):
         r, inner = self.inner.step(s, x, inner)
         if not r.whole or x.k >= self.head_rounds:
             return r, (inner, last)
-        residual = (r.swept - x.X).abs().amax(dim=(0, 2, 3))
+        residual = (r.swept - x.X).abs().amax(dim=(0, *within(x.X, 2)))
         on = torch.ones_like(residual, dtype=torch.bool)
         if last is not None:
             on = last[1] & (residual <= self.shrink * last[0])
         jumped = s.sweep(x.correct(s, 1.0, r.P))
-        return replace(r, X=torch.where(on[:, None, None], jumped, r.X)), (inner, (residual, on))
+        return replace(r, X=torch.where(wide(on, r.X[0]), jumped, r.X)), (inner, (residual, on))

@@ -14,7 +14,7 @@ from torch import Tensor
 from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.settings import setting
 from pcm_policy.solvers.step import STEPS, Step
-from pcm_policy.solvers.system import Iterate, Round, System, changed
+from pcm_policy.solvers.system import Iterate, Round, System, changed, wide
 
 
 @STEPS.add("anderson")
@@ -62,9 +62,10 @@ class Anderson(Step):
             changes = (*changes, residual - last[1])[-self.memory :]
         if moves:
             V, C = torch.stack(moves), torch.stack(changes)
-            gram = noisier((C[:, None] * C).sum(dim=(-2, -1)))
-            share = least_squares(gram, noisier((C * residual).sum(dim=(-2, -1))), self.ridge)
-            r = changed(r, X=r.X - (share[..., None, None] * (V + C)).sum(dim=0))
+            inside = tuple(range(2 - x.X.ndim, 0))
+            gram = noisier((C[:, None] * C).sum(dim=inside))
+            share = least_squares(gram, noisier((C * residual).sum(dim=inside)), self.ridge)
+            r = changed(r, X=r.X - (wide(share, C) * (V + C)).sum(dim=0))
         return r, (inner, (x.X, residual), moves, changes)
 
 

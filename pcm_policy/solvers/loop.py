@@ -15,11 +15,12 @@ from torch import Tensor
 from pcm_policy.errors import PcmError
 from pcm_policy.sampling.denoise import Denoiser
 from pcm_policy.sampling.noise import Noise
+from pcm_policy.solvers.alone import alone
 from pcm_policy.solvers.jacobian import Jacobian
 from pcm_policy.solvers.result import Ended, SolveResult
 from pcm_policy.solvers.step import Step
 from pcm_policy.solvers.stops import Stop
-from pcm_policy.solvers.system import Iterate, Round, System, forcing
+from pcm_policy.solvers.system import Iterate, Round, System, forcing, within
 
 if TYPE_CHECKING:
     from pcm_policy.heads.base import Head
@@ -42,8 +43,13 @@ def start(
         jacobian: of the base on this sampler.
 
     Raises:
-        PcmError: a guess of the wrong shape, or noise that is missing.
+        PcmError: a guess of the wrong shape, or noise that is missing or a single number a row.
     """
+    if noise.initial.ndim < 2:
+        raise PcmError(
+            f"noise has shape {tuple(noise.initial.shape)}: give every row of the batch a shape of "
+            "its own, such as (B, 1)"
+        )
     s = System(denoise, noise, forcing(denoise.sampler, noise), head, jacobian)
     return s, first_iterate(s, guess)
 
@@ -71,11 +77,12 @@ def first_iterate(s: System, guess: Tensor | None = None) -> Iterate:
         guess = own if guess is None else guess
     else:
         guess = torch.where(guess.isnan(), own, guess)
-    P = torch.zeros_like(like)
-    if guess is not None:
+    if guess is None:  # a sweep of zeros is what the noise gives
+        X, P = s.F, torch.zeros_like(like)
+    else:
         P = torch.where(guess.isnan(), 0.0, guess.to(like)).expand_as(like).clone()
-    X = s.sweep(P)
-    return Iterate(0, X, P, torch.zeros_like(X[..., 0, 0]), cold=guess is None)
+        X = s.sweep(P)
+    return Iterate(0, X, P, torch.zeros_like(X.flatten(2)[..., 0]), cold=guess is None)
 
 
 def clipped_start(s: System) -> Tensor | None:
@@ -116,7 +123,7 @@ def rounds(
     Raises:
         PcmError: the step cannot solve this system, or not until this stop.
     """
-    s = step.ready(s, stop)
+    s, stop = step.ready(s, stop), alone(stop, x)
     x, memory = stop.begin(x), step.init(s)
     while not stop.ended(x):
         r, x, residual, memory = advance(s, step, stop, x, memory)
@@ -149,14 +156,15 @@ def collect(
 ) -> SolveResult:
     """Walk through the rounds of a solve, as :func:`rounds` yields them, and return its result."""
     residuals: list[Tensor] = []
-    nfe = 0
+    nfe, spent = 0, list[int]()
     for r, now, residual in walk:
         residuals += [residual] * r.calls
         nfe, x = nfe + r.nfe, now
+        spent.append(nfe)
         if late():
             break
-    usable = x.X[-1].isfinite().flatten(1).all(dim=1) & r.whole
-    bound = torch.where(usable, stop.bound(x), torch.inf)
+    largest = x.X[-1].abs().amax(dim=within(x.X[-1], 1))  # NaN is below nothing
+    bound = torch.where(largest < (torch.inf if r.whole else 0), stop.bound(x), torch.inf)
     return SolveResult(
         sample=x.X[-1],
         rounds=len(residuals),
@@ -166,5 +174,6 @@ def collect(
         bound=bound,
         trajectory=x.X,
         row_rounds=x.taken,
+        spent=tuple(spent) if x.front is None or len(x.front) == 1 else (),
         ended=stop.ended(x) or Ended.LATE,
     )

@@ -19,7 +19,7 @@ from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.solvers.step import STEPS, Step
 from pcm_policy.solvers.stops import Rounds
-from pcm_policy.solvers.system import Iterate, Round, System, changed
+from pcm_policy.solvers.system import Iterate, Round, System, changed, within
 
 
 @STEPS.add("linearised")
@@ -110,7 +110,7 @@ def mean_jacobian(denoise: Denoiser, noise: Noise, count: int = 8) -> Tensor:
         if r.before.k == 0:
             continue
         off = r.before.X[:-1] - exact
-        weight = 1.0 / (off.square().mean(dim=(0, 2, 3), keepdim=True) + 1e-6)
+        weight = 1.0 / (off.square().mean(dim=(0, *within(off, 2)), keepdim=True) + 1e-6)
         over = over + (weight * off * (r.P - target)).sum(dim=1)
         under = under + (weight * off.square()).sum(dim=1)
     return over / (under + 1e-9)

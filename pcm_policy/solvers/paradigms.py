@@ -7,7 +7,7 @@ scales its tolerance by each step's variance, which is zero at the last one; her
 all, row by row.)
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -17,7 +17,11 @@ from pcm_policy.errors import PcmError
 from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.step import STEPS
 from pcm_policy.solvers.stops import Stop, Tolerance
-from pcm_policy.solvers.system import Iterate, Round, System
+from pcm_policy.solvers.system import Iterate, Round, System, changed, wide
+
+Memory = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""States to start from; a step's decay, gain and noise, ``(N, ...)``; no noise where it has none.
+"""
 
 
 @STEPS.add("paradigms")
@@ -61,20 +65,24 @@ class Paradigms(Picard):
         """Return None: a round needs every state before its window."""
         return None
 
-    def init(self, s: System) -> Tensor:
-        """Return the states to start from: the noise, everywhere."""
-        return s.F[:1].expand_as(s.F)
-
-    def step(self, s: System, x: Iterate, memory: Tensor) -> tuple[Round, Tensor]:
-        """Sum the increments of the window's states."""
-        x = replace(x, X=memory) if x.k == 0 else x
-        a, hi = s.denoise.sampler, min(x.lo + (self.window or s.steps), s.steps)
-        nodes, scale = slice(x.lo, hi), (-1, 1, 1, 1)
-        clean = x.evaluate(s, nodes)
-        moved = a.decay[nodes].view(scale) * x.X[nodes] + a.gain[nodes].view(scale) * clean
+    def init(self, s: System) -> Memory:
+        """Return the states to start from, which are the noise, and the parts of a step."""
+        a, like, kicks = s.denoise.sampler, s.F[1:], None
         if a.stochastic and s.noise.steps is not None:
-            moved = moved + a.noise[nodes].view(scale) * s.noise.steps[nodes]
-        states = x.X[x.lo] + (moved - x.X[nodes]).cumsum(dim=0)
+            kicks = wide(a.noise, like) * s.noise.steps[: s.steps]
+        return s.F[:1].expand_as(s.F), wide(a.decay, like), wide(a.gain, like), kicks
+
+    def step(self, s: System, x: Iterate, memory: Memory) -> tuple[Round, Memory]:
+        """Sum the increments of the window's states."""
+        start, decay, gain, kicks = memory
+        x = changed(x, X=start) if x.k == 0 else x
+        hi = min(x.lo + (self.window or s.steps), s.steps)
+        nodes = slice(x.lo, hi)
+        clean, now = x.evaluate(s, nodes), x.X[nodes]
+        moved = (decay[nodes] * now).add_(gain[nodes] * clean)
+        if kicks is not None:
+            moved += kicks[nodes]
+        states = x.X[x.lo] + moved.sub_(now).cumsum(dim=0)
         parts = [x.X[: x.lo + 1], states]
         if hi < s.steps:
             parts.append(states[-1:].expand_as(x.X[hi + 1 :]))

@@ -12,7 +12,7 @@ from pcm_policy.solvers.deadline import Deadline, synchronize
 from pcm_policy.solvers.loop import solve
 from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.settings import Settings, setting
-from pcm_policy.solvers.step import STEPS, Known, Step, needs, wrapped
+from pcm_policy.solvers.step import STEPS, Known, Step, needs
 from pcm_policy.solvers.stops import Rounds, Settle, Stop, Tolerance
 from pcm_policy.solvers.system import Iterate, System
 
@@ -194,4 +194,4 @@ def _named(value: Any, who: str) -> Step:
 def _settings(step: Step) -> list[str]:
     """Name the settings of a step and of those that it wraps."""
     names = [f.name for f in fields(step)]
-    return names + [name for inner in wrapped(step) for name in _settings(inner)]
+    return names + [name for inner in step.wraps for name in _settings(inner)]

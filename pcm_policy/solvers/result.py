@@ -48,6 +48,8 @@ class SolveResult:
         chunk: ``(B, T, Da)`` float32, the sample in raw units, if a policy solved.
         row_rounds: ``(B,)`` int64, rounds until each row ended, under stops that end rows one by
             one. A solve of that row alone takes as many.
+        spent: network evaluations of a row after each round; empty for several rows under a
+            tolerance, where a batch evaluates what its slowest row still needs.
         ended: why the solve ended; it does not show states that are not finite, see :meth:`why`.
 
     Example:
@@ -70,7 +72,15 @@ class SolveResult:
     trajectory: Tensor
     chunk: Tensor | None = None
     row_rounds: Tensor | None = None
+    spent: tuple[int, ...] = ()
     ended: Ended = Ended.ROUNDS
+
+    def work(self) -> list[tuple[int, int | None]]:
+        """Return what each row alone would take: its rounds, and evaluations where known."""
+        if self.row_rounds is None:
+            return [(self.rounds, self.nfe)] * self.sample.shape[0]
+        rounds: list[int] = self.row_rounds.tolist()
+        return [(k, (0, *self.spent)[k] if self.spent else None) for k in rounds]
 
     def why(self) -> Ended:
         """Return why the solve ended. This waits for the device and checks that all is finite."""

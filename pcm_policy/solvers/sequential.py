@@ -12,7 +12,7 @@ from pcm_policy.solvers.loop import solve, start
 from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.step import STEPS, Step
 from pcm_policy.solvers.stops import Rounds, Stop
-from pcm_policy.solvers.system import Iterate, Round, System, combine
+from pcm_policy.solvers.system import Iterate, Round, System, combine, wide
 
 
 @STEPS.add("sequential")
@@ -76,7 +76,7 @@ def scanned(denoise: Denoiser, forced: Tensor) -> Tensor:
         node = j[None]
         state = forced[node] + combine(denoise.sampler.M[node], found)
         new = denoise(state, node)
-        return torch.where((at == j)[:, None, None, None], new, found), j.clone()
+        return torch.where(wide(at == j, found), new, found), j.clone()
 
     found: Tensor = scan(step, torch.zeros_like(forced[1:]), at)[0]
     return found

@@ -1,8 +1,9 @@
 """A solver is a step: how the next states are proposed from the present ones."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 from pcm_policy.errors import PcmError
@@ -61,6 +62,12 @@ class Step(Settings, ABC):
             if isinstance(f.default, Step) and not isinstance(value, Step):
                 raise PcmError(f"solver.{f.name}={value!r}: name a solver")
 
+    @cached_property
+    def wraps(self) -> tuple["Step", ...]:
+        """The steps that it wraps directly."""
+        values = (getattr(self, f.name) for f in fields(self))
+        return tuple(value for value in values if isinstance(value, Step))
+
     def fitted(self, known: Known, stop: Stop, said: Collection[str]) -> "Step":
         """Return the step with defaults that fit the policy.
 
@@ -97,13 +104,11 @@ class Step(Settings, ABC):
         Raises:
             PcmError: this step cannot solve the system, or not with this stop.
         """
-        inner = next(wrapped(self), None)
-        return s.encoded() if inner is None else inner.ready(s, stop)
+        return self.wraps[0].ready(s, stop) if self.wraps else s.encoded()
 
     def init(self, s: System) -> Any:
         """Return the memory that the first round takes: tensors, nested; by default the inner's."""
-        inner = next(wrapped(self), None)
-        return None if inner is None else inner.init(s)
+        return self.wraps[0].init(s) if self.wraps else None
 
     def early(self) -> int | None:
         """Return how many first rounds differ from the later ones; None if all may differ.
@@ -125,15 +130,9 @@ class Step(Settings, ABC):
 STEPS: Registry[type[Step]] = Registry("solver", Step)
 
 
-def wrapped(step: Step) -> Iterator[Step]:
-    """Yield the steps that a step wraps directly."""
-    values = (getattr(step, f.name) for f in fields(step))
-    return (value for value in values if isinstance(value, Step))
-
-
 def needs(step: Step) -> frozenset[str]:
     """Return all that a step and those it wraps need of the policy."""
-    return step.needs.union(*(needs(inner) for inner in wrapped(step)))
+    return step.needs.union(*(needs(inner) for inner in step.wraps))
 
 
 def after(rounds: int, step: Step) -> int | None:

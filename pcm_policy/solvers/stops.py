@@ -9,10 +9,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pcm_policy.solvers.result import Ended
 from pcm_policy.solvers.settings import Settings, setting
-from pcm_policy.solvers.system import Iterate, Round, changed
+from pcm_policy.solvers.system import Iterate, Round, changed, distance, wide, within
 
 SAFETY = 4.0
 """Assumed ratio of true error to last base residual; docs/solvers.md has measured ratios."""
@@ -57,13 +58,13 @@ class Rounds(Settings):
 
     def after(self, r: Round) -> tuple[Iterate, Tensor]:
         """Return the next iterate, and how far the round moved each row, ``(B,)``."""
-        x, moved = r.before, r.before.moved.clone()
+        x, lo = r.before, r.before.lo + r.exact
         about = slice(x.lo + 1, r.hi + 1)
-        moved[about] = (r.swept[about] - x.X[about]).abs().amax(dim=(2, 3))
+        moved = distance(r.swept[about], x.X[about])
+        if r.hi < r.P.shape[0]:  # states past a window moved when they were last computed
+            moved = torch.cat([moved, x.moved[r.hi + 1 :]])
         residual = moved.amax(dim=0)
-        lo = x.lo + r.exact
-        if r.exact:
-            moved[x.lo + 1 : lo + 1].zero_()
+        moved = pad(moved[r.exact :], (0, 0, lo + 1, 0))  # exact states move no more
         return changed(x, k=x.k + 1, X=r.X, P=r.P, moved=moved, lo=lo), residual
 
     def look(self, x: Iterate) -> Iterate:
@@ -104,7 +105,8 @@ class Tolerance(Rounds):
     def begin(self, x: Iterate) -> Iterate:
         """Return the iterate with no state final."""
         none = torch.zeros_like(x.moved[0], dtype=torch.int64)
-        return changed(x, front=none, taken=none)
+        index = torch.arange(len(x.X), device=x.X.device)[:, None]
+        return changed(x, index=index, front=none, taken=none)
 
     def ended(self, x: Iterate) -> Ended | None:
         """Return why the solve is over, None if it is not; known without the device."""
@@ -114,23 +116,26 @@ class Tolerance(Rounds):
     def after(self, r: Round) -> tuple[Iterate, Tensor]:
         """Return the next iterate, and how far the round moved each row, ``(B,)``."""
         x, N = r.before, r.P.shape[0]
+        assert x.index is not None
         assert x.front is not None
         assert x.taken is not None
-        at = torch.arange(N + 1, device=x.X.device)[:, None]
-        ahead, going = at > x.front, x.front < N
+        at, front = x.index, x.front
+        past = at - front
+        ahead, going = past > 0, front < N
         new = ahead if r.hi == N else ahead & (at <= r.hi)
-        moved = torch.where(new, (r.swept - x.X).abs().amax(dim=(2, 3)), x.moved)
-        residual, front = moved.amax(dim=0), x.front
+        moved = torch.where(new, distance(r.swept, x.X), x.moved)
+        residual = moved.amax(dim=0)
         if r.exact:  # exact, however far the round moved it
+            moved = moved.masked_fill(ahead & (past <= r.exact), 0.0)
+        if r.full:  # the last state before the first one that is not small; what is exact is small
+            found = torch.where(self.safety * moved <= self.error, r.hi, at - 1).amin(dim=0)
+            front = found if r.hi == N else torch.where(going, found, N)
+        elif r.exact:
             front = (front + r.exact).clamp(max=N)
-            moved = moved.masked_fill(ahead & (at <= front), 0.0)
-        if r.full:  # the state before the first one that is not small; what is final is small
-            small = self.safety * moved <= self.error
-            front = torch.where(small, r.hi + 1, at).amin(dim=0) - 1
-        front = torch.where(going, front, N)
         # What has become final is what the base says, what was final before stays.
-        X = r.X if r.X is r.swept else torch.where((at <= front)[..., None, None], r.swept, r.X)
-        X = torch.where(ahead[..., None, None], X, x.X)
+        X = r.X if r.X is r.swept else torch.where(wide(at <= front, r.X), r.swept, r.X)
+        if X.shape[1] > 1 or r.X is not r.swept:  # one row's final states are those that all have
+            X = torch.where(wide(ahead, X), X, x.X)
         now = changed(x, k=x.k + 1, X=X, P=r.P, moved=moved, front=front, taken=x.taken + going)
         return now, residual
 
@@ -178,9 +183,10 @@ class Settle(Rounds):
         assert x.taken is not None
         X, over = now.X, x.over
         if len(over) > 1:  # one row alone is over when the solve is
-            X = torch.where(over[:, None, None], x.X, X)
+            X = torch.where(wide(over, X[0]), x.X, X)
         if r.hi == r.P.shape[0]:  # a window that has not reached the chunk does not move it
-            over = over | ((X[-1] - x.X[-1]).square().mean(dim=(1, 2)).sqrt() <= self.level)
+            change = (X[-1] - x.X[-1]).square().mean(dim=within(X[-1], 1)).sqrt()
+            over = over | (change <= self.level)
         return changed(now, X=X, over=over, taken=x.taken + ~x.over), residual
 
     def look(self, x: Iterate) -> Iterate:

@@ -1,8 +1,10 @@
 """The system of one solve, the iterate that it has reached, and the round that a step makes.
 
 ``X = F + M D(X)`` with ``M`` strictly lower triangular. Shapes: ``N`` steps, ``B`` batch, ``T``
-horizon, ``Da`` action dimensions. A *round* is one batched network call on the critical path; *NFE*
-counts evaluated states per chunk.
+horizon, ``Da`` action dimensions. Steps and stops treat all dimensions behind the batch alike: in
+place of ``(B, T, Da)`` a sample may be an image ``(B, C, H, W)``, or have any other shape ``(B,
+...)``. A *round* is one batched network call on the critical path; *NFE* counts evaluated states
+per chunk.
 """
 
 from dataclasses import dataclass, replace
@@ -28,6 +30,26 @@ def combine(weights: Tensor, chunks: Tensor) -> Tensor:
     return (weights @ chunks.flatten(1)).view(weights.shape[0], *chunks.shape[1:])
 
 
+def within(chunks: Tensor, leading: int) -> tuple[int, ...]:
+    """Return the dimensions of a chunk, those behind the ``leading`` ones: two for ``(N, B)``."""
+    return tuple(range(leading, chunks.ndim))
+
+
+def wide(values: Tensor, chunks: Tensor) -> Tensor:
+    """View numbers, one for each leading index of chunks, so that they broadcast over each chunk.
+
+    Args:
+        values: of a shape that the chunks' begins with, ``(B,)`` or ``(N, B)`` for example.
+        chunks: ``(B, T, Da)`` or ``(N, B, T, Da)``.
+    """
+    return values[(..., *(None,) * (chunks.ndim - values.ndim))]
+
+
+def distance(new: Tensor, old: Tensor) -> Tensor:
+    """Return the largest change of each state, ``(n, B)``, between states ``(n, B, T, Da)``."""
+    return (new - old).abs_().amax(dim=within(new, 2))
+
+
 def changed(part: Part, **values: Any) -> Part:
     """Return an :class:`Iterate` or a :class:`Round` with other values of some fields.
 
@@ -44,7 +66,7 @@ def forcing(sampler: AffineSampler, noise: Noise) -> Tensor:
     Raises:
         PcmError: the sampler is stochastic and the noise for its steps is missing or too short.
     """
-    start = sampler.p.view(-1, 1, 1, 1) * noise.initial
+    start = sampler.p.view(-1, *(1,) * noise.initial.ndim) * noise.initial
     if not sampler.stochastic:
         return start
     if noise.steps is None or noise.steps.shape[0] < sampler.steps:
@@ -128,10 +150,12 @@ class Iterate:
         P: ``(N, B, T, Da)`` the newest prediction at every node.
         moved: ``(N + 1, B)`` how far each state moved when it was last computed; 0 once exact.
         lo: index of the last state that is final in every row.
-        front: ``(B,)`` int64, the same for each row, under stops that prove rows.
+        index: ``(N + 1, 1)`` int64, the number of each state, under stops that prove rows.
+        front: ``(B,)`` int64, index of the last final state of each row, under the same stops.
         over: ``(B,)`` bool, rows that have ended, under stops that end rows without a proof.
         rows: ``(b,)`` int64, rows that are still evaluated; None for all.
         taken: ``(B,)`` int64, rounds of each row, under stops that end rows.
+        small: ``(n, 1)`` bool, which of the states after ``lo`` have settled, if one row is alone.
         cold: whether nodes that no round has reached have no prediction yet.
         at: ``(B,)`` int64, the round of each row, if rows are in different rounds (in training).
 
@@ -156,17 +180,19 @@ class Iterate:
     P: Tensor
     moved: Tensor
     lo: int = 0
+    index: Tensor | None = None
     front: Tensor | None = None
     over: Tensor | None = None
     rows: Tensor | None = None
     taken: Tensor | None = None
+    small: Tensor | None = None
     cold: bool = True
     at: Tensor | None = None
 
     @classmethod
     def trained(cls, X: Tensor, at: Tensor) -> "Iterate":
         """Return states ``(N + 1, B, T, Da)`` of rows that are in the rounds ``at``, ``(B,)``."""
-        return cls(0, X, torch.zeros_like(X[1:]), torch.zeros_like(X[..., 0, 0]), at=at)
+        return cls(0, X, torch.zeros_like(X[1:]), torch.zeros_like(X.flatten(2)[..., 0]), at=at)
 
     def round_of_rows(self) -> Tensor:
         """Return the round that every row is in, ``(B,)`` int64."""
@@ -204,9 +230,9 @@ class Iterate:
             nfe: number of evaluated nodes.
             full: whether all nodes from ``lo`` to ``hi`` were evaluated.
         """
-        if self.front is not None:
-            at = torch.arange(s.steps, device=P.device)[:, None]
-            P = torch.where((at < self.front)[..., None, None], self.P, P)
+        if self.index is not None and self.front is not None:
+            final = self.index[:-1] < self.front
+            P = torch.where(wide(final, P), self.P, P)
         X = s.sweep(P)
         X[: self.lo + 1] = self.X[: self.lo + 1]
         whole = full and hi == s.steps
@@ -216,7 +242,7 @@ class Iterate:
         """Return the new predictions at some nodes; rows that have ended keep theirs."""
         if self.over is None:
             return found
-        return torch.where(self.over[:, None, None], self.P[nodes], found)
+        return torch.where(wide(self.over, found[0]), self.P[nodes], found)
 
     def head_round(self, s: System, P: Tensor) -> "Round":
         """Sweep a head's predictions; every state may move, except in rows that have ended."""

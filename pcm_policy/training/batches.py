@@ -18,6 +18,52 @@ if TYPE_CHECKING:  # it needs zarr, which training on tensors does not
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Windows that are cut out of rows when they are asked for: memory holds every row once.
+
+    Attributes:
+        rows: ``(steps, D)``.
+        index: ``(n, w)`` int64, the rows of every window.
+        flat: whether a window is one row, ``(n, w * D)``, or ``(n, w, D)``.
+    """
+
+    rows: Tensor
+    index: Tensor
+    flat: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.index)
+
+    def __getitem__(self, which: Tensor) -> Tensor:
+        """Return some windows."""
+        found = self.rows[self.index[which]]
+        return found.flatten(1) if self.flat else found
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of all windows together."""
+        wide = self.index.shape[1] * self.rows.shape[1]
+        return torch.Size(
+            (len(self), wide) if self.flat else (*self.index.shape, *self.rows.shape[1:])
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.rows.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the rows."""
+        return self.rows.dtype
+
+    def to(self, device: torch.device) -> "Cut":
+        """Return a copy on ``device``."""
+        return Cut(self.rows.to(device), self.index.to(device), self.flat)
+
+
+@dataclass(frozen=True)
 class Windows:
     """Demonstration windows, normalised.
 
@@ -27,8 +73,8 @@ class Windows:
         sight: where the images are, of a policy with cameras; ``seen`` has no columns then.
     """
 
-    seen: Tensor
-    chunk: Tensor
+    seen: Tensor | Cut
+    chunk: Tensor | Cut
     sight: Sight | None = None
 
     @classmethod
@@ -40,22 +86,22 @@ class Windows:
         rows: NDArray[np.int64],
         frames: "Mapping[str, Frames] | None" = None,
     ) -> "Windows":
-        """Cut windows out of raw ``(steps, Do)`` and ``(steps, Da)`` arrays.
+        """Cut windows out of ``(steps, Do)`` and ``(steps, Da)`` arrays.
 
         Args:
-            policy: supplies horizons and normalisers.
-            obs: raw observations.
-            action: raw actions.
+            policy: supplies the horizons.
+            obs: observations, normalised but for those beside images.
+            action: normalised actions.
             rows: ``(n, T)`` row of every window step.
-            frames: of every camera, where images are encoded in training; ``obs`` holds the state
-                alone then.
+            frames: of every camera, where images are encoded in training; ``obs`` holds the raw
+                state alone then.
         """
         index = torch.from_numpy(rows)
         observed = index[:, : policy.config.obs_steps]
-        chunk = policy.action_normalizer.normalize(action[index])
+        chunk = Cut(action, index)
         if frames:
             return cls(obs.new_zeros(len(rows), 0), chunk, Sight(observed, obs[observed], frames))
-        return cls(policy.obs_normalizer.normalize(obs[observed]).flatten(1), chunk)
+        return cls(Cut(obs, observed, flat=True), chunk)
 
     def to(self, device: torch.device) -> "Windows":
         """Return a copy on ``device``."""
@@ -103,7 +149,11 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 def random_prefixes(
-    config: PolicyConfig, batch: int, generator: torch.Generator, steps: int, share: float = 0.5
+    config: PolicyConfig,
+    batch: int,
+    generator: torch.Generator | None,
+    steps: int,
+    share: float = 0.5,
 ) -> Tensor:
     """Draw which steps of ``batch`` chunks are known, ``(batch, T, 1)`` bool.
 

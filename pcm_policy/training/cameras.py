@@ -51,9 +51,15 @@ class SeeingNetwork(nn.Module):
         self.network, self.vision = policy.network, policy.vision
         self.normalizer = policy.obs_normalizer
 
-    def see(self, state: Tensor, images: Mapping[str, Tensor]) -> Tensor:
-        """Encode states ``(B, To, state_dim)`` and images as bytes: ``(B, To * Do)``."""
-        return self.normalizer.normalize(self.vision(state, images)).flatten(1)
+    def see(self, state: Tensor, images: Mapping[str, Tensor], places: Tensor) -> Tensor:
+        """Encode states ``(B, To, state_dim)`` and images as bytes: ``(B, To * Do)``.
+
+        Args:
+            state: raw.
+            images: of every camera.
+            places: ``(B, To, cameras, 2)`` in [0, 1): where crops are cut out in training.
+        """
+        return self.normalizer.normalize(self.vision(state, images, places)).flatten(1)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         """Denoise ``(B, T, Da)`` given a condition ``(B, C)``."""
@@ -63,7 +69,7 @@ class SeeingNetwork(nn.Module):
 
 @contextmanager
 def seeded(seed: int, step: int, rank: int) -> Iterator[None]:
-    """Draw the places of crops from (seed, step) alone, and leave the generator as it was."""
+    """Draw dropout from (seed, step, rank) alone, and leave the generator as it was."""
     state = np.random.SeedSequence([seed, step, rank, 7]).generate_state(1, np.uint64)[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(state >> np.uint64(1)))

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.sampling.denoise import Prefix, training_target
-from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
+from pcm_policy.sampling.denoise import Prefix
+from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.cameras import SeeingNetwork, seeded
-from pcm_policy.training.loop import Share
+from pcm_policy.training.denoising import Denoising
+from pcm_policy.training.sharing import Share, Team
 
 VALIDATED, VALIDATED_SEEING = 2048, 64
 """Held-out windows of a validation; images take their time."""
@@ -47,15 +48,15 @@ class Cloning:
         self.module: nn.Module = SeeingNetwork(policy) if seeing else policy.network
         self.policy, self.train, self.held_out = policy, train, held_out
         self.rows, self.seed = Batches(len(train.chunk), batch, seed), seed
-        schedule = policy.config.schedule
-        flow = schedule.name == "flow"
-        self.abar = None if flow else schedule.alphas_cumprod().float()
+        self.denoising = Denoising(policy.config)
 
     def to(self, device: torch.device) -> None:
         """Move the windows and the schedule."""
         self.train, self.held_out = self.train.to(device), self.held_out.to(device)
-        if self.abar is not None:
-            self.abar = self.abar.to(device)
+        self.denoising.to(device)
+
+    def begin(self, step: int, team: Team) -> None:
+        """Prepare nothing: all is drawn for a batch."""
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
@@ -97,32 +98,16 @@ class Cloning:
         share: Share,
     ) -> Tensor:
         device = windows.chunk.device
-        shape = (rows.shape[0], *windows.chunk.shape[1:])
-        trained = self.policy.config.schedule.train_steps
-        if self.abar is None:  # any level of a flow, zero noise left out
-            t = (1.0 - torch.rand(rows.shape, generator=generator)) * trained
-        else:
-            t = torch.randint(trained, rows.shape, generator=generator)
-        noise = torch.randn(shape, generator=generator)
-        config = self.policy.config
-        known = random_prefixes(config, len(rows), generator, config.prefix_steps)
-        rows, t, noise, known = (share(v).to(device) for v in (rows, t, noise, known))
-        clean = windows.chunk[rows]
-        prefix = Prefix(clean, known)
-        if self.abar is None:
-            sigma = (t / trained).view(-1, 1, 1)
-            alpha = 1 - sigma
-        else:
-            abar = self.abar[t].view(-1, 1, 1)
-            alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
-        target = training_target(clean, noise, alpha, sigma, self.policy.config.prediction)
-        x = alpha * clean + sigma * noise
-        seen = windows.seen[rows]
+        drawn = self.denoising.draw(len(rows), generator).each(lambda v: share(v).to(device))
+        seen = windows.seen[share(rows).to(device)]
         if windows.sight is not None:
             assert isinstance(module, SeeingNetwork)
-            seen = module.see(*windows.sight(rows, device))
-        output: Tensor = module(x, t, self.policy.join(seen, prefix))
-        if self.policy.config.prefix_steps == 0:
-            return nn.functional.mse_loss(output.float(), target)
-        weight = (~known).float().expand_as(target)  # what is known is not asked for
-        return ((output.float() - target).square() * weight).sum() / weight.sum()
+            shape = len(rows), self.policy.config.obs_steps, len(windows.sight.frames), 2
+            places = share(torch.rand(shape, generator=generator)).to(device)
+            seen = module.see(*windows.sight(share(rows), device), places)
+        rows = share(rows).to(device)
+
+        def condition(prefix: Prefix) -> Tensor:
+            return self.policy.join(seen, prefix)
+
+        return self.denoising.loss(module, condition, windows.chunk[rows], drawn)

@@ -17,6 +17,8 @@ class TrainConfig:
     Attributes:
         steps: optimiser steps.
         batch: rows per step over all processes.
+        accumulate: parts in which a process takes its rows of a step, one after another: the
+            gradient is that of the whole batch, the memory that of a part.
         lr: peak learning rate of AdamW.
         warmup: steps of linear warm-up before the cosine decay to zero.
         beta1: AdamW's.
@@ -35,6 +37,7 @@ class TrainConfig:
 
     steps: Count = 40_000
     batch: Count = 256
+    accumulate: Count = 1
     lr: Positive = 1e-3
     warmup: Natural = 500
     beta1: Decay = 0.9
@@ -48,7 +51,7 @@ class TrainConfig:
     keep: Count = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every", "save_every", "keep"):
+        for name in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
             whole(f"train.{name}", getattr(self, name), 1)
         whole("train.warmup", self.warmup)
         whole("train.seed", self.seed, 0, LARGEST_SEED)
@@ -65,8 +68,16 @@ class TrainConfig:
         return self.clip_norm or math.inf
 
 
-FREE = ("log_every", "save_every", "keep")
-"""Settings that change no weight: a resumed run may have others."""
+FREE = ("accumulate", "log_every", "save_every", "keep")
+"""Settings that change no weight but for rounding: a resumed run may have others."""
+
+
+def average_weight(ema: float, seen: int) -> float:
+    """Return how far the average of the weights moves to the newest, after ``seen`` earlier ones.
+
+    An average that warms up from the start: it forgets with ``min(ema, (1 + seen) / (10 + seen))``.
+    """
+    return 1 - min(ema, (1 + seen) / (10 + seen))
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

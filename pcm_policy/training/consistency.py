@@ -26,7 +26,7 @@ from pcm_policy.settings import Range
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
 from pcm_policy.training.cloning import refuse_inpainting
-from pcm_policy.training.loop import Share
+from pcm_policy.training.sharing import Share, Team
 
 Loss = Literal["huber", "l2"]
 HUBER = 0.00054
@@ -177,10 +177,13 @@ class Consistency:
         self.policy.network.load_state_dict(average.network.state_dict())
         return self.policy
 
-    def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
-        """Return the loss on the batch of ``step``."""
+    def begin(self, step: int, team: Team) -> None:
+        """Let the slow copy follow what the last step has learnt."""
         if step > 0:
             self.student.follow(self.target_ema)
+
+    def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
+        """Return the loss on the batch of ``step``."""
         config, device = self.base.config, self.train.seen.device
         generator = step_generator(self.seed, step)
         rows = self.rows(step)

@@ -48,8 +48,10 @@ class Demonstrations:
 
     def windows(self, policy: DiffusionPolicy) -> tuple[Windows, Windows]:
         """Return normalised training and held-out windows."""
+        action = policy.action_normalizer.normalize(self.action)
+        obs = self.obs if self.frames else policy.obs_normalizer.normalize(self.obs)
         train, held_out = (
-            Windows.gather(policy, self.obs, self.action, rows, self.frames)
+            Windows.gather(policy, obs, action, rows, self.frames)
             for rows in (self.train, self.held_out)
         )
         return train, held_out

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,11 @@ from pcm_policy.solvers.loop import rounds, start
 from pcm_policy.solvers.pcm import PCM
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.solvers.stops import Rounds
-from pcm_policy.solvers.system import Iterate, System
+from pcm_policy.solvers.system import Iterate, System, wide, within
 from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.guessing import Guessing, near_sampler
-from pcm_policy.training.loop import Share
-from pcm_policy.training.targets import Solved, Targets, denoiser_of, iterates
+from pcm_policy.training.sharing import Share, Team
+from pcm_policy.training.targets import Solved, Targets, Taught, denoiser_of, iterates
 
 CALIBRATED, SEARCHED = 128, 64
 """Training observations that the base is measured on for a head, and that steps are searched on."""
@@ -39,6 +39,7 @@ AT_ONCE = 500
 FLOOR = 0.003
 """Smooths the square root near zero, ``sqrt(d^2 + FLOOR^2)``; in normalised action units."""
 _POOL = "pool.number"
+Teacher = TypeVar("Teacher", bound=Taught)
 
 
 def with_head(
@@ -83,7 +84,7 @@ def with_head(
     return policy
 
 
-class Distillation:
+class Distillation(Generic[Teacher]):
     """Distance between the head's next iterate and the base fixed point.
 
     Sequential solves of the base are computed in pools and used several times. Every step takes one
@@ -102,7 +103,8 @@ class Distillation:
     ============  ===========================================================================
 
     Args:
-        policy: with an untrained head; base weights stay frozen.
+        policy: with an untrained head; base weights stay frozen. See
+            :class:`~pcm_policy.training.targets.Taught`: it need not be a policy.
         train: training windows; only their conditions are used.
         held_out: windows of other episodes, for the log; may be empty.
         batch: observations per step over all processes, each at as many iterates as the head's
@@ -127,7 +129,7 @@ class Distillation:
 
     def __init__(
         self,
-        policy: DiffusionPolicy,
+        policy: Teacher,
         train: Windows,
         held_out: Windows,
         batch: int,
@@ -160,7 +162,7 @@ class Distillation:
         recorded = 0 if own == 1 and weight != "variance" else self.rounds
         self.targets = Targets(policy, train, seed, rounds=recorded, finish=self._finish, **kinds)
         self.guessing = None
-        if policy.head.starts:
+        if policy.head.starts and isinstance(policy, DiffusionPolicy):
             few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
             targets, steps = self.targets, self._steps
             if few is not None:
@@ -178,11 +180,17 @@ class Distillation:
             self.guessing.targets.to(device)
         self.policy.to(device)
 
-    def adopt(self, average: nn.Module) -> DiffusionPolicy:
+    def adopt(self, average: nn.Module) -> Teacher:
         """Return the policy with the averaged weights of a run."""
         assert self.policy.head is not None
         self.policy.head.load_state_dict(average.state_dict())
         return self.policy
+
+    def begin(self, step: int, team: Team) -> None:
+        """Solve the pool of a step, together with the other processes."""
+        self.targets(step // self._steps, team)
+        if self.guessing is not None:
+            self.guessing.begin(step, team)
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
@@ -207,12 +215,12 @@ class Distillation:
         self, variance: Tensor | None, found: Tensor, before: Tensor, exact: Tensor, k: Tensor
     ) -> Tensor:
         """Return the distance of every row's next iterate to the fixed point, as it is weighted."""
-        error = (found - exact).square().mean(dim=(2, 3))
+        error = (found - exact).square().mean(dim=within(exact, 2))
         total = error.mean(dim=0) + self.end_weight * error[-1]
         if self.weight == "root":
             return (total + FLOOR**2).sqrt()
         if self.weight == "row":
-            distance = (before - exact)[:-1].square().mean(dim=(0, 2, 3)).sqrt()
+            distance = (before - exact)[:-1].square().mean(dim=(0, *within(exact, 2))).sqrt()
             weight = 1.0 / (distance + 0.02)
         elif variance is not None:
             weight = variance.rsqrt()[k]
@@ -231,16 +239,15 @@ class Distillation:
         seen = self.held_out.seen[rows]
         denoise = denoiser_of(self.policy, self.policy.join(seen, None), None)
         config = self.policy.config
-        noise = generator_noise(generator, len(rows), config.chunk_shape, denoise.sampler.steps).to(
-            seen.device, seen.dtype
-        )
+        noise = generator_noise(generator, len(rows), config.chunk_shape, denoise.sampler.steps)
+        noise = noise.to(self.held_out.chunk.device, self.held_out.chunk.dtype)
         exact = sequential(denoise, noise).sample
         head: Any = module
         s, x = start(denoise, noise, head=head)
         walk = rounds(s, x, PCM((1.0,) * self.rounds), Rounds(self.rounds))
         result = {}
         for _, x, _ in walk:
-            rmse = (x.X[-1] - exact).square().mean(dim=(1, 2)).sqrt().mean()
+            rmse = (x.X[-1] - exact).square().mean(dim=within(exact, 1)).sqrt().mean()
             result[f"val_rmse_{x.k}"] = float(rmse)
         return result
 
@@ -255,7 +262,7 @@ class Distillation:
         """Take back what :meth:`state` returned."""
         self._began = dict(state)
 
-    def _finish(self, index: int, solved: Solved) -> Solved:
+    def _finish(self, index: int, solved: Solved, team: Team) -> Solved:
         """Return the pool ``index`` with the iterates that are trained on."""
         variance = None
         if self.weight == "variance":
@@ -264,12 +271,14 @@ class Distillation:
         generator = step_generator(self.seed, 2**35 + index)
         own = torch.rand(len(solved.cond), generator=generator) < self.own
         own = own.to(solved.cond.device)
+        mine = team.rows(len(own)).to(own.device)
         with self._head_as_pool_began(index):
             parts = [
-                self._iterates(solved.pick(rows), own[rows])
-                for rows in torch.split(torch.arange(len(own), device=own.device), AT_ONCE)
+                self._iterates(solved.pick(rows), own[rows]) for rows in torch.split(mine, AT_ONCE)
             ]
-        states, bases = (torch.cat(part, dim=2) for part in zip(*parts, strict=True))
+        states, bases = (
+            team.whole(torch.cat(part, dim=2), len(own), dim=2) for part in zip(*parts, strict=True)
+        )
         return replace(solved, states=states, bases=bases, variance=variance)
 
     @contextmanager
@@ -296,7 +305,7 @@ class Distillation:
         some = solved.pick(rows)
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
         s = System(denoise, Noise(some.forced[0]), some.forced, self.policy.head)
-        guess = torch.where(some.cold[:, None, None], torch.nan, some.guess)
+        guess = torch.where(wide(some.cold, some.guess), torch.nan, some.guess)
         states, bases = iterates(s, guess, self.rounds)
         if len(rows) == len(follow):
             return states, bases
@@ -311,4 +320,4 @@ class Distillation:
         generator = step_generator(self.seed, 2**34)
         steps = config.head.sampler.steps
         noise = generator_noise(generator, len(rows), config.chunk_shape, steps)
-        return self.policy.join(seen, None), noise.to(seen.device, seen.dtype)
+        return self.policy.join(seen, None), noise.to(train.chunk.device, train.chunk.dtype)

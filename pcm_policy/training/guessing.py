@@ -12,7 +12,7 @@ from pcm_policy.sampling.search import Schedule, search
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.solvers.system import System
 from pcm_policy.training.batches import Batches
-from pcm_policy.training.loop import Share
+from pcm_policy.training.sharing import Share, Team
 from pcm_policy.training.targets import Targets, denoiser_of
 
 FLOOR = 0.01
@@ -35,6 +35,10 @@ class Guessing:
     ) -> None:
         self.policy, self.targets, self.seed = policy, targets, seed
         self.batch, self.steps = batch, steps
+
+    def begin(self, step: int, team: Team) -> None:
+        """Solve the pool of a step, together with the other processes."""
+        self.targets(step // self.steps, team)
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcm_policy.datasets.usual import usual_fields
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.normalize import Normalizer, NormalizerMode
@@ -30,24 +31,25 @@ AUTO = "auto"
 
 
 def completed_task(task: Mapping[str, Any], dataset: DatasetConfig) -> dict[str, Any]:
-    """Fill in from the demonstrations what a task leaves open: widths of fields, and the rate.
+    """Fill in from the demonstrations what a task leaves open: fields, their widths, and the rate.
 
     Args:
         task: the task section of the command line's config; what is open is None.
         dataset: the demonstrations.
 
     Raises:
-        PcmError: neither a task nor fields are named, or the demonstrations lack a field.
+        PcmError: no fields are named and the demonstrations call nothing an observation or an
+            action, or they lack a field.
     """
-    if task.get("obs_fields") is None:
-        raise PcmError(
-            "what does the policy observe? give a task, such as task=pusht, or the arrays of the "
-            'demonstrations, such as "task.obs_fields=[observation.state]"'
-        )
     completed = dict(task)
-    if any(task.get(key) is None for key in ("obs_dim", "action_dim", "control_hz")):
-        found = field_widths(dataset, task["obs_fields"], task["action_field"])
-        completed |= {k: v for k, v in found.items() if task.get(k) is None}
+    if task.get("obs_fields") is None:
+        usual = usual_fields(dataset.path)
+        say(f"taken from the demonstrations, as nothing else is said: {usual.said}")
+        completed |= {"obs_fields": usual.obs_fields, "action_field": usual.action_field}
+        completed["cameras"] = task.get("cameras") or usual.cameras
+    if any(completed.get(key) is None for key in ("obs_dim", "action_dim", "control_hz")):
+        found = field_widths(dataset, completed["obs_fields"], completed["action_field"])
+        completed |= {k: v for k, v in found.items() if completed.get(k) is None}
     if completed["control_hz"] is None:
         say(f"the demonstrations say no rate: task.control_hz={RATE:g} is written into the policy")
         completed["control_hz"] = RATE

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcm_policy.datasets.doctor.checks import NEARLY
-from pcm_policy.datasets.replay import ReplayBuffer
+from pcm_policy.datasets.formats.replay import ReplayBuffer
 from pcm_policy.fields import parse_field
 from pcm_policy.policy.config import PolicyConfig
 

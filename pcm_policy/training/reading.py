@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pcm_policy.datasets.formats.replay import ReplayBuffer
 from pcm_policy.datasets.frames import joined_frames, open_frames
 from pcm_policy.datasets.open import open_demonstrations
 from pcm_policy.datasets.recording import META, parse_meta
-from pcm_policy.datasets.replay import ReplayBuffer
 from pcm_policy.datasets.windows import field_keys, gather_fields, split_episodes, window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,20 +46,37 @@ class Checkpoint:
     step: int
     parts: Mapping[str, Tensors]
 
-    def restore(self, module: nn.Module, ema: AveragedModel, optimizer: Any) -> None:
+    def restore(
+        self,
+        module: nn.Module,
+        ema: AveragedModel,
+        optimizer: Any,
+        placed: Callable[[Tensor, Tensor], Tensor] = lambda value, _: value,
+    ) -> None:
         """Put weights, averages and moments back.
+
+        Args:
+            module: trained weights.
+            ema: averaged weights.
+            optimizer: of the weights.
+            placed: gives a value the layout of the parameter or moment that it is for.
 
         Raises:
             PcmError: they do not fit the module.
         """
         statistics: dict[int, Tensors] = {}
+        parameters = list(module.parameters())
         for name, value in self.parts["optimizer"].items():
             index, key = name.split(".", 1)
+            like = parameters[int(index)] if int(index) < len(parameters) else value
+            value = placed(value, like) if value.shape == like.shape else value
             statistics.setdefault(int(index), {})[key] = value
         groups = optimizer.state_dict()["param_groups"]
         try:
-            module.load_state_dict(self.parts["model"])
-            ema.load_state_dict(self.parts["ema"])
+            for part, name in ((module, "model"), (ema, "ema")):
+                own = part.state_dict()
+                found = self.parts[name]
+                part.load_state_dict({k: placed(v, own.get(k, v)) for k, v in found.items()})
             optimizer.load_state_dict({"state": statistics, "param_groups": groups})
         except (RuntimeError, ValueError, KeyError) as error:
             first = str(error).splitlines()[0]
@@ -71,10 +88,7 @@ class Checkpoint:
 def save_state(
     root: Path,
     step: int,
-    module: nn.Module,
-    ema: AveragedModel,
-    optimizer: Any,
-    objective: Tensors,
+    parts: Mapping[str, Tensors],
     made_from: Mapping[str, Any],
     keep: int,
 ) -> None:
@@ -83,23 +97,13 @@ def save_state(
     Args:
         root: folder of the checkpoints.
         step: steps that are done.
-        module: trained weights.
-        ema: averaged weights.
-        optimizer: whose moments are kept.
-        objective: what it keeps from one step to the next.
+        parts: what :func:`parts_of` returns, and what the objective keeps between steps.
         made_from: settings and digests that a resumed run must share, as :func:`flat` returns them.
         keep: checkpoints kept.
 
     Raises:
         PcmError: the folder cannot be written; older checkpoints are untouched.
     """
-    statistics = optimizer.state_dict()["state"]
-    parts = {
-        "model": module.state_dict(),
-        "ema": ema.state_dict(),
-        "optimizer": {f"{i}.{k}": v for i, entry in statistics.items() for k, v in entry.items()},
-        "objective": objective,
-    }
     with atomic_folder(root / f"step-{step:08d}") as folder:
         digests = {}
         for name, tensors in parts.items():
@@ -112,6 +116,19 @@ def save_state(
         old.rename(root / f".{old.name}-old")  # a kill here must not leave half a checkpoint
     for stale in root.glob(".step-*"):
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def parts_of(module: nn.Module, ema: AveragedModel, optimizer: Any) -> dict[str, Tensors]:
+    """Return the tensors of a checkpoint by file, those of the objective left out.
+
+    Args:
+        module: trained weights.
+        ema: averaged weights.
+        optimizer: whose moments are kept.
+    """
+    statistics = optimizer.state_dict()["state"]
+    moments = {f"{i}.{k}": v for i, entry in statistics.items() for k, v in entry.items()}
+    return {"model": module.state_dict(), "ema": ema.state_dict(), "optimizer": moments}
 
 
 def newest_state(root: Path, made_from: Mapping[str, Any]) -> Checkpoint | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.heads.base import Head
 from pcm_policy.sampling.denoise import Denoiser, Prefix
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
@@ -17,11 +18,42 @@ from pcm_policy.solvers.step import Step
 from pcm_policy.solvers.stops import Rounds, Stop
 from pcm_policy.solvers.system import Iterate, Round, System, forcing
 from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
+from pcm_policy.training.sharing import ALONE, Team
+
+
+class Taught(Protocol):
+    """What a head is distilled from: a policy, or a :class:`~pcm_policy.training.library.Model`.
+
+    ``config`` has ``chunk_shape``, ``action_dim`` (the last entry of a chunk that has actions), and
+    ``head`` with the head's ``sampler`` and its number of ``rounds``; of a policy also what known
+    and warm first actions need.
+    """
+
+    @property
+    def config(self) -> Any:
+        """Shapes, and the head's sampler and rounds."""
+
+    @property
+    def head(self) -> Head | None:
+        """The head that is trained."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The base network."""
+
+    def to(self, device: torch.device, /) -> Any:
+        """Move all weights."""
+
+    def join(self, obs: Tensor, prefix: Prefix | None) -> Tensor:
+        """Return conditions ``(B, ...)`` of observations and known actions."""
+
+    def denoiser(self, cond: Tensor, sampler: Any, prefix: Prefix | None = None) -> Denoiser:
+        """Return the base's ``D``."""
 
 
 @dataclass(frozen=True)
 class Solved:
-    """Observations whose chunks are known.
+    """Observations whose chunks are known; a chunk ``(T, Da)`` may have another shape.
 
     Attributes:
         cond: ``(n, C)``.
@@ -61,7 +93,7 @@ class Solved:
         )
 
 
-def denoiser_of(policy: DiffusionPolicy, cond: Tensor, prefix: Prefix | None) -> Denoiser:
+def denoiser_of(policy: Taught, cond: Tensor, prefix: Prefix | None) -> Denoiser:
     """Return the base's ``D`` on the sampler of the policy's head."""
     assert policy.config.head is not None
     return policy.denoiser(cond, policy.config.head.sampler, prefix)
@@ -126,7 +158,7 @@ class Targets:
     """Sequential solves and iterates of the base, for a pool of observations at a time.
 
     Args:
-        policy: with a head, whose sampler is solved.
+        policy: with a head, whose sampler is solved; see :class:`Taught`.
         train: training windows.
         seed: all randomness derives from it.
         pool: observations in a pool.
@@ -135,12 +167,13 @@ class Targets:
         rounds: ``K``, iterates that are recorded; 0 for none.
         near: a cheaper sampler to solve instead, from the same noise, whose chunks are near the
             head's sampler's. ``exact`` then has its states, and no iterates are recorded.
-        finish: called with a new pool and its number; its result is kept.
+        finish: called with the number of a new pool, the pool and the processes that share the
+            work; its result is kept.
     """
 
     def __init__(
         self,
-        policy: DiffusionPolicy,
+        policy: Taught,
         train: Windows,
         seed: int,
         *,
@@ -149,7 +182,7 @@ class Targets:
         prefix: float,
         rounds: int,
         near: SamplerConfig | None = None,
-        finish: Callable[[int, Solved], Solved] | None = None,
+        finish: Callable[[int, Solved, Team], Solved] | None = None,
     ) -> None:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
         self.warm, self.prefix, self.rounds = warm, prefix, rounds
@@ -162,16 +195,23 @@ class Targets:
         self.train = self.train.to(device)
 
     @torch.no_grad()
-    def __call__(self, index: int) -> Solved:
-        """Solve and finish the pool ``index``, or return it if it is the last one that was."""
+    def __call__(self, index: int, team: Team = ALONE) -> Solved:
+        """Solve and finish the pool ``index``, or return it if it is the last one that was.
+
+        Args:
+            index: of the pool.
+            team: processes that solve a part of a new pool each; all of them must be here.
+        """
         if self._kept is None or self._kept[0] != index:
-            solved = self.solve(index)
-            self._kept = index, solved if self._finish is None else self._finish(index, solved)
+            solved = self.solve(index, team)
+            if self._finish is not None:
+                solved = self._finish(index, solved, team)
+            self._kept = index, solved
         return self._kept[1]
 
     @torch.no_grad()
-    def solve(self, index: int) -> Solved:
-        """Solve the pool ``index`` and record the base's iterates."""
+    def solve(self, index: int, team: Team = ALONE) -> Solved:
+        """Solve the pool ``index`` and record the base's iterates; see :meth:`__call__`."""
         generator = step_generator(self.seed, 2**33 + index)
         rows = self.rows(index)
         rows = rows.to(self.train.seen.device)
@@ -182,18 +222,20 @@ class Targets:
             known = random_prefixes(config, self.pool, generator, steps, self.prefix)
             prefix = Prefix(chunk, known.to(seen.device))
         cond = self.policy.join(seen, prefix)
-        denoise = denoiser_of(self.policy, cond, prefix)
+        mine = team.rows(self.pool).to(seen.device)
+        own = cond[mine], prefix and prefix.pick(mine)
+        denoise = denoiser_of(self.policy, *own)
         sampler = denoise.sampler
         shape = config.chunk_shape
         noise = generator_noise(generator, self.pool, shape, sampler.noise_steps).to(
-            seen.device, seen.dtype
+            chunk.device, chunk.dtype
         )
         solver = denoise
         if self.near is not None:
-            solver = self.policy.denoiser(cond, self.near, prefix)
-        exact = sequential(solver, noise).trajectory
+            solver = self.policy.denoiser(own[0], self.near, own[1])
+        exact = team.whole(sequential(solver, noise.pick(mine)).trajectory, self.pool, dim=1)
         forced = forcing(sampler, noise)
-        whole = pad(chunk, (0, shape[1] - config.action_dim))  # nothing is guessed of what is seen
+        whole = pad(chunk, (0, shape[-1] - config.action_dim))  # nothing is guessed of what is seen
         guess, cold = self._guesses(whole, generator)
         head, count = self.policy.head, sampler.steps
         assert head is not None
@@ -201,12 +243,15 @@ class Targets:
         states = forced.new_zeros(0, count + 1, *whole.shape)
         bases = forced.new_zeros(0, len(forced[:-1][nodes]), *whole.shape)
         if self.rounds:
-            s = System(denoise, noise, forced, head)
-            states, bases = iterates(s, guess, self.rounds, own=False)
+            s = System(denoise, noise.pick(mine), forced[:, mine], head)
+            found = iterates(s, guess[mine], self.rounds, own=False)
+            states, bases = (team.whole(part, self.pool, dim=2) for part in found)
         return Solved(cond, prefix, forced, exact, guess, cold, states, bases)
 
     def _guesses(self, chunk: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return ``(n, T, Da)`` guesses, zeros or demonstrations, and which rows are zeros."""
+        if self.warm == 0:
+            return torch.zeros_like(chunk), torch.ones_like(chunk.flatten(1)[:, 0]) > 0
         count, horizon = chunk.shape[:2]
         draws = torch.rand(2, count, generator=generator).to(chunk)
         most = min(self.policy.config.action_steps, horizon - 1)

@@ -42,7 +42,7 @@ from pcm_policy.training.batches import Windows
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.consistency import Consistency
 from pcm_policy.training.distillation import Distillation
-from pcm_policy.training.loop import Share
+from pcm_policy.training.sharing import Share
 from tests.accelerator.device import DEVICE, accelerator, places
 from tests.builders import ACTION_DIM, HORIZON, NETWORKS, OBS_DIM, STEPS, small_policy
 

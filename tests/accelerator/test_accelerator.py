@@ -1,6 +1,6 @@
 """Solves, training steps and moves on the simulated device, which no real GPU was compared with.
 
-Each of ``grid.checks()`` is a line of a process of its own (see ``device.py``), split in parts.
+Each of ``grid.checks()`` is a line of one process of its own (see ``device.py``); tests are parts.
 """
 
 import json
@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("solve mlp", "solve unet1d", "solve transformer", "policy", "train", "cameras")
-LEAST = {"solve mlp": 100, "solve unet1d": 25, "solve transformer": 25, "train": 12, "policy": 10}
+LEAST = {
+    **{"solve mlp": 100, "solve unet1d": 25, "solve transformer": 25, "solve dit": 25},
+    **{"policy": 10, "train": 12, "cameras": 1},
+}
+"""The parts, and how many checks each has at least."""
 
 MISTAKES = {
     "mixes": "gpu.empty((2,), torch.float32) + torch.zeros(2)",
@@ -46,12 +49,23 @@ def python(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_nothing_stalls_the_device(part: str) -> None:
-    done = python("-m", "tests.accelerator.grid", *part.split())
+@pytest.fixture(scope="module")
+def checked() -> dict[str, str]:
+    """What every check says, nothing where all is well."""
+    done = python("-m", "tests.accelerator.grid")
     assert done.returncode == 0, done.stderr[-2000:]
-    found = dict(json.loads(line) for line in done.stdout.splitlines())
-    assert len(found) >= LEAST.get(part, 1)
+    return dict(json.loads(line) for line in done.stdout.splitlines())
+
+
+def test_every_check_is_of_one_part(checked: dict[str, str]) -> None:
+    for name in checked:
+        assert sum(name == part or name.startswith(f"{part} ") for part in LEAST) == 1, name
+
+
+@pytest.mark.parametrize("part", LEAST)
+def test_nothing_stalls_the_device(checked: dict[str, str], part: str) -> None:
+    found = {name: said for name, said in checked.items() if name.startswith(part)}
+    assert len(found) >= LEAST[part]
     assert {name: said for name, said in found.items() if said} == {}
 
 

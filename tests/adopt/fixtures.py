@@ -143,7 +143,7 @@ def write_lerobot(
         images = {k: {"type": "VISUAL", "shape": [3, *size]} for k, size in CAMERAS.items()}
         config["input_features"] = images | config["input_features"]
     if layout == "processors":
-        _write_processors(folder, config, stats)
+        write_processors(folder, config, stats)
     else:
         for name, values in stats.items():
             gaussian = name == "observation.state" or name in CAMERAS
@@ -167,7 +167,7 @@ def write_lerobot(
     return network
 
 
-def _write_processors(folder: Path, config: dict[str, Any], stats: dict[str, Any]) -> None:
+def write_processors(folder: Path, config: dict[str, Any], stats: dict[str, Any]) -> None:
     flat = {f"{name}.{key}": v for name, values in stats.items() for key, v in values.items()}
     features = config["input_features"] | config["output_features"]
     normal = {"eps": 1e-8, "features": features, "norm_map": config["normalization_mapping"]}

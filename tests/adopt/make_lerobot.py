@@ -28,6 +28,13 @@ def main(folder: str, settings: dict) -> None:
     width = settings.pop("env_width", 3)
     low, high = settings.pop("range", (-2, 7))
     cameras = settings.pop("cameras", {})
+    # what LeRobot's versions do not agree about; a network of an image's weights is a download
+    settings = {"horizon": 16, "n_action_steps": 8, "use_group_norm": True} | settings
+    settings = {"use_separate_rgb_encoder_per_camera": False} | settings
+    settings["pretrained_backbone_weights"] = None
+    for name in ("crop_shape", "resize_shape"):  # 0.6.1 saves no list where a tuple is declared
+        if settings.get(name) is not None:
+            settings[name] = tuple(settings[name])
     config = DiffusionConfig(
         input_features={
             state: PolicyFeature(FeatureType.STATE, (2,)),

@@ -22,9 +22,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pcm_policy.adopt import read
+from pcm_policy.adopt import Language, read
+from pcm_policy.adopt.clip import NOTHING_SAID
 from pcm_policy.adopt.torchzip import open_archive, plain
 from pcm_policy.errors import PcmError
+from tests.adopt.dit_folder import INSTRUCTION, write_dit
 from tests.adopt.fixtures import (
     diffusion_policy_payload,
     robomimic_payload,
@@ -286,10 +288,10 @@ def replaced(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
     return whole
 
 
-def one_line_or_fine(path: Path) -> None:
+def one_line_or_fine(path: Path, language: Language = NOTHING_SAID) -> None:
     message = ""
     try:
-        read(path).policy()
+        read(path, language).policy()
     except PcmError as error:
         message = str(error)
     assert "\n" not in message
@@ -318,16 +320,24 @@ def test_settings_of_a_wrong_kind_are_one_line(tmp_path: Path, maker: Any, key: 
         one_line_or_fine(tmp_path / "model.ckpt")
 
 
-@pytest.mark.parametrize("layout", ["processors", "shapes"])
-def test_lerobots_files_likewise(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("layout", ["processors", "shapes", "multi_task_dit"])
+def test_lerobots_files_likewise(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     rng = random.Random(0)
-    write_lerobot(tmp_path / "p", layout)
-    for file in sorted((tmp_path / "p").glob("*.json")):
+    language = Language(INSTRUCTION) if layout == "multi_task_dit" else NOTHING_SAID
+    if layout == "multi_task_dit":
+        pytest.importorskip("tokenizers")
+        write_dit(tmp_path / "p")
+    else:
+        write_lerobot(tmp_path / "p", layout)
+    for file in sorted(tmp_path.glob("*/*.json")):
         text = file.read_text()
         value = json.loads(text)
         for path in rng.choices(list(places(value)), k=25):
             file.write_text(json.dumps(replaced(value, path, rng.choice(ODD))))
-            one_line_or_fine(tmp_path / "p")
+            one_line_or_fine(tmp_path / "p", language)
         file.write_text(text)
 
 

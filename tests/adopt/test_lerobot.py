@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pcm_policy.adopt import read
-from pcm_policy.adopt.lerobot import ACTION, _affine
+from pcm_policy.adopt.lerobot_files import ACTION
+from pcm_policy.adopt.lerobot_normalizers import affine
 from pcm_policy.cli.adopt import import_main
 from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
@@ -188,6 +189,7 @@ def test_command_writes_a_policy_that_loads_and_says_what_it_is(tmp_path: Path) 
     folder = import_main(compose("import", words))
     policy = DiffusionPolicy.from_pretrained(folder)
     assert (policy.config.control_hz, policy.config.task) == (20, "mine")
+    assert "control_hz is 10" not in (folder / "README.md").read_text()  # it was given
     report = json.loads((tmp_path / "out/import.json").read_text())
     assert report["kind"] == "lerobot"
     assert "not_run" in report["self_check"] or report["self_check"]["chunk"] < 1e-6
@@ -314,7 +316,7 @@ def test_missing_statistics_are_refused(tmp_path: Path) -> None:
 def test_one_end_of_a_range_is_no_range(mode: str, end: str) -> None:
     """A gate that lets anything pass at the other end would look like one."""
     stats = {"mean": torch.zeros(2), "std": torch.ones(2), end: torch.ones(2)}
-    found = _affine("file", ACTION, mode, stats, 2, eps=1e-8).normalizer("action")
+    found = affine("file", ACTION, mode, stats, 2, eps=1e-8).normalizer("action")
     assert found.low.tolist() == [-torch.inf] * 2
     assert found.high.tolist() == [torch.inf] * 2
 
@@ -369,6 +371,17 @@ def test_entries_that_the_policy_does_not_use(
     assert one.config.obs_fields == two.config.obs_fields
     for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", ["smolvla", "pi0", "pi05", "act"])
+def test_another_policy_is_told_where_it_can_be_solved(tmp_path: Path, kind: str) -> None:
+    write_lerobot(tmp_path / "a", "buffers")
+    config = json.loads((tmp_path / "a/config.json").read_text()) | {"type": kind}
+    (tmp_path / "a/config.json").write_text(json.dumps(config))
+    with pytest.raises(PcmError, match=f"policy type '{kind}': only LeRobot's") as raised:
+        read(tmp_path / "a")
+    assert ("docs/vla.md" in str(raised.value)) == (kind != "act")
+    assert "\n" not in str(raised.value)
 
 
 def test_a_config_without_its_type(tmp_path: Path) -> None:

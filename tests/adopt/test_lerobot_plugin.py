@@ -1,11 +1,10 @@
 """LeRobot's own command runs an imported policy through the plugin, as LeRobot runs the original.
 
-``PCM_LEROBOT_PYTHON`` names the Python of an environment made by ``benchmarks/lerobot/env.py``.
+``PCM_LEROBOT_PYTHON`` names Pythons of environments made by ``benchmarks/lerobot/env.py``; all runs
+in each of them, with this checkout's package and plugin.
 """
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,20 @@ import pytest
 
 from pcm_policy.adopt import read
 from pcm_policy.policy.folder import save_policy
+from tests.adopt.in_lerobot import call
 
 MAKE = Path(__file__).with_name("make_lerobot.py")
 PUSHT = {"env_width": 16, "range": [0, 512]}  # what LeRobot's Push-T shows: agent, eight keypoints
 DDIM = {"noise_scheduler_type": "DDIM", "num_inference_steps": 8}
 
 
-def call(*words: str | Path, check: bool = True) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"SDL_VIDEODRIVER": "dummy", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, check=False, env=environment
-    )
-    output = done.stdout + done.stderr
-    assert not check or done.returncode == 0, output[-3000:]
-    return output
-
-
 @pytest.fixture(scope="module")
-def commands() -> Path:
-    python = os.environ.get("PCM_LEROBOT_PYTHON")
-    if python is None:
-        pytest.skip("PCM_LEROBOT_PYTHON does not name a Python that has LeRobot")
-    if not Path(python).with_name("lerobot-pcm").exists():
-        pytest.skip(f"{python} has no lerobot_policy_pcm: see lerobot_policy_pcm/README.md")
-    return Path(python).parent
+def commands(lerobot_python: str) -> Path:
+    """The folder of an environment's commands."""
+    found = Path(lerobot_python).parent
+    if not (found / "lerobot-pcm").exists():
+        pytest.skip(f"{found} has no lerobot-pcm: see lerobot_policy_pcm/README.md")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +49,7 @@ def rewards(commands: Path, policy: Path, target: Path, *settings: str) -> tuple
         "--env.episode_length=40",
         "--eval.n_episodes=2",
         "--eval.batch_size=2",
+        "--eval.use_async_envs=false",  # 0.6.1's workers do not know gym_pusht
         f"--output_dir={target}",
         *settings,
     )

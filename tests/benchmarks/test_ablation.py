@@ -38,6 +38,7 @@ def test_every_row_is_a_command_that_exists(base: Path, demos: Path) -> None:
         compose("distill", words)
 
 
+@pytest.mark.usefixtures("brief")
 def test_rows_are_trained_once(demos: Path, base: Path, tmp_path: Path) -> None:
     words = ["--policy", str(base), "--dataset", str(demos), "--output", str(tmp_path)]
     words += ["--steps", "2", *DISTILL]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.study import pcm as pcm_study
+from benchmarks.study import spread as study_spread
 from benchmarks.study.pareto import front
 from benchmarks.study.perturbed import noisy, robustness, shifted_goal, situations, turned
 from benchmarks.study.ratios import Needed, at_outcome, first_round, fractional_round, ratios
@@ -24,6 +25,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.search import search
 from pcm_policy.solvers.registry import Solver
+from tests.rollout.test_spread import NoProcesses
 
 NAME = "released/pusht_mlp"
 
@@ -178,7 +180,34 @@ def test_a_finished_row_is_read_again(policy: DiffusionPolicy, tmp_path: Path) -
     assert policy.limits is None
 
 
+def test_rows_of_a_cluster_are_those_of_one_process(
+    policy: DiffusionPolicy,
+    obs: torch.Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = NoProcesses()
+    monkeypatch.setattr(study_spread, "require", lambda *_: fake)
+    tasks = [
+        study_spread.Task(f"DDIM {n}", 0, Solver.of("sequential", SamplerConfig("ddim", n)))
+        for n in (1, 2, 3)
+    ]
+    assert policy.config.head is not None
+    setting = study_spread.Setting((NAME,), obs, policy.config.head.sampler, 1, 7, 1)
+    play(policy, tasks[0].solver, 1, 7, tmp_path / "ray")
+    study_spread.play_rows(setting, [policy], tasks, tmp_path / "ray", "local")
+    assert {task.name for task in fake.ran} == {"DDIM 2", "DDIM 3"}
+    for task in tasks:
+        play(policy, task.solver, 1, 7, tmp_path / "one")
+    files = [sorted((tmp_path / name).iterdir()) for name in ("one", "ray")]
+    assert [f.name for f in files[0]] == [f.name for f in files[1]]
+    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+    study_spread.play_rows(setting, [policy], tasks, tmp_path / "ray", "local")
+    assert len(fake.ran) == 2
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("brief")
 def test_the_command(tmp_path: Path) -> None:
     few = ["--policy", "released/pusht_mlp", "--rounds", "1", "--episodes", "2"]
     few += ["--tuning-episodes", "1", "--search-episodes", "1"]

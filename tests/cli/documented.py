@@ -57,7 +57,9 @@ def solver_settings() -> list[tuple[str, ...]]:
         spans += [line.strip() for line in block_lines(text) if line.strip().startswith("solver=")]
         for span in spans:
             words = re.split(r"\s{2,}", span.strip())[0].split()
-            found[tuple(word for word in words if word.startswith("solver"))] = None
+            own = tuple(word for word in words if word.startswith("solver"))
+            if own != ("solver=tuned",):  # the tuner's file, see README
+                found[own] = None
     return list(found)
 
 
@@ -66,6 +68,11 @@ def files_shown(document: Path) -> dict[str, str]:
     shown = r"`([\w/]+\.(?:yaml|py))`[^`\n]*:\n\n(?:```\w*\n(.*?)```|((?:(?:    [^\n]*)?\n)+))"
     found = re.findall(shown, document.read_text(), re.S)
     return {name: fenced or dedent(block) for name, fenced, block in found}
+
+
+def python_blocks(document: Path) -> list[str]:
+    """Return the Python of a document, a text for each block."""
+    return re.findall(r"^```python\n(.*?)^```", document.read_text(), re.S | re.M)
 
 
 def block_lines(text: str) -> list[str]:
@@ -79,7 +86,7 @@ def _commands(document: Path) -> Iterator[Command]:
     text = document.read_text()
     for line in block_lines(text):
         match = START.match(line.strip().removeprefix("$ "))
-        if match and not line.strip().startswith(f"{match['program']}: error"):
+        if match and not re.match(rf"{match['program']}( \w+)?: error", line.strip()):
             yield from _parsed(document.name, line.strip().removeprefix("$ "), match, True)
     prose = "\n".join(x for x in FENCED.sub("", text).splitlines() if not x.startswith("    "))
     for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose):

@@ -1,9 +1,11 @@
 """The commands: every mistake is one line that names file and fix, and loses nothing."""
 
+import importlib
 import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,16 @@ import pytest
 import zarr
 
 from pcm_policy.cli import eval as cli_eval
+from pcm_policy.cli import main
 from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.cli.main import run_command
+from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.datasets.formats.writing import write_replay
-from pcm_policy.datasets.replay import open_replay
 from pcm_policy.envs.pusht import PushTKeypoints
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
 TINY = ["network.options.width=32", "network.options.depth=1", "train.steps=4", "device=cpu"]
 
 
@@ -197,21 +201,38 @@ def test_scripts_as_a_user_runs_them(tmp_path: Path) -> None:
     assert typo.stderr.splitlines() == [
         "pcm-eval: error: unknown setting episods: did you mean episodes?"
     ]
-    shown = subprocess.run(
-        [str(BIN / "pcm-train"), "--help"], capture_output=True, text=True, check=False
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert "pcm-train task=pusht dataset.path=" in shown.stdout
-    assert "network=mlp   one of mlp, transformer, unet1d" in shown.stdout
-    missing = subprocess.run(
-        [str(BIN / "pcm-data"), "validate", str(tmp_path / "no thing=.zarr")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert missing.returncode != 0
-    assert "no thing=.zarr" in missing.stdout + missing.stderr
-    assert "Traceback" not in missing.stderr
     versions = subprocess.run([str(BIN / "pcm-info")], capture_output=True, text=True, check=False)
     assert versions.returncode == 0
     assert "torch" in versions.stdout
+
+
+def test_every_script_is_installed_and_calls_a_function() -> None:
+    """Two of them run as processes above; what the others call runs here and in other tests."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, target in project["scripts"].items():
+        assert (BIN / name).exists(), name
+        module, _, function = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), function)), name
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Call what a script calls, with words from its command line; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    try:
+        getattr(main, name.removeprefix("pcm-"))()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_scripts_read_their_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("pcm-train", monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "pcm-train task=pusht dataset.path=" in shown
+    assert "network=mlp   one of dit, mlp, transformer, unet1d" in shown
+    assert script("pcm-data", monkeypatch, "validate", str(tmp_path / "no thing=.zarr")) != 0
+    missing = capsys.readouterr()
+    assert "no thing=.zarr" in missing.out + missing.err
+    assert "Traceback" not in missing.err

@@ -9,7 +9,6 @@ import pytest
 from pcm_policy.cli.compose import compose
 from pcm_policy.cli.main import run_command
 from pcm_policy.heads import HEADS
-from pcm_policy.networks import NETWORKS
 
 MODULE = """
 from pcm_policy.networks import NETWORKS
@@ -34,15 +33,12 @@ def test_a_module_and_a_folder_of_ones_own(
     words = ["plugins=[my_small_network]", "network=mine", "task=mine"]
     words += ["dataset.path=x", "output_dir=x", "--config-dir", str(tmp_path)]
     found = []
-    try:
-        run_command("train", found.append, words)
-        assert found[0].network.options == {"width": 16}
-        assert found[0].task.control_hz == 20.0
-        with pytest.raises(SystemExit):
-            run_command("train", pytest.fail, [*words, "network.options.width=wide"])
-        assert "network.options.width=wide: use a whole number" in capsys.readouterr().err
-    finally:
-        NETWORKS._parts.pop("small", None)
+    run_command("train", found.append, words)
+    assert found[0].network.options == {"width": 16}
+    assert found[0].task.control_hz == 20.0
+    with pytest.raises(SystemExit):
+        run_command("train", pytest.fail, [*words, "network.options.width=wide"])
+    assert "network.options.width=wide: use a whole number" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"plugins=\[no_such_module\] cannot be imported"):
         compose("train", ["plugins=[no_such_module]"])
 
@@ -71,6 +67,7 @@ DISTILL += ["dataset.episodes=2", "train.steps=2", "train.batch=4", "train.warmu
 DISTILL += ["distill.pool=8", "device=cpu", "threads=1"]
 
 
+@pytest.mark.usefixtures("brief")
 @pytest.mark.parametrize(
     "chosen", [["plugins=[my_gained_head]", "head=mine"], ["head.name=my_gained_head:Gained"]]
 )
@@ -85,26 +82,22 @@ def test_a_head_of_ones_own_is_distilled_and_used(
     (tmp_path / "head").mkdir()
     (tmp_path / "head/mine.yaml").write_text("name: gained\noptions: {scale: 0.5}\n")
     words = ["--config-dir", str(tmp_path), *chosen, *DISTILL]
-    try:
-        with pytest.raises(SystemExit):
-            run_command("distill", pytest.fail, [*words, "head.options.scale=-1", "output_dir=x"])
-        assert "head.options.scale=-1: use a number above 0" in capsys.readouterr().err
-        run_command("distill", argv=[*words, f"output_dir={tmp_path}/out"])
-        saved = json.loads((tmp_path / "out/policy/config.json").read_text())["policy"]["head"]
-        assert saved["options"] == {"scale": 0.5 if "head=mine" in chosen else 1.0}
-        plugins = ["plugins=[my_gained_head]"]  # a policy's file alone imports nothing
-        words = [f"policy={tmp_path}/out/policy", "solver=pcm", "solver.rounds=2", "episodes=1"]
-        words += ["task=pusht", "max_steps=4", "latency_calls=0", f"output_dir={tmp_path}/eval"]
-        run_command("eval", argv=[*plugins, *words])
-        assert "pcm" in (tmp_path / "eval/eval.json").read_text()
-        sys.modules.pop("my_gained_head")
-        HEADS._parts.pop("gained", None)
-        with pytest.raises(SystemExit):
-            run_command("eval", argv=[*words, "overwrite=true"])
-        assert "gained" in capsys.readouterr().err.lower()
-    finally:
-        sys.modules.pop("my_gained_head", None)
-        HEADS._parts.pop("gained", None)
+    with pytest.raises(SystemExit):
+        run_command("distill", pytest.fail, [*words, "head.options.scale=-1", "output_dir=x"])
+    assert "head.options.scale=-1: use a number above 0" in capsys.readouterr().err
+    run_command("distill", argv=[*words, f"output_dir={tmp_path}/out"])
+    saved = json.loads((tmp_path / "out/policy/config.json").read_text())["policy"]["head"]
+    assert saved["options"] == {"scale": 0.5 if "head=mine" in chosen else 1.0}
+    plugins = ["plugins=[my_gained_head]"]  # a policy's file alone imports nothing
+    words = [f"policy={tmp_path}/out/policy", "solver=pcm", "solver.rounds=2", "episodes=1"]
+    words += ["task=pusht", "max_steps=4", "latency_calls=0", f"output_dir={tmp_path}/eval"]
+    run_command("eval", argv=[*plugins, *words])
+    assert "pcm" in (tmp_path / "eval/eval.json").read_text()
+    sys.modules.pop("my_gained_head")
+    HEADS._parts.pop("gained", None)
+    with pytest.raises(SystemExit):
+        run_command("eval", argv=[*words, "overwrite=true"])
+    assert "gained" in capsys.readouterr().err.lower()
 
 
 def test_plugins_are_imported_however_they_are_typed() -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from pcm_policy.cli.commands import COMMANDS
 from pcm_policy.cli.compose import composed, overrides_of
 from pcm_policy.cli.main import run_command
+from pcm_policy.cli.settings.solver import known, read_solver
 from pcm_policy.errors import PcmError
 from pcm_policy.settings import Range, Setting, options_of, read, walk
 
@@ -77,6 +78,10 @@ def bad_words(setting: Setting) -> Iterator[str]:
     if str in takes or Any in takes:
         return
     yield "maybe_many"
+    lists = [
+        limits(parts(get_args(one)[0])[0]) for one in takes if get_origin(one) in (tuple, list)
+    ]
+    refused = [set(beyond(setting, *one)) for one in lists if one[0] in (int, float)]
     if bool in takes:
         yield from ("7", "nan", "[true]")
     for inner, ranges in kinds:
@@ -85,7 +90,8 @@ def bad_words(setting: Setting) -> Iterator[str]:
         elif get_origin(inner) in (tuple, list):
             of, own = limits(parts(get_args(inner)[0])[0])
             if of in (int, float):
-                yield from (f"[{one}]" for one in ("many", *beyond(setting, of, own)))
+                every = set(beyond(setting, of, own)).intersection(*refused)
+                yield from (f"[{one}]" for one in ("many", *sorted(every)))
             if not {int, float} & set(takes):
                 yield "5"
         elif get_origin(inner) is Literal and tuple not in origins:
@@ -144,3 +150,15 @@ def test_a_bad_word_ends_a_command_before_any_work(
         assert len(lines) == 1, word
         assert lines[0].startswith(f"pcm-{name}: error: ")
         assert word.partition("=")[0].rpartition(".")[2] in lines[0], lines[0]
+
+
+def test_a_setting_of_several_steps_takes_what_any_of_them_takes() -> None:
+    """``shares`` are the head's with pcm, from 0 on, and of the nodes with coarse, above 0."""
+    text = known()["shares"][1]
+    assert "coarse: of the nodes" in text
+    assert "pcm: ``lambda(k)``" in text
+    assert read_solver({"shares": [1, 0]}, "solver") == {"shares": (1.0, 0.0)}
+    assert read_solver({"method": "pcm", "shares": [1, 0]}, "solver")["shares"] == (1.0, 0.0)
+    for given in ({"shares": [1, 2]}, {"method": "coarse", "shares": [1, 0]}):
+        with pytest.raises(PcmError, match="shares"):
+            read_solver(given, "solver")

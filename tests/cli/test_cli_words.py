@@ -18,7 +18,8 @@ from pcm_policy.cli import main as entries
 from pcm_policy.cli.commands import COMMANDS
 from pcm_policy.cli.compose import compose, composed, overrides_of, writable
 from pcm_policy.cli.main import main, run_command
-from pcm_policy.cli.words import split
+from pcm_policy.cli.settings.evaluate import EvalSettings
+from pcm_policy.cli.words import Vocabulary, split
 from pcm_policy.settings import walk
 from tests.cli.test_cli_settings import needed
 
@@ -77,7 +78,7 @@ def test_a_path_is_taken_as_typed(name: str, places: Sequence[str]) -> None:
         assert found == "it's/run(1)"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
 def test_any_text_is_taken_as_typed(text: str) -> None:
     if text in ("null", "???") or "${" in text or (text[0] in "'\"" and text[0] == text[-1]):
@@ -98,6 +99,13 @@ def test_a_list_of_texts_is_taken_as_typed() -> None:
     assert config.dataset.more == ["José/run(1)", "lr=0.1", "a,b"]
     assert split("a[1,2], 'b,c' ,d") == ["a[1,2]", "'b,c'", "d"]
     assert split("") == []
+
+
+@pytest.mark.parametrize("word", ["solver=pcm", "latency=steps"])
+def test_a_choice_of_an_open_section_is_a_choice(word: str) -> None:
+    """A section that takes any name is a group too, and no name that is added."""
+    assert Vocabulary.of(EvalSettings).overrides([word])[0][:2] != "++"
+    assert compose("eval", [word, "output_dir=x"]).output_dir == "x"
 
 
 def test_words_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """README and docs: every command is one that the package takes, and the quick ones run."""
 
 import importlib.util
+import json
 import re
 import runpy
 import sys
@@ -14,18 +15,16 @@ import pytest
 import torch
 
 from pcm_policy.cli.commands import COMMANDS
+from pcm_policy.cli.compose import compose
 from pcm_policy.cli.main import run_command
-from pcm_policy.heads import HEADS
-from pcm_policy.networks import NETWORKS
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.sampling.samplers import SAMPLERS
 from pcm_policy.settings import plain
-from pcm_policy.solvers import STEPS
 from pcm_policy.solvers.result import Ended
 from tests.cli.documented import (
     DOCUMENTS,
     FENCED,
     ROOT,
+    START,
     Command,
     block_lines,
     commands,
@@ -39,6 +38,7 @@ MODULES = [c for c in SHOWN if c.words[:2] == ("python", "-m")]
 FOLDERS = ("benchmarks", "configs", "datasets", "docs", "envs", "examples", "pcm_policy", "tests")
 SLOW_AND_QUICK = [pytest.param("released/pusht", marks=pytest.mark.slow), "released/pusht_mlp"]
 TRAINING = ["train.steps=2", "train.batch=8", "train.warmup=1"]
+TUNED = ("solver/tuned.yaml", "runtime/tuned.yaml")  # what pcm-bench tune writes
 EPISODE = ["episodes=1", "max_steps=8", "num_envs=1", "solve_batch=1"]
 QUICK = {
     "train": TRAINING,
@@ -53,20 +53,17 @@ QUICK = {
 """What makes a command of the README small; given after its own words, it counts."""
 
 
+pytestmark = pytest.mark.usefixtures("brief")
+
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Run in an empty folder, with the token that docs/control.md has in the environment."""
     threads = torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PCM_TOKEN", "secret")
-    monkeypatch.setattr("sys.path", list(sys.path))
-    for registry in (STEPS, HEADS, NETWORKS, SAMPLERS):  # the parts of docs/extend.md go again
-        monkeypatch.setattr(registry, "_parts", dict(registry._parts))
     yield
     torch.set_num_threads(threads)
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 def named(command: Command) -> tuple[str, list[str]]:
@@ -109,8 +106,12 @@ def test_what_is_checked() -> None:
 def test_a_command_composes(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if "--config-dir" in command.words:
-        found = files_shown(ROOT / "docs" / command.document)
+    if "--config-dir" in command.words or any(w.startswith("plugins=") for w in command.words):
+        (document,) = (d for d in DOCUMENTS if d.name == command.document)
+        found = files_shown(document)
+        if {"solver=tuned", "runtime=tuned"} & set(command.words):
+            folder = command.words[command.words.index("--config-dir") + 1]
+            found = dict.fromkeys((f"{folder}/{file}" for file in TUNED), "{}")
         assert found
         for name, text in found.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -149,13 +150,16 @@ def test_make_targets_and_extras_and_scripts() -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     plugin = tomllib.loads((ROOT / "lerobot_policy_pcm/pyproject.toml").read_text())["project"]
-    known = {*project["scripts"], *plugin["scripts"], "lerobot-eval", "lerobot-train"}
+    theirs = {"lerobot-eval", "lerobot-train", "lerobot-rollout"}
+    known = {*project["scripts"], *plugin["scripts"], *theirs}
+    extras_of = {".": set(project["optional-dependencies"])}
+    extras_of["lerobot"] = {"smolvla", "pi", "multi_task_dit"}  # of 0.6.1; with hyphens in its list
     for command in SHOWN:
         if command.program == "make":
             assert set(command.words[1:]) <= set(targets), command
         elif command.program == "pip":
-            for extras in re.findall(r"\[([\w,]+)\]", " ".join(command.words)):
-                assert set(extras.split(",")) <= set(project["optional-dependencies"]), command
+            for package, extras in re.findall(r"([\w.]+)\[([\w,]+)\]", " ".join(command.words)):
+                assert set(extras.split(",")) <= extras_of[package], command
         elif command.program == "torchrun":
             assert importlib.util.find_spec(command.words[command.words.index("-m") + 1])
         elif command.program != "python":
@@ -175,6 +179,23 @@ def test_what_a_document_names_is_there(document: Path) -> None:
         if (file and not (ROOT / span).exists()) or not _is_there(span):
             missing.append(span)
     assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_the_heading_that_a_link_names_is_there(document: Path) -> None:
+    missing = [
+        f"{target}#{anchor}"
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)#([\w-]+)\)", document.read_text())
+        if "://" not in target and anchor not in anchors(document.parent / target, document)
+    ]
+    assert missing == []
+
+
+def anchors(target: Path, document: Path) -> set[str]:
+    """Return what GitHub calls the headings of a page; a link without a page means its own."""
+    text = FENCED.sub("", (document if target.is_dir() else target).read_text())
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def _is_there(dotted: str) -> bool:
@@ -264,7 +285,7 @@ def test_commands_of_a_released_policy(policy: str, tmp_path: Path) -> None:
     run(bench, **own)
     assert (tmp_path / "DIR4/bench.png").read_bytes().startswith(b"\x89PNG")
     run(loop, f"policy={policy}")
-    assert (tmp_path / "DIR6/loop.json").exists()
+    assert (tmp_path / "DIR7/loop.json").exists()
     run(late, f"policy={policy}", "output_dir=late")
     assert (tmp_path / "late/eval.json").exists()
 
@@ -279,13 +300,20 @@ def test_the_tuner_and_the_line_that_it_prints(
     assert (program, f"policy={policy}" in words, "task=pusht" in words) == ("pcm-eval", True, True)
     run_command("eval", None, [*words, *QUICK["eval"], "latency_calls=1"])
     assert (tmp_path / "DIR5/eval/eval.json").exists()
+    chosen = json.loads((tmp_path / "DIR5/tune.json").read_text())
+    for name, more in (("eval", ["output_dir=x"]), ("bench loop", ["output_dir=x"]), ("serve", [])):
+        found = compose(name, ["solver=tuned", "runtime=tuned", *more], tmp_path / "DIR5")
+        assert plain(found.solver) == chosen["solver"]
+        assert plain(found.runtime) == chosen["runtime"]
+    found = compose("export", ["solver=tuned", "output_dir=x"], tmp_path / "DIR5")
+    assert plain(found.solver) == chosen["solver"]
 
 
 @pytest.mark.slow
 def test_the_path_from_demonstrations_to_a_package(tmp_path: Path) -> None:
     """Info, validate, train, generate, distil, evaluate, export and convert, as README has them."""
     demonstrations = {"PATH": "released/pusht_demos"}
-    lines = ("pcm-data info", "pcm-data validate", "pcm-train", "pcm-data generate R.zarr")
+    lines = ("pcm-data info", "pcm-data validate", "pcm-train", "pcm-data generate policy=")
     for command in readme(*lines, "pcm-distill"):
         run(command, **demonstrations)
     assert (tmp_path / "DIR2/policy/config.json").exists()
@@ -310,6 +338,17 @@ def test_the_arms_of_the_readme_on_lift(tmp_path: Path) -> None:
         )
     for folder in ("lift_base", "lift_two"):
         assert (tmp_path / folder / "eval.json").exists()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_a_shell_leaves_the_words_of_a_command_alone(document: Path) -> None:
+    """Brackets are quoted, for zsh; nothing is redirected, and nothing is a pipe."""
+    wrong = []
+    for line in block_lines(document.read_text()):
+        typed = line.strip().removeprefix("$ ").split("  #")[0]
+        if START.match(typed) and re.search(r"[][<>|]", re.sub(r"\"[^\"]*\"|'[^']*'", "", typed)):
+            wrong.append(typed)
+    assert wrong == []
 
 
 def test_blocks_are_joined_where_a_line_goes_on() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pcm_policy.control import Controller, ControlSettings, DelayEstimator, Plan, PolicySpec
@@ -52,7 +52,6 @@ bad_setting = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(bad_setting)
 def test_no_bad_setting_reaches_a_controller(case: tuple[str, Any]) -> None:
     name, value = case
@@ -74,7 +73,6 @@ bad_spec = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(bad_spec)
 def test_no_bad_description_of_a_policy(case: tuple[str, Any]) -> None:
     """As a server might send it, see the client's tests."""
@@ -101,7 +99,6 @@ def test_odd_descriptions() -> None:
         PolicySpec.from_dict(SPEC.to_dict() | {"horizon": 4})
 
 
-@settings(deadline=None)
 @given(st.sampled_from(LIMITS), not_a_vector(2).filter(lambda value: value != []))
 def test_no_bad_limit(name: str, value: Any) -> None:
     with pytest.raises(PcmError, match=name):
@@ -131,7 +128,6 @@ limits = st.sampled_from([None, 0.5, INF, [0.1, 3.0]])
 floats = st.floats(width=32)
 
 
-@settings(deadline=None)
 @given(
     st.tuples(floats, floats),
     st.none() | st.tuples(floats, floats),
@@ -244,7 +240,6 @@ def test_an_estimate_beyond_the_chunk_costs_nothing(spec: PolicySpec) -> None:
     assert controller.record.counts["plans"] == 2
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(
         [

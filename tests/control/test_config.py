@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pcm_policy.control.config import latency_model
@@ -19,7 +19,6 @@ bad = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(bad)
 def test_no_bad_latency(case: tuple[str, str, Any]) -> None:
     kind, name, value = case

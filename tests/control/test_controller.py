@@ -238,7 +238,7 @@ def test_settings_say_what_is_wrong(spec: PolicySpec) -> None:
         PolicySpec.from_dict(spec.to_dict() | {"obs_low": [0.0, 0.0]})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(

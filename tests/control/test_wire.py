@@ -105,7 +105,7 @@ def test_not_even_a_message() -> None:
             decode(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.integers(0, 10**6))
 def test_fuzz(noise: bytes, seed: int) -> None:
     """Random bytes, and valid messages with random bytes in them."""

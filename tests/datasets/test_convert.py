@@ -12,8 +12,8 @@ import pytest
 import zarr
 
 from pcm_policy.datasets.convert import convert
+from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.datasets.formats.writing import write_replay
-from pcm_policy.datasets.replay import open_replay
 from pcm_policy.errors import PcmError
 
 RNG = np.random.default_rng(0)
@@ -416,18 +416,32 @@ assert item["observation.state"].shape == (5,) and item["action"].shape == (3, 2
 assert item["action_is_pad"].tolist() == [False, True, True] and item["task"] == "unnamed"
 print(item["observation.state"].tolist(), data.meta.stats["action"]["mean"].tolist())
 """
-UPGRADE = "lerobot.datasets.v30.convert_dataset_v21_to_v30"
+UPGRADE = """
+import runpy, sys
+parent, folder = sys.argv[1:]
+for place, root in (("scripts", folder), ("datasets.v30", parent)):  # 0.6.1, 0.4.4
+    sys.argv[1:] = ["--repo-id=me/test", f"--root={root}", "--push-to-hub=false"]
+    try:
+        runpy.run_module(f"lerobot.{place}.convert_dataset_v21_to_v30", run_name="__main__")
+        break
+    except ImportError as error:
+        missing = error
+else:
+    raise missing
+"""
 
 
-def in_lerobot(*words: str | Path) -> str:
+def in_lerobot(python: str, *words: str | Path) -> str:
     """Run LeRobot's Python; torchvision's operators are declared first where that is needed."""
-    python = os.environ.get("PCM_LEROBOT_PYTHON")
-    if python is None:
-        pytest.skip("PCM_LEROBOT_PYTHON does not name a Python that has LeRobot")
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [python, *map(str, words)], capture_output=True, text=True, check=False, env=environment
+        [python, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        cwd="/",  # the root's datasets would hide Hugging Face's
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -435,16 +449,16 @@ def in_lerobot(*words: str | Path) -> str:
 
 @pytest.mark.parametrize("version", ["v3.0", "v2.1"])
 def test_lerobot_opens_what_is_written(
-    buffer: Path, tmp_path: Path, parquet: Any, version: Any
+    lerobot_python: str, buffer: Path, tmp_path: Path, parquet: Any, version: Any
 ) -> None:
     """v3.0 as it is, v2.1 after LeRobot's own converter has made v3.0 of it."""
     target = tmp_path / "me/test"
     names = {"state": "observation.state"}
     convert(buffer, target, fps=10, rename=names, lerobot_version=version)
     if version == "v2.1":
-        words = ["--repo-id=me/test", f"--root={tmp_path}", "--push-to-hub=false"]
-        in_lerobot("-m", UPGRADE, *words)
-    state, mean = in_lerobot("-c", OPENS, target).strip().splitlines()[-1].split("] [")
+        in_lerobot(lerobot_python, "-c", UPGRADE, tmp_path, target)
+    line = in_lerobot(lerobot_python, "-c", OPENS, target).strip().splitlines()[-1]
+    state, mean = line.split("] [")
     arrays = open_replay(buffer).arrays
     np.testing.assert_allclose(json.loads(state + "]"), arrays["state"][7], rtol=1e-6)
     np.testing.assert_allclose(json.loads("[" + mean), arrays["action"].mean(0), rtol=1e-6)
@@ -465,10 +479,13 @@ print((item * 255).round().int().permute(1, 2, 0)[:2, :3].tolist())
 """
 
 
-def test_lerobot_sees_the_images(pictures: Path, tmp_path: Path, parquet: Any) -> None:
+def test_lerobot_sees_the_images(
+    lerobot_python: str, pictures: Path, tmp_path: Path, parquet: Any
+) -> None:
     names = {k: f"observation.images.{k}" for k in ("top", "img", "grey")}
     convert(pictures, tmp_path / "me/test", fps=10, rename=names)
-    seen = json.loads(in_lerobot("-c", SEES, tmp_path / "me/test").strip().splitlines()[-1])
+    log = in_lerobot(lerobot_python, "-c", SEES, tmp_path / "me/test")
+    seen = json.loads(log.strip().splitlines()[-1])
     np.testing.assert_array_equal(seen, open_replay(pictures).arrays["top"][4][:2, :3])
 
 

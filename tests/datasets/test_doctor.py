@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from pcm_policy.datasets.doctor.report import Report, format_report, summary, validate
 from pcm_policy.datasets.findings import Finding
+from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.datasets.formats.writing import write_replay
-from pcm_policy.datasets.replay import open_replay
 from pcm_policy.errors import PcmError
 
 Arrays = dict[str, NDArray[Any]]

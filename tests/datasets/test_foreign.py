@@ -12,7 +12,7 @@ import pytest
 from pcm_policy.datasets.convert import convert
 from pcm_policy.datasets.doctor.report import summary, validate
 from pcm_policy.datasets.formats.minari import read_minari
-from pcm_policy.datasets.replay import open_replay
+from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.errors import PcmError
 
 HERE = Path(__file__).parent / "foreign"

@@ -9,8 +9,8 @@ import pytest
 
 from pcm_policy.datasets.convert import convert
 from pcm_policy.datasets.doctor.report import summary, validate
+from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.datasets.open import open_demonstrations
-from pcm_policy.datasets.replay import open_replay
 from pcm_policy.errors import PcmError
 
 h5py = pytest.importorskip("h5py", reason="pip install 'pcm_policy[convert]'")
@@ -195,10 +195,7 @@ def test_a_filter_that_is_not_installed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["action", "observations/qpos"], "one episode as ALOHA and ACT record it"),
-        (["observations", "actions", "rewards", "terminals"], "the flat arrays of D4RL"),
         (["episode_0/actions"], "the file inside a Minari data set"),
-        (["traj_0/actions"], "the trajectories of ManiSkill"),
         (["action/joint_position", "observation/robot_state"], "as DROID records it"),
         (["something"], "data: holds something; expected data/demo_0"),
         (["data/something"], "data: holds something; expected data/demo_0"),

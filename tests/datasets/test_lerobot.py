@@ -15,9 +15,8 @@ pa = pytest.importorskip("pyarrow", reason="pip install 'pcm_policy[convert]'")
 from pcm_policy.datasets.convert import convert  # noqa: E402
 from pcm_policy.datasets.doctor.report import summary, validate  # noqa: E402
 from pcm_policy.datasets.formats.lerobot import read_lerobot  # noqa: E402
+from pcm_policy.datasets.formats.replay import open_replay  # noqa: E402
 from pcm_policy.datasets.formats.writing import write_replay  # noqa: E402
-from pcm_policy.datasets.open import open_demonstrations  # noqa: E402
-from pcm_policy.datasets.replay import open_replay  # noqa: E402
 from pcm_policy.errors import PcmError  # noqa: E402
 from tests.datasets.lerobot_folders import (  # noqa: E402
     LENGTHS,
@@ -51,7 +50,7 @@ def refused(path: Path, *words: str, target: str = "out.zarr", **options: Any) -
     return message
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(st.permutations(range(N)), st.lists(st.integers(0, N), max_size=3), st.integers(1, 9))
 def test_rows_in_any_order_in_any_files(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], cuts: list[int], size: int
@@ -166,7 +165,7 @@ def test_nested_and_flat_columns_of_one_shape(tmp_path: Path) -> None:
 NUMERIC = ["float32", "float64", "int64", "int32", "int8", "uint8", "bool", "float16"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(NUMERIC),
     st.sampled_from(NUMERIC),
@@ -324,12 +323,6 @@ def test_two_arrays_of_one_place_are_refused(tmp_path: Path, monkeypatch: Any) -
             convert(source, tmp_path / f"{number}.hdf5")
     with pytest.raises(PcmError, match="goes to actions, where action goes"):
         convert(tmp_path / "0.zarr", "minari:a-v0")
-
-
-def test_training_says_what_to_do_with_a_folder(tmp_path: Path) -> None:
-    path = folder(tmp_path / "lr", {"file-000.parquet": table()})
-    with pytest.raises(PcmError, match=r"pcm-data convert .*lr X\.zarr makes a replay buffer"):
-        open_demonstrations(path)
 
 
 def test_irregular_and_missing_times(tmp_path: Path) -> None:

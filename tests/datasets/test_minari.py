@@ -9,8 +9,8 @@ import pytest
 
 from pcm_policy.datasets.convert import convert
 from pcm_policy.datasets.formats.minari import minari_folder, read_minari
+from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.datasets.formats.writing import write_replay
-from pcm_policy.datasets.replay import open_replay
 from pcm_policy.errors import PcmError
 
 reason = "minari is not installed: pip install 'pcm_policy[minari]'"

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pcm_policy.cli.main import run_command
 from pcm_policy.datasets.formats import registry
-from pcm_policy.datasets.replay import open_replay
+from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.errors import PcmError
 
 MINE = '''
@@ -55,7 +56,8 @@ register(Npz())
 '''
 
 
-def run(*words: str, cwd: Path) -> str:
+def run_alone(*words: str, cwd: Path) -> str:
+    """Run ``pcm-data`` in a process of its own."""
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{cwd}"}
     program = "from pcm_policy.cli.main import data; data()"
@@ -71,7 +73,16 @@ def run(*words: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_a_format_of_ones_own(tmp_path: Path) -> None:
+def test_a_format_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def run(name: str, *words: str) -> str:
+        run_command(f"data {name}", None, list(words))
+        return capsys.readouterr().out
+
     assert len(MINE.strip().splitlines()) < 45
     (tmp_path / "mine.py").write_text(MINE)
     source = tmp_path / "a.episodes"
@@ -80,10 +91,11 @@ def test_a_format_of_ones_own(tmp_path: Path) -> None:
         walk = np.cumsum(np.random.default_rng(i).normal(size=(steps, 2)), 0)
         np.savez(source / f"{i}.npz", action=walk, state=walk + 1)
     mine = "formats=[mine]"
-    assert "2 episodes, 20 rows; 9 to 11 steps" in run("info", "a.episodes", mine, cwd=tmp_path)
-    assert "0 errors" in run("validate", "a.episodes", mine, cwd=tmp_path)
-    assert "npz -> zarr: 2" in run("convert", "a.episodes", "b.zarr", mine, cwd=tmp_path)
-    assert "zarr -> npz: 2" in run("convert", "b.zarr", "c.episodes", mine, cwd=tmp_path)
+    said = run_alone("info", "a.episodes", mine, cwd=tmp_path)
+    assert "2 episodes, 20 rows; 9 to 11 steps" in said
+    assert "0 errors" in run("validate", "a.episodes", mine)
+    assert "npz -> zarr: 2" in run("convert", "a.episodes", "b.zarr", mine)
+    assert "zarr -> npz: 2" in run("convert", "b.zarr", "c.episodes", mine)
     buffer = open_replay(tmp_path / "b.zarr")
     assert buffer.lengths.tolist() == [9, 11]
     with np.load(tmp_path / "c.episodes/000001.npz") as back:

@@ -18,9 +18,9 @@ import zarr
 from numpy.typing import NDArray
 
 from pcm_policy.datasets.formats import store, writing
+from pcm_policy.datasets.formats.replay import array_info, open_replay
 from pcm_policy.datasets.formats.store import ReplayError
 from pcm_policy.datasets.formats.writing import write_replay
-from pcm_policy.datasets.replay import array_info, open_replay
 from pcm_policy.errors import PcmError
 
 Episode = dict[str, NDArray[Any]]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pcm_policy.datasets.convert import convert
-from pcm_policy.datasets.replay import open_replay
+from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.datasets.video import Video
 from pcm_policy.errors import PcmError
 
@@ -185,14 +185,11 @@ np.save(sys.argv[2], np.stack(images))
 
 
 @pytest.mark.slow
-def test_frames_of_lerobots_own_video(tmp_path: Path) -> None:
-    """AV1, both episodes in one file, as LeRobot 0.4.4 records them: the nearest is the own one."""
-    python = os.environ.get("PCM_LEROBOT_PYTHON")
-    if python is None:
-        pytest.skip("PCM_LEROBOT_PYTHON does not name a Python that has LeRobot")
+def test_frames_of_lerobots_own_video(tmp_path: Path, lerobot_python: str) -> None:
+    """AV1, both episodes in one file, as LeRobot records them: the nearest is the own one."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [python, "-c", THEIRS, tmp_path / "a", tmp_path / "frames.npy"],
+        [lerobot_python, "-c", THEIRS, tmp_path / "a", tmp_path / "frames.npy"],
         capture_output=True,
         text=True,
         check=False,

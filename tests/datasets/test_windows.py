@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pcm_policy.datasets.replay import ReplayBuffer, open_replay
+from pcm_policy.datasets.formats.replay import ReplayBuffer, open_replay
 from pcm_policy.datasets.windows import (
     field_keys,
     gather_fields,

@@ -46,6 +46,7 @@ def can() -> Iterator[Robosuite]:
     env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_every_task_resets_steps_replays_and_converts(name: str) -> None:
     env = Robosuite(name, control="delta")
@@ -223,6 +224,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
         Robosuite("Lift")
 
 
+@pytest.mark.slow
 def test_processes_of_their_own_give_the_same_episodes(can: Robosuite) -> None:
     first, _ = can.reset(seed=21)
     second, _ = can.reset(seed=22)
@@ -235,6 +237,7 @@ def test_processes_of_their_own_give_the_same_episodes(can: Robosuite) -> None:
         np.testing.assert_array_equal(found[key], np.stack([first[key], second[key]]))
 
 
+@pytest.mark.slow
 def test_cameras_draw_and_leave_nothing_behind() -> None:
     script = """
 import numpy as np

@@ -18,7 +18,7 @@ from pcm_policy.solvers.system import System, forcing
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
 from pcm_policy.training.guessing import FLOOR, near_sampler
-from pcm_policy.training.loop import Share
+from pcm_policy.training.sharing import Share
 from tests.solving import picard, sequential, solve
 
 B, T, DA, STEPS = 3, 8, 2, 6

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pcm_policy.heads.window import FLOOR, WindowHead
+from pcm_policy.heads.few_nodes import FLOOR
+from pcm_policy.heads.window import WindowHead
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Denoiser
@@ -20,7 +21,7 @@ from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.system import combine, forcing
 from pcm_policy.training.batches import Windows
 from pcm_policy.training.distillation import Distillation, with_head
-from pcm_policy.training.loop import Share
+from pcm_policy.training.sharing import Share
 from tests.solving import call, newton, picard, sequential, solve
 
 B, T, DA, STEPS = 3, 8, 2, 6

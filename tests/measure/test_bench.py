@@ -1,7 +1,6 @@
 """The benchmark and the report on a small policy."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +146,8 @@ def test_a_policy_that_lerobot_cannot_run_has_no_row_of_it(policy: DiffusionPoli
         policy, obs, observations_used=2, calls=1, methods=["pcm"], lerobot="/no/python"
     )
     assert {row.package for row in bench.rows} == {"pcm_policy"}
-    assert "lerobot ddpm-40 is left out: LeRobot has no mlp network" in bench_table(bench)
+    left_out = "lerobot ddpm-40 is left out: LeRobot's diffusion policy is a U-Net, not mlp"
+    assert left_out in bench_table(bench)
 
 
 CASES = [
@@ -201,10 +201,7 @@ def test_every_policy_is_compared_and_drawn(
 
 
 @pytest.mark.slow
-def test_lerobot_takes_its_turns() -> None:
-    python = os.environ.get("PCM_LEROBOT_PYTHON")
-    if python is None:
-        pytest.skip("PCM_LEROBOT_PYTHON does not name a Python that has LeRobot")
+def test_lerobot_takes_its_turns(lerobot_python: str) -> None:
     torch.manual_seed(0)
     options = {"down_dims": [16, 32], "step_embed_dim": 32}
     config = PolicyConfig(
@@ -215,7 +212,8 @@ def test_lerobot_takes_its_turns() -> None:
         normalizer.low.fill_(-1)
         normalizer.high.fill_(1)
     obs = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(1))
-    bench = run_bench(unet, obs, observations_used=4, calls=3, methods=["picard"], lerobot=python)
+    rows = {"observations_used": 4, "calls": 3, "methods": ["picard"]}
+    bench = run_bench(unet, obs, lerobot=lerobot_python, **rows)
     report = bench.to_json()
     names = [(row["package"], row["solver"]) for row in report["rows"]]
     assert len(set(names)) == len(names)

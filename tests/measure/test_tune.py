@@ -134,6 +134,7 @@ def test_flat_settings_give_the_solver_back() -> None:
     assert policy.solver(flat(timed)) == timed
 
 
+@pytest.mark.usefixtures("brief")
 def test_the_chosen_config_is_loaded_by_the_evaluator(tmp_path: Path) -> None:
     out = tmp_path / "tuned"
     chosen = "policy=released/pusht_mlp"

@@ -17,8 +17,8 @@ def fits(mutant: Mutant) -> bool:
     return all((ROOT / test).exists() for test in mutant.tests)
 
 
-def test_enough_of_them_fit_in_every_part() -> None:
-    fitting = [m for m in MUTANTS if fits(m)]
-    assert len(fitting) >= 60, [m.old for m in MUTANTS if m not in fitting]
+def test_they_fit_in_every_part() -> None:
+    assert not [m for m in MUTANTS if not fits(m)]  # a text that is gone checks nothing
+    assert len(MUTANTS) >= 100
     for part in PARTS:
-        assert any(part in m.file for m in fitting), part
+        assert any(part in m.file for m in MUTANTS), part

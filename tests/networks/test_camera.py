@@ -1,11 +1,16 @@
 """Camera encoders against torchvision's layout and a slow rewrite of their arithmetic."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from pcm_policy.adopt.clip import tower_weights
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.camera import CameraEncoder, centre_crop, random_crop
+from pcm_policy.networks.clip import TowerConfig, VisionTower
 from pcm_policy.networks.resnet import ResNet
+from tests.reference_dit import clip_vision, draw_vision
 from tests.reference_vision import encode, resnet, resnet_layout
 
 
@@ -68,9 +73,48 @@ def test_crops() -> None:
     corner = cut[:, 0, 0, 0]
     assert torch.equal(cut - corner[:, None, None, None], (x - x[0, 0, 0, 0])[:, :, :4, :5])
     assert set(corner.tolist()) == {9.0 * i + j for i in range(4) for j in range(5)}
+    places = torch.tensor([[0.0, 0.0], [1 - 2**-24, 1 - 2**-24], [0.25, 0.79]])
+    there = random_crop(x[:3], (4, 5), places)[:, 0, 0, 0]
+    assert there.tolist() == [0.0, 9 * 3 + 4.0, 9 * 1 + 3.0]
 
 
 @pytest.mark.parametrize(("name", "norm"), [("resnet50", "group"), ("resnet18", "layer")])
 def test_other_backbones(name: str, norm: str) -> None:
     with pytest.raises(PcmError, match="use resnet18 or resnet34, and group or batch"):
         ResNet(name, norm)
+
+
+def tower(**changes: Any) -> TowerConfig:
+    sizes = {"width": 12, "depth": 2, "heads": 2, "inner": 20, "patch": 8, "positions": 13}
+    return TowerConfig(**sizes | changes)
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@torch.no_grad()
+def test_clips_vision_transformer(activation: str) -> None:
+    theirs = draw_vision(0, 12, 8, 12)
+    options = (None, (28, 36), "clip", "layer", 0, 0, tower(activation=activation))
+    net = CameraEncoder((40, 40), *options).double().eval()
+    net.backbone.load_state_dict(tower_weights(theirs, ""))
+    x = torch.randn(3, 3, 40, 40, dtype=torch.float64)
+    wide = {k: v.double() for k, v in theirs.items()}
+    expected = clip_vision(wide, x[:, :, 6:34, 2:38], 2, activation == "quick_gelu")
+    torch.testing.assert_close(net(x), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "message"),
+    [
+        ({"positions": 14}, (28, 36), "have 12 patches of 8 pixels, the encoder was made for 13"),
+        ({}, (40, 40), "have 25 patches"),
+        ({"patch": 0}, (28, 36), "vit.patch=0: use a whole number from 1"),
+        ({"heads": 5}, (28, 36), "vit.width=12 is no multiple of vit.heads=5"),
+        ({"activation": "relu"}, (28, 36), "vit.activation='relu': use quick_gelu or gelu"),
+        ({"width": 12.0}, (28, 36), "vit.width=12.0: use a whole number"),
+    ],
+)
+def test_other_vision_transformers(
+    changes: dict[str, Any], size: tuple[int, int], message: str
+) -> None:
+    with pytest.raises(PcmError, match=message):
+        VisionTower(tower(**changes), size)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pcm_policy.networks.dit import DiffusionTransformer
 from pcm_policy.networks.transformer import DenoisingTransformer
 from pcm_policy.networks.unet1d import ConditionalUnet1d
 from pcm_policy.runtime.precision import LowPrecision
@@ -28,7 +29,7 @@ from tests.problems import (
 )
 from tests.solving import coarse, paradigms, picard, sequential
 
-NETWORKS = ["mlp", "unet1d", "transformer"]
+NETWORKS = ["mlp", "unet1d", "transformer", "dit"]
 
 
 def build(name: str) -> nn.Module:
@@ -37,6 +38,11 @@ def build(name: str) -> nn.Module:
     if name == "transformer":
         small = {"obs_steps": 1, "n_layer": 2, "n_head": 2, "n_emb": 8}
         return randomize(DenoisingTransformer(DA, T, C, **small), 2.0, 0).double()
+    if name == "dit":
+        small = {"width": 8, "depth": 2, "heads": 2, "step_embed_dim": 8, "fixed_dim": 3}
+        net = DiffusionTransformer(DA, T, C, **small, positions=True)
+        net.fixed.copy_(torch.arange(3.0))  # type: ignore[union-attr]
+        return randomize(net, 1.0, 0).double()
     net = ConditionalUnet1d(DA, T, C, down_dims=(8, 16), step_embed_dim=16)
     return randomize(net, 0.8, 0).double()
 

@@ -23,7 +23,7 @@ from tests.policy.test_checkpoint import make
 
 OBS = np.zeros((2, 2, 3), np.float32)
 HEADED = make("window").config.to_dict()
-same = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+same = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

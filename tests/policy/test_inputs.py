@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pcm_policy import ActionLimits, DiffusionPolicy, PolicyConfig
@@ -44,7 +44,6 @@ def test_entries_may_have_axes_of_their_own(
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["flip", "fortran", "slice", "read-only", "big-endian", "int", "half"]))
 def test_any_layout_of_the_same_numbers_is_taken(kind: str) -> None:
     torch.manual_seed(0)

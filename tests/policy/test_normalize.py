@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -38,7 +38,6 @@ def test_gaussian_maps_to_mean_zero_and_deviation_one() -> None:
     torch.testing.assert_close(moving.std(0, correction=0), torch.ones(3), rtol=0, atol=1e-3)
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(MODES),
     st.floats(-100, 100),
@@ -77,7 +76,6 @@ def test_jitter_counts_as_constant_where_the_unit_is_known(mode: NormalizerMode)
     assert Normalizer.fit(data, mode).scale[0] > 1e4
 
 
-@settings(deadline=None)
 @given(st.sampled_from(MODES), st.floats(-30, 30), st.floats(-0.99, 0.99), st.integers(0, 99))
 def test_no_unit_is_special(mode: NormalizerMode, power: float, off: float, seed: int) -> None:
     """Metres, micrometres or light years: the normalised values are the same."""
@@ -94,7 +92,6 @@ def test_no_unit_is_special(mode: NormalizerMode, power: float, off: float, seed
     assert far <= 1e-4
 
 
-@settings(deadline=None)
 @given(st.sampled_from(MODES), st.floats(1e-30, 1e30), st.sampled_from([0, 1, 3]))
 def test_what_float32_cannot_tell_apart_is_constant(
     mode: NormalizerMode, size: float, steps: int
@@ -126,7 +123,6 @@ bad_statistics = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(bad_statistics, st.integers(0, 1), st.sampled_from(MODES))
 def test_damaged_statistics_are_refused_by_name(
     case: tuple[str, float], column: int, mode: NormalizerMode

@@ -116,3 +116,16 @@ def test_a_solver_without_a_sampler_is_the_policys() -> None:
     found = policy.predict(np.full((2, 20), 256.0), solver=Solver(Picard(), Rounds(2)))
     assert found.solve.rounds == 2
     assert found.solve.trajectory.shape[0] == policy.config.sampler.steps + 1
+
+
+def test_noise_is_drawn_for_a_solver_or_its_sampler() -> None:
+    policy = DiffusionPolicy.from_pretrained("released/pusht_mlp")
+    solver = policy.solver({"method": "picard", "rounds": 2, "sampler": "ddpm"})
+    one, two = (
+        policy.draw_noise(3, whose, torch.Generator().manual_seed(0))
+        for whose in (solver, solver.sampler)
+    )
+    assert one.steps is not None
+    assert two.steps is not None
+    assert one.initial.equal(two.initial)
+    assert one.steps.equal(two.steps)

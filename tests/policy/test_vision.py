@@ -49,7 +49,9 @@ def test_the_vector_is_laid_out_as_the_config_says() -> None:
 def test_images_are_encoded_once_a_solve(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, calls = make(), []
     inner = CameraEncoder.forward
-    monkeypatch.setattr(CameraEncoder, "forward", lambda s, x: calls.append(len(x)) or inner(s, x))
+    monkeypatch.setattr(
+        CameraEncoder, "forward", lambda s, x, at: calls.append(len(x)) or inner(s, x, at)
+    )
     solver = Solver.of(method, DDIM, tolerance=1e-6 if method == "picard" else None)
     noise = policy.draw_noise(2, solver.sampler)
     found = policy.predict(draw(), solver=solver, noise=noise)

@@ -22,7 +22,7 @@ def noise_of(drawn: Draws) -> Noise:
     return Noise(torch.from_numpy(drawn.initial), steps)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SEEDS, st.integers(0, 12), st.integers(1, 9), st.sampled_from([0, 3]))
 def test_shifts(seed: int, executed: int, horizon: int, steps: int) -> None:
     old, new = (draw([seed], [tick], (horizon, 2), steps) for tick in (0, 1))

@@ -39,7 +39,7 @@ def alone(faults: Faults, seed: int, chunk: int) -> EpisodeOutcome:
     return outcomes(runs)[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     episodes=st.integers(1, 7),
     envs=st.integers(1, 8),

@@ -10,39 +10,13 @@ from typing import Any
 import imageio.v2 as imageio
 import numpy as np
 import pytest
-import torch
 
 from pcm_policy.cli.compose import compose
 from pcm_policy.cli.eval import eval_main
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.policy.normalize import Normalizer
-from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.sampling.samplers import SamplerConfig
 from tests.rollout.odd_worlds import BAD_SEED, BAD_STEP, KINDS, STEPS
 
 CONTROLLED = ("control=async", "latency=steps", "latency.steps=1")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    policy = DiffusionPolicy(
-        PolicyConfig(
-            1,
-            1,
-            8,
-            2,
-            2,
-            network_options={"width": 8, "depth": 1},
-            sampler=SamplerConfig("ddim", 2),
-        )
-    )
-    policy.obs_normalizer = Normalizer.fit(torch.tensor([[-300.0], [300.0]]))
-    policy.action_normalizer = Normalizer.fit(torch.tensor([[-10.0], [10.0]]))
-    path = tmp_path_factory.mktemp("policy") / "policy"
-    policy.eval().save_pretrained(path)
-    return path
 
 
 def run(folder: Path, output: Path, kind: str, *more: str) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def test_they_are_left_out_unless_asked_for(tmp_path: Path) -> None:
         generate(tmp_path / "demos.zarr", "episodes=1", "attempts=4", "failures=true")
 
 
+@pytest.mark.usefixtures("brief")
 def test_a_head_is_trained_on_them_beside_the_demonstrations(
     rollouts: Path, tmp_path: Path
 ) -> None:

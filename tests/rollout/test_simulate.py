@@ -13,7 +13,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate
-from pcm_policy.rollout.seams import seam_metrics
+from pcm_policy.rollout.seams import seam_metrics, seam_sums
 from pcm_policy.rollout.simulate import SimulationResult, simulate
 from pcm_policy.serving.planner import Planner
 from tests.control.parts import ENV
@@ -144,15 +144,15 @@ def test_seam_metrics() -> None:
     commands[:, 0] = np.arange(20)
     seam = np.zeros(20, np.bool_)
     seam[[0, 8, 16]] = True
-    smooth = seam_metrics([(commands, seam, [0.0, 0.2])], 10.0)
+    smooth = seam_metrics([seam_sums(commands, seam, [0.0, 0.2], 10.0)])
     assert (smooth.seams, smooth.jump, smooth.jerk) == (2, 0.0, 0.0)
     assert smooth.velocity == smooth.velocity_elsewhere == 10.0
     assert smooth.gap == pytest.approx(0.1)
     assert smooth.mode_switches == 0.5
     commands[8:] += 3
-    rough = seam_metrics([(commands, seam, [])], 10.0)
+    rough = seam_metrics([seam_sums(commands, seam, [], 10.0)])
     assert rough.jump == pytest.approx(1.5)
     assert rough.velocity == pytest.approx((40 + 10) / 2)
     assert rough.jerk == pytest.approx(6 / 2 * 1000)
     assert rough.jerk_elsewhere == 0.0
-    assert seam_metrics([], 10.0).seams == 0
+    assert seam_metrics([]).seams == 0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,7 +23,6 @@ def steps_of(noise: Noise) -> Tensor:
     return noise.steps
 
 
-@settings(deadline=None)
 @given(st.lists(names, min_size=1, max_size=6), st.integers(0, 5))
 def test_a_row_depends_on_its_episode_and_tick_alone(
     rows: list[tuple[int, int]], position: int

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -16,7 +16,6 @@ from pcm_policy.sampling.schedules import NoiseSchedule
 from tests.solving import sequential
 
 F64 = torch.float64
-anytime = settings(deadline=None)  # the first example pays for lazy imports
 
 
 @st.composite
@@ -44,7 +43,6 @@ def landing(schedule: NoiseSchedule, sampler: AffineSampler, last: float = 1.0) 
     return torch.cat([abar[1:], abar.new_tensor([last])])
 
 
-@anytime
 @given(choices())
 def test_every_table_is_finite_and_strictly_triangular(
     choice: tuple[NoiseSchedule, SamplerConfig],
@@ -66,7 +64,6 @@ def test_every_table_is_finite_and_strictly_triangular(
     assert torch.allclose(sampler.alpha**2 + sampler.sigma**2, torch.ones(n, dtype=F64))
 
 
-@anytime
 @given(choices(), st.integers(0, 2**31))
 def test_unrolled_form_equals_the_one_step_recursion(
     choice: tuple[NoiseSchedule, SamplerConfig], seed: int
@@ -83,7 +80,6 @@ def test_unrolled_form_equals_the_one_step_recursion(
     torch.testing.assert_close(unrolled, torch.stack(states), rtol=1e-10, atol=1e-10)
 
 
-@anytime
 @given(choices(previous="next"))
 def test_a_perfect_prediction_keeps_the_marginals(
     choice: tuple[NoiseSchedule, SamplerConfig],
@@ -101,7 +97,6 @@ def test_a_perfect_prediction_keeps_the_marginals(
     torch.testing.assert_close(variance, 1 - abar, rtol=0, atol=1e-9)
 
 
-@anytime
 @given(choices(previous="next"))
 def test_ddpm_is_the_gaussian_posterior_and_ddim_at_eta_one(
     choice: tuple[NoiseSchedule, SamplerConfig],
@@ -209,7 +204,6 @@ def test_clipping_still_acts_where_a_step_has_no_gain(dtype: torch.dtype) -> Non
     torch.testing.assert_close(sequential(denoise, Noise(x)).sample, expected, rtol=0, atol=1e-5)
 
 
-@anytime
 @given(choices())
 def test_stochastic_says_whether_step_noise_is_used(
     choice: tuple[NoiseSchedule, SamplerConfig],

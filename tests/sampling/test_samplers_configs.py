@@ -70,7 +70,7 @@ def test_the_other_kind_of_schedule_is_named_in_the_refusal() -> None:
         build_sampler(NoiseSchedule(), named(own, "solver=flow"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["flow_euler", "flow_2m"]),
     st.integers(2, 1000),

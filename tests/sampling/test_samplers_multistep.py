@@ -102,7 +102,7 @@ def choices(draw: st.DrawFn) -> tuple[NoiseSchedule, SamplerConfig]:
     return schedule, SamplerConfig(name, steps, spacing, eta)  # type: ignore[arg-type]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(choices(), st.sampled_from(["sample", "v_prediction"]))
 def test_n_rounds_of_picard_are_the_sequential_chunk(
     choice: tuple[NoiseSchedule, SamplerConfig], prediction: PredictionType
@@ -119,7 +119,7 @@ def test_n_rounds_of_picard_are_the_sequential_chunk(
         assert distance(solver(denoise, noise, tolerance=1e-11), exact) <= 1e-8
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(choices())
 def test_every_multistep_table_is_triangular_and_ends_at_a_prediction(
     choice: tuple[NoiseSchedule, SamplerConfig],

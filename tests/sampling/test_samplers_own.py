@@ -22,11 +22,14 @@ LEVELS = [1.0, 0.8, 0.65, 0.4, 0.3, 0.1]
 
 @pytest.fixture(scope="module")
 def renoising_flow() -> Callable[[list[float], float, int], AffineSampler]:
-    """The function in the docs, as it stands there."""
-    names: dict[str, Any] = {}
-    exec(files_shown(DOCS)["mine/renoising.py"], names)
+    """The function of the sampler that docs/extend.md refers to."""
+    from tests.sampling import renoising
+
+    config = SamplerConfig("renoising", 5)
+    made = build_sampler(NoiseSchedule("flow", 100), config)
+    assert (made.steps, made.stochastic) == (5, True)
     SAMPLERS._parts.pop("renoising")
-    found: Callable[[list[float], float, int], AffineSampler] = names["renoising_flow"]
+    found: Callable[[list[float], float, int], AffineSampler] = renoising.renoising_flow
     return found
 
 

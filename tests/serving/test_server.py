@@ -22,6 +22,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from pcm_policy.cli.main import run_command
 from pcm_policy.control import ControlSettings, PlanRequest
 from pcm_policy.control.client import Link, RemoteController
 from pcm_policy.control.wire import VERSION, encode, encode_array, plan_message
@@ -331,7 +332,7 @@ def test_example_is_short() -> None:
     assert len([x for x in lines if x.strip()]) <= 30
 
 
-def test_token() -> None:
+def test_token(capsys: pytest.CaptureFixture[str]) -> None:
     with serving("serve.token=secret") as (_, uri):
         with pytest.raises(PcmError, match="401"):
             Link(uri).open()
@@ -341,11 +342,10 @@ def test_token() -> None:
         link.open()
         link.close()
         assert health(uri)["errors"] == {"token": 2}
-    found = subprocess.run(
-        [str(BIN / "pcm-serve"), "serve.host=0.0.0.0"], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 2
-    assert "give token=..., or anonymous=true" in found.stderr
+    with pytest.raises(SystemExit) as ended:
+        run_command("serve", argv=["serve.host=0.0.0.0"])
+    assert ended.value.code == 2
+    assert "give token=..., or anonymous=true" in capsys.readouterr().err
 
 
 def test_client_needs_no_torch() -> None:

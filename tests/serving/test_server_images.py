@@ -1,11 +1,9 @@
 """Server and robots with cameras: frames go over the wire once, and clients stay apart."""
 
-import asyncio
 import runpy
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,28 +24,15 @@ from pcm_policy.serving.options import ServeOptions
 from pcm_policy.serving.planner import Planner
 from pcm_policy.serving.server import PolicyServer
 from tests.seeing import glance, make
+from tests.serving import running
 
 RAW = ImageForm()
 
 
-@contextmanager
-def serving(
-    policy: DiffusionPolicy | None = None, **options: Any
-) -> Iterator[tuple[str, PolicyServer]]:
-    options = {"port": 0, "max_wait_s": 60.0} | options
-    running = PolicyServer(Planner(policy or make()), "seeing", ServeOptions(**options))
-    loop = asyncio.new_event_loop()
-    ready = loop.create_future()
-    task = loop.create_task(running.run(ready))
-    port = loop.run_until_complete(ready)
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"ws://127.0.0.1:{port}", running
-    finally:
-        task.add_done_callback(lambda _: loop.stop())
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join(20)
+def serving(policy: DiffusionPolicy | None = None, **options: Any) -> Any:
+    """Serve to controllers."""
+    planner = None if policy is None else Planner(policy)
+    return running.serving(planner, **{"max_wait_s": 60.0, "batching": True} | options)
 
 
 @pytest.fixture
@@ -112,7 +97,7 @@ def test_four_clients_stay_apart(server: tuple[str, PolicyServer]) -> None:
 @pytest.mark.parametrize("form", [RAW, ImageForm("jpeg", 95)], ids=["raw", "jpeg"])
 def test_a_remote_controller(form: ImageForm) -> None:
     settings = ControlSettings(control_hz=0.5)
-    with serving(jpeg=True) as (uri, running):
+    with serving(jpeg=True) as (uri, served):
         with RemoteController(uri, settings, images=form) as robot:
             robot.reset(3)
             for tick in range(10):
@@ -124,8 +109,8 @@ def test_a_remote_controller(form: ImageForm) -> None:
             assert command.why == "bad observation"
             assert counts["missing_frame"] == 1
             assert counts["failed_solve"] == 0
-        assert running.health()["errors"] == {}
-        report = running.health()["frames"]
+        assert served.health()["errors"] == {}
+        report = served.health()["frames"]
         assert set(report) == {"seen", "dropped", "late", "encode_ms"}
         assert report["encode_ms"]["count"] >= 1
 
@@ -139,11 +124,11 @@ def test_jpeg_is_taken_where_both_sides_say_so(server: tuple[str, PolicyServer])
     with pytest.raises(PcmError, match=r"images\.quality"):
         ImageForm("jpeg", 0)
     assert len(encode_images(glance(0), RAW)) == 3
-    with serving(jpeg=True) as (uri, running):
+    with serving(jpeg=True) as (uri, host):
         link, request = Link(uri, reply_timeout_s=60, images=ImageForm("jpeg", 95)), asked([1, 2])
         link.open()
         served = link.ask(request)
-        own = running.planner.plan(request)
+        own = host.planner.plan(request)
         assert 0 < np.abs(served.actions - own.actions).max() < 1
         link.close()
 

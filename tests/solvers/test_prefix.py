@@ -21,8 +21,8 @@ from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Windows, random_prefixes
 from pcm_policy.training.cloning import Cloning
-from pcm_policy.training.loop import Share
 from pcm_policy.training.make import continued_policy
+from pcm_policy.training.sharing import Share
 
 TINY = {"width": 32, "depth": 1}
 
@@ -73,7 +73,7 @@ def test_a_policy_without_prefixes_goes_on_with_them(network: str, options: dict
     cond = policy.condition(obs, policy.known_prefix(np.ones((4, 3, 2))))
     assert cond[:, 6:].abs().sum() > 0
     found = policy.network(x, t, cond)
-    torch.testing.assert_close(found, start.network(x, t, start.condition(obs)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found, start.network(x, t, start.condition(obs)), rtol=0, atol=1e-5)
     found.square().sum().backward()
     columns = [p.grad for p in policy.network.parameters() if p.grad is not None]
     assert any(g.ndim == 2 and g[:, -18:].abs().sum() > 0 for g in columns)  # they learn
@@ -89,7 +89,7 @@ def test_the_network_sees_the_prefix_and_the_chunk_keeps_it() -> None:
     free = policy.solve(obs, solver, noise).sample
     prefix = policy.known_prefix(np.full((2, 3, 2), 0.5))
     held = policy.solve(obs, solver, noise, prefix=prefix).sample
-    torch.testing.assert_close(held[:, 1:4], prefix.values[:, 1:4], rtol=0, atol=1e-6)
+    torch.testing.assert_close(held[:, 1:4], prefix.values[:, 1:4], rtol=0, atol=1e-5)
     assert (held[:, 4:] - free[:, 4:]).abs().max() > 1e-4
     # Without the condition nothing of it would reach a denoiser's other rows in one step.
     cond = policy.condition(obs, prefix)

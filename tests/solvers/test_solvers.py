@@ -191,7 +191,7 @@ def test_a_short_window_leaves_states_behind_alone_and_still_moves_those_ahead()
 systems = st.tuples(st.integers(1, 12), st.integers(0, 2**31))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(systems, st.booleans(), st.integers(1, 14), st.booleans())
 def test_picard_solves_any_strictly_triangular_system(
     system: tuple[int, int], one_step: bool, window: int, guessed: bool
@@ -209,7 +209,7 @@ def test_picard_solves_any_strictly_triangular_system(
     assert loose.certified.all()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(systems, st.integers(1, 14))
 def test_paradigms_solves_any_one_step_sampler(system: tuple[int, int], window: int) -> None:
     steps, seed = system
@@ -219,7 +219,7 @@ def test_paradigms_solves_any_one_step_sampler(system: tuple[int, int], window: 
     assert distance(paradigms(denoise, noise, tolerance=1e-12, window=window), exact) <= 1e-9
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(systems, st.booleans())
 def test_sequential_is_the_dense_solution_of_a_linear_system(
     system: tuple[int, int], one_step: bool

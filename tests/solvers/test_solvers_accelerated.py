@@ -97,7 +97,7 @@ def test_every_solver_in_float64_clipped_and_not(name: str, clip: float | None) 
         assert distance(solvers(denoise)[name](denoise, noise, **stop), exact) <= 1e-9
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.tuples(st.integers(3, 12), st.integers(0, 2**31)),
     st.booleans(),

@@ -21,7 +21,7 @@ from pcm_policy.sampling.schedules import NoiseSchedule, timesteps
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.consistency import HUBER, Consistency, Student, clean_at
-from pcm_policy.training.loop import Share
+from pcm_policy.training.sharing import Share
 
 TINY = {"width": 16, "depth": 1, "step_embed_dim": 8}
 SCHEDULE = NoiseSchedule()

@@ -31,7 +31,7 @@ def config(**changes: Any) -> PolicyConfig:
     return PolicyConfig(3, 2, network_options=NETWORK, **changes)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(get_args(NormalizerMode)),
     st.floats(-1e3, 1e3),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pcm_policy.datasets.formats.replay import ReplayBuffer
 from pcm_policy.datasets.formats.writing import write_replay
-from pcm_policy.datasets.replay import ReplayBuffer
 from pcm_policy.datasets.windows import window_indices
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
@@ -63,7 +63,7 @@ def test_a_held_out_episode_without_a_window_is_said(tmp_path: Path) -> None:
     raise AssertionError("the short one was never held out")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.data())
 def test_shortest_episode_is_what_windows_are_cut_from(horizon: int, data: st.DataObject) -> None:
     obs = data.draw(st.integers(1, horizon))
@@ -92,7 +92,7 @@ def test_positions_far_from_their_origin_are_named() -> None:
     assert coarse_columns(buffer(far.astype(np.float32)), ["x"]) == []  # as it is stored
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-1e9, 1e9), st.floats(1e-3, 1e3), st.sampled_from(["f8", "f4", "i8"]))
 def test_a_column_is_named_exactly_where_float32_merges_its_values(
     origin: float, width: float, kind: str

@@ -71,6 +71,17 @@ def test_encoders_are_trained_and_a_resumed_run_is_the_same(
         assert torch.equal(a, b)
 
 
+def test_a_batch_in_parts_is_cut_at_the_same_places(frames: Path, tmp_path: Path) -> None:
+    """The first loss, before weights differ in any bit."""
+    words = ["train.steps=2", "train.lr=1e-9"]
+    found = []
+    for parts in (1, 2):
+        train(frames, tmp_path / str(parts), *words, f"train.accumulate={parts}")
+        lines = (tmp_path / str(parts) / "metrics.jsonl").read_text().splitlines()
+        found.append([x["loss"] for x in map(json.loads, lines) if "loss" in x])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)
+
+
 def test_what_training_saw_is_what_the_policy_sees(frames: Path, trained: Path) -> None:
     policy = DiffusionPolicy.from_pretrained(trained / "policy")
     sights = held_out_sights(trained / "policy")

@@ -23,6 +23,7 @@ if ctypes.util.find_library("EGL") is None:
 CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
 
 
+@pytest.mark.slow
 def test_two_cameras_from_expert_to_episode(tmp_path: Path) -> None:
     file = tmp_path / "lift.hdf5"
     words = ["task=lift_image", "episodes=1", "workers=1", f"output={file}"]

@@ -73,7 +73,9 @@ def test_data_of_another_robot_are_trained_and_distilled_as_they_are(
 
 def test_a_run_without_task_and_fields_asks_for_them(demos: Path, tmp_path: Path) -> None:
     words = [*QUICK, *RUN, f"dataset.path={demos}", f"output_dir={tmp_path}/run"]
-    with pytest.raises(PcmError, match=r"give a task, such as task=pusht, or the arrays"):
+    with pytest.raises(
+        PcmError, match=r"give a task, such as task=pusht, or say .task\.obs_fields="
+    ):
         cli_train.train_main(compose("train", words))
 
 

@@ -22,7 +22,8 @@ from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.step import STEPS
 from pcm_policy.training.batches import Batches, step_generator
 from pcm_policy.training.config import TrainConfig, learning_rate
-from pcm_policy.training.loop import Share, _average
+from pcm_policy.training.replicas import average
+from pcm_policy.training.sharing import Share
 
 SMALL = [
     "task=pusht",
@@ -90,7 +91,7 @@ def test_learning_rate() -> None:
 
 
 def test_average_is_the_warmed_up_exponential_one() -> None:
-    update, averaged, slow = _average(0.9), [torch.zeros(3)], torch.zeros(3)
+    update, averaged, slow = average(0.9), [torch.zeros(3)], torch.zeros(3)
     for i in range(200):
         current = torch.full((3,), float(i % 7))
         update(averaged, [current], i)

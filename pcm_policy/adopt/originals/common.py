@@ -42,6 +42,11 @@ def to_double(network: torch.nn.Module, scheduler: Any) -> None:
     transformer = hasattr(network, "time_emb")
     embedding = network.time_emb if transformer else network.diffusion_step_encoder[0]
     embedding.register_forward_hook(lambda m, i, out: out.double())
+    schedule_to_double(scheduler)
+
+
+def schedule_to_double(scheduler: Any) -> None:
+    """Let a scheduler of diffusers step in float64."""
     for name in ("betas", "alphas", "alphas_cumprod", "one", "final_alpha_cumprod"):
         if hasattr(scheduler, name):
             setattr(scheduler, name, getattr(scheduler, name).double())

@@ -36,7 +36,7 @@ def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str,
     if cameras:
         model.rgb_encoder.double()
     common.feed_noise(tensors.get("steps"))
-    before, after = _saved(folder) if has_processors else _migrated(folder, config)
+    before, after = saved(folder) if has_processors else _migrated(folder, config)
     widths = job["original"]["widths"]
     parts = tensors["raw"].split(list(widths.values()), dim=-1)
     images = {name: common.pixels(tensors[f"image.{i}"]) for i, name in enumerate(cameras)}
@@ -50,7 +50,8 @@ def answer(job: dict[str, Any], tensors: dict[str, Any]) -> tuple[str, dict[str,
     return f"lerobot {version('lerobot')}", {"seen": seen, "chunk": chunk, "action": action}
 
 
-def _saved(folder: Path) -> tuple[Any, Any]:
+def saved(folder: Path, tokenizer: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    """Return the processors of a folder; ``tokenizer`` changes the step that reads a text."""
     from lerobot.processor import PolicyProcessorPipeline
     from lerobot.processor.converters import (
         policy_action_to_transition,
@@ -60,7 +61,8 @@ def _saved(folder: Path) -> tuple[Any, Any]:
     before = PolicyProcessorPipeline.from_pretrained(
         folder,
         config_filename="policy_preprocessor.json",
-        overrides={"device_processor": {"device": "cpu"}},
+        overrides={"device_processor": {"device": "cpu"}}
+        | ({"tokenizer_processor": tokenizer} if tokenizer else {}),
     )
     after = PolicyProcessorPipeline.from_pretrained(
         folder,

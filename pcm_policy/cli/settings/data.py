@@ -1,13 +1,13 @@
 """Settings of ``pcm-data``: one class a subcommand."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from pcm_policy.cli.settings.common import Common, TaskSettings
-from pcm_policy.cli.settings.evaluate import Side, Solving
+from pcm_policy.cli.settings.evaluate import RaySettings, Side, Solving
 from pcm_policy.errors import PcmError
-from pcm_policy.settings import Count, Positive, Seed
+from pcm_policy.settings import Count, Natural, Positive, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,12 @@ class GenerateSettings(Solving):
         num_envs: by a policy: environments side by side; null: as in pcm-eval
         mode: by a policy: async: one process an environment
         solve_batch: by a policy: rows of every solve
+        shard: which part of the seeds to run, from 0, for the file that the same command without it
+            writes; null: as torchrun or Slurm number this process, else all
+        shards: how many parts there are
+        launcher: ray runs the episodes in Ray's processes, threads= CPUs each (null: 1), as many
+            as there are
+        ray: of launcher=ray
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {
@@ -78,6 +84,10 @@ class GenerateSettings(Solving):
     num_envs: Count | None = None
     mode: Side = "sync"
     solve_batch: Count = 50
+    shard: Natural | None = None
+    shards: Count | None = None
+    launcher: Literal["local", "ray"] = "local"
+    ray: RaySettings = field(default_factory=RaySettings)
     task: TaskSettings
 
     def __post_init__(self) -> None:
@@ -85,6 +95,12 @@ class GenerateSettings(Solving):
             raise PcmError("give path=... (or output=...): the file to write")
         if self.path is not None and self.output is not None:
             raise PcmError(f"path={self.path} and output={self.output}: give one of them")
+        if self.launcher == "ray" and (self.shard, self.shards) != (None, None):
+            raise PcmError("launcher=ray runs all shards: leave shard and shards out")
+        if self.launcher == "ray" and self.workers is not None:
+            raise PcmError(
+                "workers with launcher=ray: Ray's processes are the workers; leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,23 +109,28 @@ class ConvertSettings(Common):
 
     Attributes:
         path: the demonstrations
-        target: *.zarr, *.zarr.zip, *.hdf5 (robomimic), minari:ID or a folder (LeRobot)
+        target: NAME.zarr, .zarr.zip or .hdf5 (robomimic), minari:ID or a folder (LeRobot); of a
+            folder of parts DIR/*.zarr, each part on its own
+        processes: parts that are converted at once
         rename: arrays to rename, as [old:new]
         leave_out: arrays to leave out
         fps: rate of the recording; null: as the source says
         zarr_format: of a zarr target; 2 is read by every zarr
         lerobot_version: of a LeRobot target
+        lerobot_video: how its cameras are encoded, av1 or h264; null: pictures, without loss
         images: cameras of a LeRobot source to decode, as [observation.images.top]; all
         formats: modules that register formats of their own: see docs/extend.md
     """
 
     path: str
     target: str
+    processes: Count = 1
     rename: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
     fps: Positive | None = None
     zarr_format: Literal[2, 3] = 2
     lerobot_version: Literal["v3.0", "v2.1"] = "v3.0"
+    lerobot_video: Literal["av1", "h264"] | None = None
     images: Literal["all"] | tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
 
@@ -117,6 +138,32 @@ class ConvertSettings(Common):
         for pair in self.rename:
             if not all(pair.partition(":")):
                 raise PcmError(f"rename={list(self.rename)}: give pairs old:new")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestSettings(Common):
+    """Settings of ``pcm-data manifest``.
+
+    Attributes:
+        path: folder whose entries are the parts of one data set
+        overwrite: replace the manifest that is there
+        formats: modules that register formats of their own: see docs/extend.md
+    """
+
+    path: str
+    overwrite: bool = False
+    formats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySettings(Common):
+    """Settings of ``pcm-data verify``.
+
+    Attributes:
+        path: folder with a manifest
+    """
+
+    path: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from pcm_policy.cli.settings.common import OnDevice, TaskSettings
+from pcm_policy.cli.settings.common import Common, OnDevice, TaskSettings
 from pcm_policy.cli.settings.latency import LatencySection
 from pcm_policy.cli.settings.solver import SolverSection
 from pcm_policy.control.settings import ControlSettings
@@ -21,7 +21,7 @@ class Solving(OnDevice):
     """What every command takes that solves.
 
     Attributes:
-        policy: folder of a policy, a released one, or hf:OWNER/NAME
+        policy: folder of a policy, a released one, or hf://OWNER/NAME
         solver: how it is solved; null: as the policy (or its PCM head) says
         runtime: how solves are executed
     """
@@ -29,6 +29,21 @@ class Solving(OnDevice):
     policy: str = "released/pusht"
     solver: SolverSection = field(default_factory=dict)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaySettings:
+    """How ``launcher=ray`` spreads episodes.
+
+    Attributes:
+        address: HOST:PORT of a cluster, auto for the one of this machine; null: a Ray of its own
+        episodes: of a task
+        retries: of a task whose process or machine dies
+    """
+
+    address: str | None = None
+    episodes: Count = 8
+    retries: Natural = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +57,8 @@ class EvalSettings(Solving):
         seed: episode i has seed + i
         num_envs: environments side by side; null: 50, or as many processes as fit
         mode: async: one process an environment
-        solve_batch: rows of every solve; results do not depend on num_envs or mode
+        solve_batch: rows of every solve; results do not depend on num_envs or mode, but for the
+            last bits where rows end one by one (solver.tolerance, solver.settle) and it is above 1
         max_steps: of an episode; null: the environment's own limit
         video_episodes: numbers of the episodes to film, from 0, as [0, 1]
         latency_calls: timed calls of predict, batch 1; 0: none
@@ -50,7 +66,13 @@ class EvalSettings(Solving):
             null: the policy's
         timeout_s: how long an environment may take for a reset or a chunk with mode=async; null:
             300
-        overwrite: replace an eval.json that is there
+        overwrite: replace an eval.json, or a shard, that is there
+        shard: which part of the episodes to run, from 0, into shards/ of output_dir; null: as
+            torchrun or Slurm number this process, else all episodes
+        shards: how many parts there are; pcm-eval merge puts them together
+        launcher: ray runs the episodes in Ray's processes, threads= CPUs each (null: 1), as many
+            as there are
+        ray: of launcher=ray
         control: the controller, where latency or control is set
         latency: how long solves take while the simulator keeps moving
     """
@@ -75,6 +97,10 @@ class EvalSettings(Solving):
     max_excess: NonNegative | None = None
     timeout_s: Positive | None = None
     overwrite: bool = False
+    shard: Natural | None = None
+    shards: Count | None = None
+    launcher: Literal["local", "ray"] = "local"
+    ray: RaySettings = field(default_factory=RaySettings)
     task: TaskSettings
     control: ControlSettings = field(default_factory=ControlSettings)
     latency: LatencySection = field(default_factory=lambda: {"kind": "none"})
@@ -86,6 +112,21 @@ class EvalSettings(Solving):
                 f"video_episodes={list(self.video_episodes)}: {self.episodes} episodes are "
                 f"numbered 0 to {self.episodes - 1}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeSettings(Common):
+    """Settings of ``pcm-eval merge``.
+
+    Attributes:
+        path: output_dir of the shards; gets eval.json
+        partial: write what is there where shards are missing; eval.json then says so
+        overwrite: replace an eval.json that is there
+    """
+
+    path: str
+    partial: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
-"""Settings of ``pcm-bench`` and ``pcm-bench tune``."""
+"""Settings of ``pcm-bench``, ``pcm-bench tune`` and ``pcm-bench certify``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pcm_policy.cli.settings.common import OnDevice, TaskSettings
+from pcm_policy.cli.settings.evaluate import Solving
 from pcm_policy.measure.targets import Target, target_of
 from pcm_policy.runtime.config import Name, Precision, RuntimeConfig
 from pcm_policy.settings import Count, Positive, Seed, Threads
@@ -92,3 +93,37 @@ class TuneSettings(OnDevice):
         return target_of(
             deadline_ms=self.deadline_ms, error=self.error, score_within=self.score_within
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifySettings(Solving):
+    """Settings of ``pcm-bench certify``; of the solver section only the sampler's are taken.
+
+    Attributes:
+        output_dir: gets certify.json, the score of every row; the policy's folder gets the factor
+        demonstrations: held-out episodes of these are solved, split as for the policy's training;
+            null: the held-out observations that the policy has
+        rows: observations with noise; 2995 are the fewest for 99.9 % at 95 %
+        coverage: share of new rows whose certificates are to hold
+        confidence: of that share
+        solvers: steps that are calibrated together, as [picard]; null: all that the policy has
+        solves: all: every row by every step to every tolerance; one: by one of them, in turn
+        batch: rows that are solved together
+        seed: of the noise
+        resume: continue a run that was cut off
+        overwrite: replace a certify.json that is there
+    """
+
+    groups: ClassVar[Mapping[str, str | None]] = {"solver": "default", "runtime": "default"}
+
+    output_dir: str
+    demonstrations: str | None = None
+    rows: Count = 3000
+    coverage: Positive = 0.999
+    confidence: Positive = 0.95
+    solvers: tuple[str, ...] | None = None
+    solves: Literal["all", "one"] = "all"
+    batch: Count = 128
+    seed: Seed = 10_000_000
+    resume: bool = False
+    overwrite: bool = False

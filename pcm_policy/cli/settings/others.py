@@ -15,13 +15,15 @@ class ImportSettings(Common):
     """Settings of ``pcm-import``.
 
     Attributes:
-        source: LeRobot folder or OWNER/NAME, diffusion_policy .ckpt, robomimic .pth
+        source: LeRobot folder, run or OWNER/NAME, diffusion_policy .ckpt, robomimic .pth
         output_dir: gets policy/ and import.json
         data: demonstrations; 256 of their observations go into the folder, for pcm-bench
         obs_fields: fields of the observation in your demonstrations; null: as in the checkpoint
         action_field: field of the action; null: as in the checkpoint
         control_hz: rate of the actions; null: as in the checkpoint
         name: of the task, for messages and cards
+        instruction: what a multi_task_dit policy is told to do, LeRobot's task; fixed at import
+        clip: of such a policy: folder with config.json and tokenizer.json of its CLIP
         self_check: compare with the original implementation, where it is installed
         original_python: Python of an environment that has the original; null: this one
     """
@@ -33,6 +35,8 @@ class ImportSettings(Common):
     action_field: str | None = None
     control_hz: Positive | None = None
     name: str | None = None
+    instruction: str | None = None
+    clip: str | None = None
     self_check: bool = True
     original_python: str | None = None
 

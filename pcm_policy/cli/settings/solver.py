@@ -15,11 +15,24 @@ Settings = dict[str, tuple[Any, str]]
 
 
 def known() -> Settings:
-    """Return the settings of all solvers and samplers: what each takes, and what it is for."""
+    """Return the settings of all solvers and samplers: what each takes, and what it is for.
+
+    A name that steps use differently takes what any of them takes; its text has every use.
+    """
     words = f"the solver: {', '.join(STEPS)}, or module:Name of yours"
     found: Settings = {"method": (str | None, words)}
-    for kind in (Tolerance, Settle, Rounds, Solver, *(STEPS.find(name) for name in STEPS)):
+    for kind in (Tolerance, Settle, Rounds, Solver):
         found = dict(_of(kind)) | found
+    takes: dict[str, Any] = {}
+    meant: dict[str, dict[str, str]] = {}  # by setting, then by text: the steps that say it
+    for step in STEPS:
+        for name, (kind, text) in _of(STEPS.find(step)):
+            takes[name] = takes.get(name, kind) | kind
+            uses = meant.setdefault(name, {})
+            uses[text] = f"{uses[text]}, {step}" if text in uses else step
+    for name, uses in meant.items():
+        every = "; ".join(f"{who}: {text.rstrip('.')}" for text, who in uses.items())
+        found[name] = (takes[name], every if len(uses) > 1 else next(iter(uses)))
     hints, texts = get_type_hints(SamplerConfig, include_extras=True), described(SamplerConfig)
     return found | {name: (hints[own] | None, texts.get(own, "")) for name, own in SAMPLER.items()}
 

@@ -98,6 +98,8 @@ class TrainSettings(Training):
 
     Attributes:
         init: folder of a policy whose weights and normalisers to start from
+        fsdp: every process keeps a share of weights, moments and average (FSDP2), where they are
+            too large for one card
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {"task": "custom", "network": "mlp"}
@@ -108,6 +110,7 @@ class TrainSettings(Training):
     }
 
     init: str | None = None
+    fsdp: bool = False
     task: TaskSettings
     network: NetworkSettings
     policy: PolicySettings = field(default_factory=PolicySettings)

@@ -1,0 +1,1 @@
+"""Pipelines of diffusers, solved in parallel rounds."""
