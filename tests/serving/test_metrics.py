@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
-from pcm_policy.cli import serve as cli_serve
 from pcm_policy.serving.metrics import CONTENT_TYPE, metrics
 from pcm_policy.serving.options import ServeOptions
 from pcm_policy.serving.server import PolicyServer
 from tests.serving.test_server_ends import Held, greeted, message, play, reply
+from tests.serving.told_to_end import SCENARIOS
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_]\w*="(?:[^"\\\n]|\\[\\"n])*"'
@@ -86,43 +87,8 @@ def test_a_drain_has_an_end() -> None:
     play(scenario, ServeOptions(port=0, batching=False, drain_s=0.05))
 
 
-@pytest.mark.parametrize(
-    ("drain_s", "signals", "drained"),
-    [
-        (1000.0, [signal.SIGTERM], True),
-        (1000.0, [signal.SIGTERM, signal.SIGTERM], False),
-        (1000.0, [signal.SIGINT], False),
-        (0.0, [signal.SIGTERM], False),
-    ],
-)
-def test_the_first_sigterm_drains(
-    drain_s: float, signals: list[signal.Signals], drained: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The command's own handlers, with a robot that is there and stays until it is let go."""
-    served = PolicyServer(Held(), "mine", ServeOptions(port=0, batching=False, drain_s=drain_s))
-    ports: list[int] = []
-    real = served.run
-
-    async def run(ready: "asyncio.Future[int]") -> None:
-        ready.add_done_callback(lambda found: ports.append(found.result()))
-        await real(ready)
-
-    monkeypatch.setattr(served, "run", run)
-
-    async def scenario() -> None:
-        command = asyncio.create_task(cli_serve._run(served))
-        while not ports:
-            await asyncio.sleep(0.01)
-        robot = await greeted(f"ws://127.0.0.1:{ports[0]}")
-        for number in signals:
-            signal.raise_signal(number)
-            await asyncio.sleep(0.01)
-        if drained:
-            assert served.draining
-            await robot.close()
-        else:
-            with pytest.raises(ConnectionClosed):
-                await robot.recv()
-        await asyncio.wait_for(asyncio.gather(command, return_exceptions=True), 10)
-
-    asyncio.run(scenario())
+def test_what_signals_do() -> None:
+    command = [sys.executable, "-m", "tests.serving.told_to_end"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line for line in done.stdout.splitlines() if line in SCENARIOS] == list(SCENARIOS)
