@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from pcm_policy.sampling.samplers import SAMPLERS
 from pcm_policy.solvers import STEPS
 from tests.recordings import remembered
 
+gc.set_threshold(50_000, 20, 20)  # a tenth of the time of the tests went into collecting garbage
 settings.register_profile("any machine", deadline=None)  # how fast it is proves nothing
 settings.load_profile("any machine")
 
@@ -120,6 +122,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Let Python's collector pass over what was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
