@@ -11,6 +11,9 @@ from pcm_policy.datasets.unknown import what_it_is
 from pcm_policy.optional import require
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+_METADATA = 1 << 20
+"""Bytes of a file's structure that HDF5 keeps: by itself it keeps more the more arrays there are, up
+to 32 MiB, which take several times as much memory."""
 _INSIDE = "a file may hold nothing that lies outside of it: copy the data into it"
 
 
@@ -30,9 +33,8 @@ def open_file(path: Path) -> Any:
         PcmError: h5py is not installed; or a ReplayError: the file is missing, no HDF5 file, cut
             short, or refers to other files.
     """
-    h5py = require("h5py", "an HDF5 file", "convert")
     try:
-        file = h5py.File(path, "r")
+        file = _opened(path)
     except FileNotFoundError as error:
         found = "cannot be opened: there is no such file"
         raise ReplayError(path, "file", found, "check the path") from error
@@ -48,12 +50,21 @@ def open_file(path: Path) -> Any:
     return file
 
 
+def _opened(path: Path) -> Any:
+    file = require("h5py", "an HDF5 file", "convert").File(path, "r")
+    kept = file.id.get_mdc_config()
+    kept.set_initial_size = True
+    kept.initial_size = kept.min_size = kept.max_size = _METADATA
+    file.id.set_mdc_config(kept)
+    return file
+
+
 @lru_cache(maxsize=64)
 def _vetted(path: Path, changed: int, size: int, node: int) -> None:
     """Look at every link and every array of a file once; the numbers are its version."""
     h5py = require("h5py", "an HDF5 file", "convert")
     links: list[tuple[str, int]] = []
-    with h5py.File(path, "r") as file:
+    with _opened(path) as file:
         file.id.links.visit(lambda name, info: links.append((name.decode(), info.type)), info=True)
         for name, kind in links:
             if kind not in (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT):

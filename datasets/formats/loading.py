@@ -61,7 +61,7 @@ def load(recording: Recording, keys: Sequence[str] | None = None) -> ReplayBuffe
         for name, values in episode.items():
             parts[name].append(values)
         ends.append(len(next(iter(episode.values()))) + (ends[-1] if ends else 0))
-    arrays = {name: np.concatenate(values) for name, values in parts.items()}
+    arrays = {name: np.concatenate(parts.pop(name)) for name in names}
     for name, values in arrays.items():
         if (rows := nonfinite_rows(values)).size:
             first = place(rows[0], np.array(ends))
@@ -79,10 +79,8 @@ def frame_source(recording: Recording, key: str) -> FrameSource:
         ReplayError: there is no such array, or it is damaged.
     """
     check_there(recording, key)
-    narrow = [name for name, step in recording.fields.items() if step.shape == ()]
-    count = sum(
-        len(next(iter(episode.values()))) for episode in recording.read(narrow[:1] or [key])
-    )
+    narrowest = min(recording.fields, key=lambda name: recording.fields[name].itemsize)
+    count = sum(len(episode[narrowest]) for episode in recording.read([narrowest]))
 
     def blocks() -> Iterator[tuple[str, NDArray[Any]]]:
         for number, episode in enumerate(recording.read([key])):

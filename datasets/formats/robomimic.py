@@ -106,7 +106,7 @@ def open_robomimic(
                 parts[name].append(values)
             ends.append(count + (ends[-1] if ends else 0))
         attrs, _ = _attributes(file["data"].attrs)
-    arrays = {name: np.concatenate(values) for name, values in parts.items()}
+    arrays = {name: np.concatenate(parts.pop(name)) for name in wanted}
     for name, values in arrays.items():
         if (rows := nonfinite_rows(values)).size:
             raise nonfinite_fault(path, wanted[name], rows, np.array(ends))
@@ -128,28 +128,26 @@ def robomimic_camera(path: Path, key: str, filter_key: str | None = None) -> Fra
         demos = masked(path, file, filter_key)
         names = array_names(path, file, file["data"][demos[0]])
         native = names.get(key, native_name(key))
-        handles = {}
+        step = None
+        shapes: list[tuple[int, ...]] = []
+        offsets: list[int | None] = []
         for demo in demos:
             if native not in file["data"][demo]:
                 found = f"missing; {demos[0]} holds {', '.join(names)}"
                 raise ReplayError(path, f"{demo}: {native}", found, "name one of these")
-            handles[demo] = file["data"][demo][native]
-        steps = {demo: step_type(handle) for demo, handle in handles.items()}
-        step = steps[demos[0]]
-        for demo in demos:
-            if steps[demo] != step:
-                found = f"has steps of {steps[demo]}, {demos[0]} of {step}"
+            handle = file["data"][demo][native]
+            own = step_type(handle)
+            step = own if step is None else step
+            if own != step:
+                found = f"has steps of {own}, {demos[0]} of {step}"
                 fix = "give every demonstration the same shapes and types"
                 raise ReplayError(path, f"{demo}: {native}", found, fix)
-        offsets = [
-            h.chunks is None and h.dtype == np.uint8 and h.id.get_offset() for h in handles.values()
-        ]
-        shapes = [handle.shape for handle in handles.values()]
-    mapped = (
-        [np.memmap(path, np.uint8, "r", *part) for part in zip(offsets, shapes, strict=True)]
-        if all(offsets)
-        else []
-    )
+            plain = handle.chunks is None and handle.dtype == np.uint8
+            shapes.append(handle.shape)
+            offsets.append(handle.id.get_offset() if plain else None)
+    assert step is not None  # there is a demonstration
+    in_place = [at for at in offsets if at is not None]
+    mapped = _mapped(path, in_place, shapes) if len(in_place) == len(shapes) else []
 
     def blocks() -> Iterator[tuple[str, NDArray[Any]]]:
         with open_file(path) as opened, decoding(path, native):
@@ -158,6 +156,15 @@ def robomimic_camera(path: Path, key: str, filter_key: str | None = None) -> Fra
                     yield f"{demo}: {native}", block
 
     return FrameSource(f"{demos[0]}: {native}", step, sum(n for n, *_ in shapes), blocks, mapped)
+
+
+def _mapped(
+    path: Path, offsets: Sequence[int], shapes: Sequence[tuple[int, ...]]
+) -> list[NDArray[np.uint8]]:
+    """Return arrays of bytes of a file; one map for all, which takes one open file."""
+    whole = np.memmap(path, np.uint8, "r")
+    parts = zip(offsets, shapes, strict=True)
+    return [whole[at : at + int(np.prod(shape))].reshape(shape) for at, shape in parts]
 
 
 def _wanted(

@@ -51,7 +51,7 @@ def examine(path: Path, filter_key: str | None, data: Gathered) -> Iterator[Find
         yield from _total(file, sum(numbers.steps))
     data.keys = [_OWN.get(name, name) for name in found.names]
     if not wrong:
-        whole = {k: np.concatenate(v) for k, v in numbers.parts.items() if v}
+        whole = {k: np.concatenate(numbers.parts.pop(k)) for k, v in [*numbers.parts.items()] if v}
         data.arrays = {_OWN.get(k, k): v for k, v in whole.items()}
         data.ends = np.cumsum(numbers.steps)
 

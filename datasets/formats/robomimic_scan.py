@@ -1,5 +1,6 @@
 """The arrays of all demonstrations of a robomimic file, looked at before any is read."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,21 @@ class Scan:
     all_faults: list[tuple[str, ReplayError]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What a dataset is; thousands of open ones would take memory, 13 kB each.
+
+    Attributes:
+        shape: None of an empty one.
+        dtype: of its values.
+        odd: what it holds where it holds no numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    odd: str | None
+
+
 def demonstrations(path: Path, file: Any) -> list[str]:
     """Return the demonstrations in the order of their numbers, as robomimic takes them.
 
@@ -63,15 +79,17 @@ def scan(path: Path, file: Any, demos: Sequence[str]) -> Scan:
     Raises:
         ReplayError: a demonstration holds no arrays.
     """
-    arrays: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, dict[str, _Held]] = {}
     odd: dict[str, str] = {}
+    steps: dict[str, int] = {}
     for demo in demos:
-        arrays[demo], links = find(path, file["data"][demo])
+        opened, links = find(path, file["data"][demo])
         odd |= links
-        if not arrays[demo]:
+        if not opened:
             fix = "remove that demonstration"
             raise ReplayError(path, f"data/{demo}", "holds no arrays", fix)
-    steps = {demo: count_steps(file["data"][demo], arrays[demo]) for demo in demos}
+        steps[demo] = count_steps(file["data"][demo], opened)
+        arrays[demo] = {k: _Held(v.shape, v.dtype, no_numbers(v)) for k, v in opened.items()}
     natives = list(dict.fromkeys(name for found in arrays.values() for name in found))
     links = neutral_names(name for name in odd if name not in natives)
     found = Scan(lost={name: odd[native] for name, native in links.items()})
@@ -83,7 +101,7 @@ def scan(path: Path, file: Any, demos: Sequence[str]) -> Scan:
             found.lost[name] = why
             continue
         found.names[name] = native
-        wrong = list(_check(path, name, native, held, steps))
+        wrong = list(_check(path, file, name, native, held, steps))
         found.all_faults += wrong
         if wrong:
             found.faults[name] = wrong[0][1]
@@ -124,12 +142,12 @@ def text(value: Any) -> Any:
 
 
 def _no_array_of_steps(
-    native: str, held: Mapping[str, Any], steps: Mapping[str, int]
+    native: str, held: Mapping[str, _Held], steps: Mapping[str, int]
 ) -> str | None:
     """Say why a dataset is no array with a row a step in any demonstration; None if it is one."""
     for array in held.values():
-        if (why := no_numbers(array)) is not None:
-            return why
+        if array.odd is not None:
+            return array.odd
     off = [array.shape for demo, array in held.items() if array.shape[:1] != (steps[demo],)]
     if not of_steps(native) and 2 * len(off) > len(held):
         return f"(shape {off[0]} a demonstration, not one row a step)"
@@ -137,7 +155,12 @@ def _no_array_of_steps(
 
 
 def _check(
-    path: Path, name: str, native: str, held: Mapping[str, Any], steps: Mapping[str, int]
+    path: Path,
+    file: Any,
+    name: str,
+    native: str,
+    held: Mapping[str, _Held],
+    steps: Mapping[str, int],
 ) -> Iterator[tuple[str, ReplayError]]:
     """Yield what is wrong with a dataset in every demonstration, and the kind of fault."""
     first = next(iter(held))
@@ -154,9 +177,9 @@ def _check(
             found = f"has steps of {step_text(array)}, {first} of {step_text(held[first])}"
             fix = "give every demonstration the same shapes and types"
             yield "shapes", ReplayError(path, where, found, fix, name)
-        elif demo == first or array.size * array.dtype.itemsize > _LARGE:
+        elif demo == first or math.prod(array.shape) * array.dtype.itemsize > _LARGE:
             try:
-                readable(path, where, array, name)
+                readable(path, where, file[where], name)
             except ReplayError as fault:
                 yield "read", fault
 

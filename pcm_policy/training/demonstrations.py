@@ -76,7 +76,7 @@ class Demonstrations:
             size = max(1, int(np.prod(frames.parts[0].shape[1:])))
             rows = np.linspace(0, len(frames) - 1, min(len(frames), _HASHED // size + 1))
             blocks = np.array_split(rows.astype(np.int64), len(rows) // 256 + 1)
-            found[f"frames of {name}"] = _digest([frames.take(block) for block in blocks])
+            found[f"frames of {name}"] = _digest(frames.take(block) for block in blocks)
         return found
 
     def observations(self, policy: DiffusionPolicy, count: int = 256) -> Tensor:
