@@ -46,24 +46,27 @@ TRAINING = [
 HEAD = ["command", "anon, MB, of a tenth", "of the whole", "peak, MB, of a tenth", "of the whole"]
 
 
-def make(path: Path, size: float) -> int:
-    """Write a robomimic file of about ``size`` bytes, a demonstration at a time; return how many.
+def make(path: Path, size: float, steps: int = EPISODE) -> int:
+    """Write a robomimic file, a demonstration at a time; return how many there are.
 
-    At least 20, so that one can be held out.
+    Args:
+        path: of the file.
+        size: its bytes, roughly; at least 20 demonstrations are made, so that one can be held out.
+        steps: of a demonstration.
     """
     rng = np.random.default_rng(0)
-    count = max(20, round(size / STEP / EPISODE))
+    count = max(20, round(size / STEP / steps))
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         env = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20}}
-        data.attrs["env_args"], data.attrs["total"] = json.dumps(env), count * EPISODE
+        data.attrs["env_args"], data.attrs["total"] = json.dumps(env), count * steps
         for i in range(count):
             demo = data.create_group(f"demo_{i}")
-            demo.attrs["num_samples"] = EPISODE
+            demo.attrs["num_samples"] = steps
             for name, width in NUMBERS.items():
-                demo[name] = rng.uniform(-1, 1, (EPISODE, width))
+                demo[name] = rng.uniform(-1, 1, (steps, width))
             for name in CAMERAS:
-                demo[f"obs/{name}"] = rng.integers(0, 256, (EPISODE, *SIZE), np.uint8)
+                demo[f"obs/{name}"] = rng.integers(0, 256, (steps, *SIZE), np.uint8)
     return count
 
 

@@ -83,7 +83,8 @@ def _decode(file: Path, shape: tuple[int, ...], blocks: Iterable[Image], key: st
     try:
         with scratch.open("wb") as out:
             _reserve(out, int(np.prod(shape)))
-            with tqdm(total=shape[0], desc=f"decoding {key}", unit="frame", disable=None) as bar:
+            what = f"decoding {key}, {np.prod(shape) / 1e9:.2f} GB into {file.parent}"
+            with tqdm(total=shape[0], desc=what, unit="frame", disable=None) as bar:
                 for block in blocks:
                     out.write(np.ascontiguousarray(block).data)
                     bar.update(len(block))

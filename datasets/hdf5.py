@@ -12,8 +12,8 @@ from pcm_policy.optional import require
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 _METADATA = 1 << 20
-"""Bytes of a file's structure that HDF5 keeps: by itself it keeps more the more arrays there are, up
-to 32 MiB, which take several times as much memory."""
+"""Bytes of a file's structure that HDF5 keeps. By itself it keeps more the more arrays there are,
+up to 32 MiB, which take several times as much memory."""
 _INSIDE = "a file may hold nothing that lies outside of it: copy the data into it"
 
 

@@ -110,3 +110,16 @@ def test_room_is_asked_for_where_the_file_system_can_be_asked(
             read(path, tmp_path / "frames")
     else:
         np.testing.assert_array_equal(read(path, tmp_path / "frames"), images(0))
+
+
+def test_runs_share_frames_by_a_link(tmp_path: Path) -> None:
+    path, shared = store(tmp_path / "a.zarr"), tmp_path / "elsewhere"
+    shared.mkdir()
+    times = []
+    for run in ("one", "two"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "frames").symlink_to(shared)
+        np.testing.assert_array_equal(read(path, tmp_path / run / "frames"), images(0))
+        (file,) = shared.glob("*.frames")
+        times.append(file.stat().st_mtime_ns)
+    assert times[0] == times[1]
