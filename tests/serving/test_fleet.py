@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pcm_policy.cli.main import run_command
 from pcm_policy.control import PlanRequest
 from pcm_policy.control.client import Link
 from pcm_policy.errors import PcmError
@@ -156,7 +157,7 @@ def test_sigterm_lets_the_robots_of_all_processes_finish() -> None:
         assert not any(Path(f"/proc/{pid}").exists() for pid in there)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])  # SIGTERM is above
 def test_none_outlives_the_end(number: signal.Signals) -> None:
     with serving("serve.processes=2") as (process, uri), linked(uri, 1) as links:
         there = children(process.pid)
@@ -170,17 +171,23 @@ def test_none_outlives_the_end(number: signal.Signals) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("serve.processes=0",), "serve.processes=0"),
-        (("serve.processes=2", "serve.protocol=openpi"), "say what clients send"),
-        (("serve.processes=2", "policy=/nowhere"), "/nowhere"),
+        (("serve.protocol=openpi",), "say what clients send"),
+        (("policy=/nowhere",), "/nowhere"),
     ],
 )
 def test_what_is_wrong_is_said_once(words: tuple[str, ...], message: str) -> None:
-    command = [str(BIN / "pcm-serve"), *SERVED, "serve.port=0", *words]
+    command = [str(BIN / "pcm-serve"), *SERVED, "serve.port=0", "serve.processes=2", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+def test_no_processes_are_no_server(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_command("serve", argv=[*SERVED, "serve.processes=0"])
+    assert ended.value.code == 2
+    assert "serve.processes=0" in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_an_error_before_any_process() -> None:
