@@ -106,6 +106,9 @@ def open_robomimic(
                 parts[name].append(values)
             ends.append(count + (ends[-1] if ends else 0))
         attrs, _ = _attributes(file["data"].attrs)
+    meta = parse_meta(path, attrs.pop(META, None))
+    meta |= {"fps": fps} if (fps := _fps(attrs)) else {}
+    attrs |= {META: meta} if meta else {}
     arrays = {name: np.concatenate(parts.pop(name)) for name in wanted}
     for name, values in arrays.items():
         if (rows := nonfinite_rows(values)).size:

@@ -16,7 +16,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.training.dataset import DatasetConfig
-from pcm_policy.training.reading import load_demonstrations
+from pcm_policy.training.reading import field_widths, load_demonstrations
 
 h5py = pytest.importorskip("h5py")
 LENGTHS = {0: 11, 10: 8, 2: 9, 1: 8}  # robomimic refuses episodes that are shorter than a window
@@ -158,3 +158,15 @@ def test_what_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2e6
+
+
+def test_the_environments_rate_is_the_policys(file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "a.hdf5"
+    copy.write_bytes(file.read_bytes())
+    expected: dict[str, float | None] = {"obs_dim": 6, "action_dim": 7, "control_hz": None}
+    dataset = DatasetConfig(str(copy))
+    assert field_widths(dataset, ["object", "eef"], "actions") == expected
+    with h5py.File(copy, "r+") as made:
+        env = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20}}
+        made["data"].attrs["env_args"] = json.dumps(env)
+    assert field_widths(dataset, ["object", "eef"], "actions") == expected | {"control_hz": 20}
