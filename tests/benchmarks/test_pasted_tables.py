@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engines, scale_agreement
+from benchmarks import big_hdf5, engines, scale_agreement
 from benchmarks.compare import users
 from benchmarks.lerobot import outside_page
 from benchmarks.routes import route
@@ -71,6 +71,16 @@ def test_what_several_processes_learn() -> None:
     assert pasted("agreement", scale_agreement.PAGE) == markdown(scale_agreement.HEAD, lines) + "\n"
     assert all(row["weights"] < 1e-3 and row["loss"] < 1e-3 for row in rows)
     assert all(row["weights"] == row["loss"] == 0 for row in rows if "again" in row["side"])
+
+
+def test_memory_on_a_large_file() -> None:
+    found = result("memory/big_hdf5.json")
+    table = markdown(big_hdf5.HEAD, big_hdf5.lines(found)) + "\n"
+    assert pasted("big-hdf5", big_hdf5.PAGE) == table
+    assert found["whole"]["bytes"] > 9 * found["tenth"]["bytes"]
+    for name, row in found["whole"]["rows"].items():
+        more = row["anon_mb"] - found["tenth"]["rows"][name]["anon_mb"]
+        assert more * 1e6 < 0.05 * found["whole"]["bytes"], name
 
 
 def test_policies_solved_from_outside() -> None:
