@@ -154,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **made_by(),
         "hardware": hardware(torch.device("cpu")),
     }
+    report["command"] = report["command"].replace(str(asked.output), "OUTPUT")
     write_text(FILE, to_json(report))
     paste(PAGE, "big-hdf5", markdown(HEAD, lines(report)) + "\n")
     print(table(HEAD, lines(report)))
