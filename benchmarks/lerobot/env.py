@@ -58,7 +58,7 @@ def _lerobot_0_4_4(pip: Pip, python: Path) -> None:
 
 
 def _lerobot_0_6_1(pip: Pip, python: Path) -> None:
-    policies, commands = "diffusion,multi_task_dit,smolvla,pi", "pusht,training,evaluation"
+    policies, commands = "diffusion,multi-task-dit,smolvla,pi", "pusht,training,evaluation"
     pip(f"lerobot[{policies},{commands}]==0.6.1")
 
 

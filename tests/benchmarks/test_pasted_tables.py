@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import big_hdf5, engines, scale_agreement
+from benchmarks import big_hdf5, engines, scale_agreement, versions
 from benchmarks.compare import users
 from benchmarks.lerobot import outside_page
 from benchmarks.routes import route
@@ -105,3 +105,13 @@ def test_the_robots_table() -> None:
     assert f"{pusht['mean_score']['policy']:.5f}" in page
     assert f"{pusht['episodes'] - pusht['apart_by_more_than_1e-3']} of them" in page
     assert f"at most {pusht['largest_difference']:.3f} of a score" in page
+
+
+def test_the_versions_that_were_tried() -> None:
+    rows = result("versions.json")["rows"]
+    table = markdown(versions.HEAD, versions.lines(rows))
+    assert pasted("versions", versions.PAGE) == table + "\n"
+    page = (ROOT / versions.PAGE).read_text()
+    for row in rows:
+        assert row["passed"] > 0
+        assert all(name.rpartition(".")[2] in page for name in row["failed"]), row["name"]
