@@ -82,6 +82,7 @@ COMMANDS = {
                 "pcm-eval latency=steps latency.steps=4 control=realtime output_dir=DIR",
                 "pcm-eval shard=0 shards=8 output_dir=DIR      an eighth of the episodes",
                 "pcm-eval merge --help      put shards together",
+                "pcm-eval compare --help      two results, episode by episode",
             ),
         ),
         Command(
@@ -91,6 +92,14 @@ COMMANDS = {
             "Put the shards of an evaluation together: the result that one machine gives.",
             ("pcm-eval merge DIR", "pcm-eval merge DIR partial=true      while shards are missing"),
             words=("path",),
+        ),
+        Command(
+            "eval compare",
+            "evaluate:CompareSettings",
+            "compare:compare_main",
+            "Compare two evaluations episode by episode, with paired 95 % intervals.",
+            ("pcm-eval compare DIR1 DIR2", "pcm-eval compare DIR1 DIR2 output=FILE.json"),
+            words=("first", "second"),
         ),
         Command(
             "bench",

@@ -22,6 +22,8 @@ NEEDED = {
     "path": "path=unused",
     "target": "target=unused",
     "source": "source=unused",
+    "first": "first=unused",
+    "second": "second=unused",
 }
 MORE = {
     "data generate": ["path=unused"],

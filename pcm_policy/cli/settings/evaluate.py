@@ -130,6 +130,23 @@ class MergeSettings(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareSettings(Common):
+    """Settings of ``pcm-eval compare``.
+
+    Attributes:
+        first: an output_dir of pcm-eval, or its eval.json
+        second: another one, with the same seeds
+        output: a JSON file for the differences; null writes none
+        overwrite: replace a file that is there
+    """
+
+    first: str
+    second: str
+    output: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoopSettings(Solving):
     """Settings of ``pcm-bench loop``.
 
