@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
 from pcm_policy.runtime.loops import scans_as_loops
 from pcm_policy.runtime.lowered import lowered
@@ -74,9 +76,15 @@ def require_exporter() -> Any:
     """Return the module ``onnx``.
 
     Raises:
-        PcmError: it, or what torch's exporter takes, is not installed.
+        PcmError: it, or what torch's exporter takes, is not installed; or torch is too old, such as
+            2.4.0.
     """
     require("onnxscript", "torch's export to ONNX", "export")
+    if "optimize" not in signature(torch.onnx.export).parameters:
+        raise PcmError(
+            f"torch {torch.__version__} writes no exported programs as ONNX: install a newer one, "
+            "such as that of constraints.txt; runtime.mode=eager needs none"
+        )
     return require("onnx", "torch's export to ONNX", "export")
 
 

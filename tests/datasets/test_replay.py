@@ -163,8 +163,8 @@ def _interrupted(path: Path, delay_s: float) -> None:
     noise = np.random.default_rng(0).normal(size=(200, 20))
     # a shell's background jobs ignore Ctrl-C: take it here whatever started the tests
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
+        threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT)).start()
         write_replay(path, itertools.repeat({"action": noise}, 20_000))
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
