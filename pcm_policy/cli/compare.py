@@ -23,11 +23,13 @@ def compare_main(config: CompareSettings) -> dict[str, Any]:
     found = compare(*reports)
     labels = [str(report["solver"]["label"]) for report in reports]
     head = ["", f"first: {labels[0]}", f"second: {labels[1]}", "second - first [paired 95 %]"]
-    print(table(head, [_row(name, found[name]) for name in ("score", "success")]))
+    print(table(head, [_row(name, found[name]) for name in ("score", "success") if found[name]]))
     print(
         f"{found['pairs']} episodes of both: {found['better']} better, {found['worse']} worse, "
         f"{found['equal']} equal in score"
     )
+    if lost := found["pairs"] - sum(found[key] for key in ("better", "worse", "equal")):
+        print(f"{lost} of them have no score in one of the two, and are left out of its difference")
     if found["left_out"]:
         print(f"{found['left_out']} episodes are in one of the two only, and were left out")
     for path, report in zip(paths, reports, strict=True):

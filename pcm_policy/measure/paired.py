@@ -1,18 +1,18 @@
 """Two evaluations side by side, episode by episode: the same seeds have the same episodes."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pcm_policy.errors import PcmError
 from pcm_policy.files import read_json
+from pcm_policy.measure.evaluations import Report
 from pcm_policy.measure.statistics import paired_difference_interval
 
 NAMED = ("policy", "weights", "solver", "control", "latency", "runtime", "commit")
 """What may differ between the two and is named where it does."""
-Report = Mapping[str, Any]
 
 
 def read_evaluation(path: Path) -> Report:
@@ -40,17 +40,23 @@ def read_evaluation(path: Path) -> Report:
 
 
 def outcomes(report: Report) -> dict[int, tuple[float, float]]:
-    """Return score and success (0 or 1) of every episode, by its seed.
+    """Return score and success (0 or 1) of every episode, by its seed; NaN for what it lacks.
+
+    As in ``eval.json``'s own means, an episode that ended before its first reward has no score and
+    is no success, and none has a success where the environment never reports one.
 
     Raises:
         KeyError: an entry is missing.
         TypeError: an entry is of another kind.
         ValueError: a seed stands there twice.
     """
-    found = {
-        int(one["seed"]): (float(one["score"]), float(one["success"])) for one in report["episodes"]
-    }
-    if len(found) != len(report["episodes"]):
+    episodes, nan = report["episodes"], float("nan")
+    scores = [nan if one["score"] is None else float(one["score"]) for one in episodes]
+    missing = nan if all(one["success"] is None for one in episodes) else 0.0
+    won = [missing if one["success"] is None else float(one["success"]) for one in episodes]
+    seeds = [int(one["seed"]) for one in episodes]
+    found = dict(zip(seeds, zip(scores, won, strict=True), strict=True))
+    if len(found) != len(episodes):
         raise ValueError("a seed is there twice")
     return found
 
@@ -65,8 +71,8 @@ def compare(first: Report, second: Report) -> dict[str, Any]:
     Returns:
         ``pairs``; ``left_out``, how many seeds only one of the two has; ``differ``, what else
         differs; ``score`` and ``success``, each with both means, the mean of second - first and
-        its paired 95 % interval; ``better``, ``worse`` and ``equal``, which count episodes by
-        their scores.
+        its paired 95 % interval over the ``pairs`` that have it on both sides, None if none has;
+        ``better``, ``worse`` and ``equal``, which count episodes by their scores.
 
     Raises:
         PcmError: they are of two tasks, or have no seed in common.
@@ -96,8 +102,13 @@ def compare(first: Report, second: Report) -> dict[str, Any]:
     }
 
 
-def _difference(a: Any, b: Any) -> dict[str, Any]:
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> dict[str, Any] | None:
+    known = np.isfinite(a) & np.isfinite(b)
+    if not known.any():
+        return None
+    a, b = a[known], b[known]
     return {
+        "pairs": len(a),
         "first": float(a.mean()),
         "second": float(b.mean()),
         "difference": float((b - a).mean()),

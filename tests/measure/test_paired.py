@@ -44,6 +44,21 @@ def test_pairing_makes_the_interval_narrow() -> None:
     np.testing.assert_allclose(compare(report(scores), report(gained))["score"]["ci95"], 0.1)
 
 
+def test_what_an_episode_lacks_is_as_in_its_own_means() -> None:
+    """No score: out of the mean. No success: none, or unknown where it is never reported."""
+    lost = {"seed": 2, "score": None, "success": None}
+    first = report({1: 0.5, 3: 1.0})
+    first["episodes"].append(lost)
+    found = compare(first, report({1: 0.75, 2: 1.0, 3: 1.0}))
+    assert (found["pairs"], found["score"]["pairs"], found["success"]["pairs"]) == (3, 2, 3)
+    assert found["score"]["difference"] == 0.125
+    assert found["success"]["difference"] == pytest.approx(1 / 3)
+    assert (found["better"], found["worse"], found["equal"]) == (1, 0, 1)
+    for one in first["episodes"]:
+        one["success"] = None
+    assert compare(first, first)["success"] is None
+
+
 def test_what_differs_is_named() -> None:
     one = report({1: 0.5}, weights={"network": "a"}, commit="x")
     other = report({1: 0.5}, weights={"network": "b"}, commit="x", solver={"label": "ddim-16"})
