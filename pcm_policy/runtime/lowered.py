@@ -1,8 +1,10 @@
 """Programs in the operations that inference engines have fast kernels for.
 
 Engines lay out images in blocks of channels, and sequences not: ONNX Runtime's convolution over one
-axis takes two to three times the time of the same convolution over images of height 1. And an
-engine without a kernel for Mish computes it by three transcendental functions; one is enough.
+axis takes two to three times the time of the same convolution over images of height 1. An engine
+without a kernel for Mish computes it by three transcendental functions; one is enough. And OpenVINO
+makes images smaller without the smoothing that a graph asks for, and does not say so: a resize is
+two products of matrices.
 
 What is replaced is found by its operation, in the whole program: a network of one's own is lowered
 like those of this package, and so are heads, camera encoders and the bodies of loops.
@@ -83,6 +85,50 @@ def conv_transpose1d(
     return found.squeeze(-2)
 
 
+def resize(
+    input: Tensor,
+    output_size: Sequence[int] | None,
+    align_corners: bool = False,
+    scale_factors: Sequence[float] | None = None,
+) -> Tensor:
+    """Return ``interpolate(..., mode="bilinear", antialias=True)`` of the same arguments.
+
+    Args:
+        input: ``(B, C, H, W)``.
+        output_size: height and width; or None, with the factors.
+        align_corners: whether the outer pixels' centres stay where they are.
+        scale_factors: of height and width; or None, with the size.
+    """
+    old, factors = input.shape[2:], scale_factors or (None, None)
+    new = output_size or [int(n * f) for n, f in zip(old, factors, strict=True) if f]
+    ratios = [1 / f if f else n / m for n, m, f in zip(old, new, factors, strict=True)]
+    if align_corners:
+        ratios = [(n - 1) / (m - 1) if m > 1 else 0.0 for n, m in zip(old, new, strict=True)]
+    rows, columns = (
+        resize_matrix(n, m, ratio, input.dtype)
+        for n, m, ratio in zip(old, new, ratios, strict=True)
+    )
+    return rows @ (input @ columns.T)
+
+
+def resize_matrix(old: int, new: int, ratio: float, dtype: torch.dtype) -> Tensor:
+    """Return ``(new, old)``: how much of every old pixel is in a new one, rounded as torch rounds.
+
+    The weights are a triangle around the new pixel's place. It reaches as far as one old pixel, or
+    one new one where that is larger.
+
+    Args:
+        old: pixels in a row or a column.
+        new: the same, afterwards.
+        ratio: old pixels from one new pixel to the next.
+        dtype: of the weights.
+    """
+    centre = (torch.arange(new, dtype=dtype) + 0.5) * ratio
+    place = torch.arange(old, dtype=dtype)
+    share = (1 - (place - centre[:, None] + 0.5).abs() / max(ratio, 1)).clamp(min=0)
+    return share / share.sum(1, keepdim=True)
+
+
 def _beside(value: _Along, height: int) -> tuple[int, int]:
     """Return the setting of an image's height and width for that of a sequence."""
     return height, value if isinstance(value, int) else value[0]
@@ -94,6 +140,7 @@ REPLACED: Mapping[Any, Callable[..., Tensor]] = {
     _ATEN.conv1d.padding: conv1d,
     _ATEN.conv_transpose1d.default: conv_transpose1d,
     _ATEN.mish.default: mish,
+    _ATEN._upsample_bilinear2d_aa.vec: resize,
 }
 """Operations, and what is computed in their place."""
 _IN_PLACE = {_ATEN.mish_.default}

@@ -13,7 +13,7 @@ from pcm_policy.export import FixedSolve, example
 from pcm_policy.networks import NETWORKS, build_network
 from pcm_policy.networks.camera import CameraEncoder
 from pcm_policy.networks.clip import TowerConfig
-from pcm_policy.runtime.lowered import REPLACED, conv1d, conv_transpose1d, lowered, mish
+from pcm_policy.runtime.lowered import REPLACED, conv1d, conv_transpose1d, lowered, mish, resize
 from pcm_policy.runtime.precision import LowPrecision
 from tests.builders import small_policy
 
@@ -80,6 +80,32 @@ def test_defaults_and_numbers() -> None:
     close(conv1d(x, w), torch.conv1d(x, w))
     close(conv1d(x, w, stride=2), torch.conv1d(x, w, stride=2))
     close(conv_transpose1d(x, w), torch.conv_transpose1d(x, w))
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_images_of_every_size(dtype: torch.dtype, aligned: bool) -> None:
+    """Smaller, larger and as they are, by a size and by factors.
+
+    Not to one column: torch 2.13 itself mixes up the pixels there.
+    """
+    x = torch.randn(2, 3, 13, 20, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    options: list[Any] = [([n, m], None) for n in (1, 5, 13, 29) for m in (2, 7, 20, 33)]
+    for size, factors in [*options, (None, [0.4, 1.7])]:
+        given: Any = (x, size, aligned, factors)
+        want = torch.ops.aten._upsample_bilinear2d_aa.vec(*given)
+        torch.testing.assert_close(resize(*given), want, rtol=0, atol=5 * CLOSE[dtype])
+
+
+def test_a_resize_is_lowered() -> None:
+    same(Resized().double(), torch.randn(2, 3, 13, 20, dtype=torch.float64))
+
+
+class Resized(nn.Module):
+    """A resize as camera encoders have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(B, C, 9, 16)``."""
+        return nn.functional.interpolate(x, (9, 16), mode="bilinear", antialias=True)
 
 
 def everywhere(dtype: torch.dtype) -> Tensor:
