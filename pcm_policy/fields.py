@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -96,3 +96,73 @@ def join_fields(obs: Mapping[str, ArrayLike], fields: Sequence[str]) -> NDArray[
         raise PcmError(f"the observation's entries have different leading axes: {shapes}")
     with np.errstate(over="ignore"):  # what does not fit is infinite, which policies refuse
         return np.concatenate(parts, axis=-1, dtype=np.float32, casting="unsafe")
+
+
+def read_observation(
+    obs: ArrayLike | Mapping[str, ArrayLike],
+    width: int,
+    cameras: Mapping[str, tuple[int, int]],
+    steps: int,
+) -> tuple[NDArray[np.float32], dict[str, NDArray[np.uint8]]]:
+    """Check an observation with images and give every entry a batch axis.
+
+    Args:
+        obs: ``state`` ``(To, width)``, if there are such numbers, and for every camera
+            ``(To, H, W, 3)`` uint8; or all of them with a batch axis before.
+        width: numbers of the state.
+        cameras: height and width of every camera's images.
+        steps: ``To``.
+
+    Returns:
+        ``(B, To, width)`` float32 and ``(B, To, H, W, 3)`` for every camera.
+
+    Raises:
+        PcmError: an entry is missing, superfluous, of another shape or type, or no numbers.
+    """
+    wanted = [*([STATE] if width else []), *cameras]
+    if not isinstance(obs, Mapping) or set(obs) != set(wanted):
+        have = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
+        raise PcmError(f"this policy has cameras: give a dictionary of {wanted}, not {have}")
+    images = {name: numbers(f"observation {name}", obs[name]) for name in cameras}
+    rank = next(iter(images.values())).ndim
+    batch = next(iter(images.values())).shape[:1] if rank == 5 else (1,)
+    state = np.zeros((*batch, steps, 0), np.float32)
+    if width:
+        with np.errstate(over="ignore"):  # what does not fit is infinite, and refused as such
+            state = numbers(f"observation {STATE}", obs[STATE]).astype(np.float32)
+        state = state[None] if rank == 4 else state
+    images = {k: v[None] if v.ndim == 4 and rank == 4 else v for k, v in images.items()}
+    shapes: dict[str, tuple[int, ...]] = {STATE: (width,)}
+    shapes |= {name: (*size, 3) for name, size in cameras.items()}
+    # images first: without one's axes nothing can be said of a batch
+    for name, array in {**images, STATE: state}.items():
+        want = (*batch, steps, *shapes[name])
+        if array.shape != want or 0 in batch:
+            raise PcmError(
+                f"observation {name} has shape {np.shape(obs[name])}: this policy takes "
+                f"{want[1:]}, or a batch of the same size for every entry"
+            )
+        if name != STATE and array.dtype != np.uint8:
+            raise PcmError(
+                f"observation {name} is {array.dtype}: give images as uint8, 0 to 255, height, "
+                "width and channels last"
+            )
+    return state, images
+
+
+def laid_out(layout: Sequence[int | str], state: Any, features: Mapping[str, Any]) -> list[Any]:
+    """Return the parts of an observation vector from left to right.
+
+    Args:
+        layout: a number stands for so many numbers of the state, a name for that camera's features.
+        state: ``(..., n)``, an array or a tensor.
+        features: the like, ``(..., F)`` of every camera.
+    """
+    parts, at = [], 0
+    for part in layout:
+        if isinstance(part, str):
+            parts.append(features[part])
+        else:
+            parts.append(state[..., at : at + part])
+            at += part
+    return parts

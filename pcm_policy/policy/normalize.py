@@ -132,10 +132,14 @@ class Normalizer(nn.Module):
         Returns:
             ``(..., D)``, non-negative. A constant dimension counts in its own raw unit.
         """
+        return ((self.low - raw).clamp(min=0) + (raw - self.high).clamp(min=0)) / self.unit
+
+    @property
+    def unit(self) -> Tensor:
+        """``(D,)`` what one range is in raw units: of a constant dimension the raw unit itself."""
         width = self.high - self.low
         # the data spans at least two normalised units in every dimension that is not constant
-        width = torch.where(width * self.scale > 1, width, torch.ones_like(width))
-        return ((self.low - raw).clamp(min=0) + (raw - self.high).clamp(min=0)) / width
+        return torch.where(width * self.scale > 1, width, torch.ones_like(width))
 
 
 def constant(low: Tensor, high: Tensor) -> Tensor:

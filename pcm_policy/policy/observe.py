@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pcm_policy.checks import numbers
 from pcm_policy.errors import PcmError
-from pcm_policy.fields import STATE, join_fields, parse_field
+from pcm_policy.fields import STATE, join_fields, parse_field, read_observation
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.normalize import Normalizer
 from pcm_policy.policy.vision import Vision
@@ -66,7 +66,8 @@ def observe(
     """
     images: Mapping[str, NDArray[np.uint8]] = {}
     if vision is not None:
-        array, images = vision.observation(obs, config.obs_steps)
+        sees = vision.config
+        array, images = read_observation(obs, sees.state_dim, sees.cameras, config.obs_steps)
     else:
         array = _batched(config, obs)
     given = torch.from_numpy(np.ascontiguousarray(array))

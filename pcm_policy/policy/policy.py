@@ -530,7 +530,7 @@ class DiffusionPolicy(nn.Module):
         Args:
             obs: ``(To, Do)`` or ``(B, To, Do)``, or a dictionary of the entries that the policy's
                 ``obs_fields`` name; of a policy with cameras the dictionary that
-                :meth:`pcm_policy.policy.vision.Vision.observation` describes.
+                :func:`pcm_policy.fields.read_observation` describes.
 
         Returns:
             ``(B, To, Do)`` on the policy's device, features in place of images.

@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from pcm_policy.checks import flag, numbers
+from pcm_policy.checks import flag
 from pcm_policy.errors import PcmError
-from pcm_policy.fields import STATE
+from pcm_policy.fields import STATE, laid_out
 from pcm_policy.networks.camera import CameraEncoder, Size, centre_crop
 from pcm_policy.networks.clip import TowerConfig
 from pcm_policy.networks.resnet import CHANNELS
@@ -249,57 +247,4 @@ class Vision(nn.Module):
             state: raw.
             features: ``(..., F)`` of every camera.
         """
-        parts, at = [], 0
-        for part in self.config.layout:
-            if isinstance(part, str):
-                parts.append(features[part])
-            else:
-                parts.append(state[..., at : at + part])
-                at += part
-        return torch.cat(parts, dim=-1)
-
-    def observation(
-        self, obs: ArrayLike | Mapping[str, ArrayLike], steps: int
-    ) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
-        """Check a dictionary of observations and give every entry a batch axis.
-
-        Args:
-            obs: ``state`` ``(To, state_dim)``, if the policy sees one, and for every camera
-                ``(To, H, W, 3)`` uint8; or all of them with a batch axis before.
-            steps: ``To``.
-
-        Returns:
-            ``(B, To, state_dim)`` float32 and ``(B, To, H, W, 3)`` for every camera.
-
-        Raises:
-            PcmError: an entry is missing, superfluous, of another shape or type, or not finite.
-        """
-        wanted = [*([STATE] if self.config.state_dim else []), *self.config.cameras]
-        if not isinstance(obs, Mapping) or set(obs) != set(wanted):
-            have = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
-            raise PcmError(f"this policy has cameras: give a dictionary of {wanted}, not {have}")
-        images = {n: numbers(f"observation {n}", obs[n]) for n in self.config.cameras}
-        rank = next(iter(images.values())).ndim
-        batch = next(iter(images.values())).shape[:1] if rank == 5 else (1,)
-        state = np.zeros((*batch, steps, 0), np.float32)
-        if self.config.state_dim:
-            with np.errstate(over="ignore"):  # what does not fit is infinite, and refused as such
-                state = numbers(f"observation {STATE}", obs[STATE]).astype(np.float32)
-            state = state[None] if rank == 4 else state
-        images = {k: v[None] if v.ndim == 4 and rank == 4 else v for k, v in images.items()}
-        shapes: dict[str, tuple[int, ...]] = {STATE: (self.config.state_dim,)}
-        shapes |= {name: (*size, 3) for name, size in self.config.cameras.items()}
-        # images first: without one's axes nothing can be said of a batch
-        for name, array in {**images, STATE: state}.items():
-            want = (*batch, steps, *shapes[name])
-            if array.shape != want or 0 in batch:
-                raise PcmError(
-                    f"observation {name} has shape {np.shape(obs[name])}: this policy takes "
-                    f"{want[1:]}, or a batch of the same size for every entry"
-                )
-            if name != STATE and array.dtype != np.uint8:
-                raise PcmError(
-                    f"observation {name} is {array.dtype}: give images as uint8, 0 to 255, height, "
-                    "width and channels last"
-                )
-        return state, images
+        return torch.cat(laid_out(self.config.layout, state, features), dim=-1)
