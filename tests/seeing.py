@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.networks.clip import TowerConfig
 from pcm_policy.policy.vision import Vision, VisionConfig
 from pcm_policy.sampling.samplers import SamplerConfig
 
@@ -24,6 +25,14 @@ VISION = VisionConfig(
 )
 SHARED = replace(VISION, shared=True)
 ALONE = replace(VISION, layout=("wrist", "top"), resize=(36, 36))
+CLIP = replace(
+    VISION,
+    **{"backbone": "clip", "norm": "layer", "keypoints": 0, "features": 0, "crop": None},
+    resize=(33, 34),
+    vit=TowerConfig(width=8, depth=1, heads=2, inner=8, patch=8, positions=17),
+)
+MEANS = replace(ALONE, shared=True, keypoints=0, features=0, norm="batch")
+EYES = {"shared": SHARED, "clip": CLIP, "means": MEANS}
 Obs = dict[str, np.ndarray[Any, Any]]
 
 
@@ -36,7 +45,8 @@ def make(vision: VisionConfig = VISION, sharp: float = 30.0, **changes: Any) -> 
     for value in policy.network.parameters():
         value.data += 0.2 * torch.randn_like(value)
     for encoder in policy.vision.encoders:  # type: ignore[union-attr]
-        encoder.pool.nets.weight.data *= sharp
+        if encoder.pool is not None:
+            encoder.pool.nets.weight.data *= sharp
     normal = policy.obs_normalizer
     normal.low.fill_(-torch.inf)
     normal.high.fill_(torch.inf)

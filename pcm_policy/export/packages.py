@@ -1,8 +1,9 @@
 """A solve as packages: one file each that runs without this package, or a robot's folder.
 
 In the files observation, noise and chunk go in and out; normalisers, every round and the head are
-inside. What depends on data stays outside: the number of rounds is fixed, observations are not
-checked and actions not limited. The robot's folder (:mod:`pcm_policy.robot`) does all of that.
+inside. The observation of a policy with cameras has features in place of images. What depends on
+data stays outside: the number of rounds is fixed, observations are not checked and actions not
+limited. The robot's folder (:mod:`pcm_policy.robot`) does all of that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from warnings import catch_warnings, simplefilter
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -158,9 +160,9 @@ def export(
         found |= _files(policy, solver, folder, files, inputs, chunk, calls)
     if "robot" in formats:
         robot, off = export_robot(policy, solver, folder / FILES["robot"], control)
-        obs = inputs["obs"].numpy()
-        drawn = as_draws(noise)
-        spent = time_call(lambda _: robot.predict(obs, noise=drawn), calls)
+        obs, drawn = inputs["obs"].numpy(), as_draws(noise)
+        none = np.zeros((0, policy.config.action_dim), np.float32)
+        spent = time_call(lambda _: robot.solve(obs, drawn, None, none), calls)
         found["robot"] = Exported(FILES["robot"], off, spent["p50"], spent["p95"])
     return chunk, found
 

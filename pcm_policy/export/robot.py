@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.draws import Draws
 from pcm_policy.errors import PcmError
+from pcm_policy.export.cameras import Look, look, write_encoder
 from pcm_policy.export.graphs import Tracer, windowed
 from pcm_policy.files import atomic_folder, to_json
 from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.robot.folder import BESIDE, EXAMPLE, MIXING, NAME, WEIGHTS, Package, digest
+from pcm_policy.robot.example import Example
+from pcm_policy.robot.folder import EXAMPLE, MIXING, NAME, WEIGHTS, Package, digest, used_files
 from pcm_policy.robot.policy import TOLERANCE, RobotPolicy, load
 from pcm_policy.runtime.engine import Traced
 from pcm_policy.runtime.graphs import require_exporter, write_onnx
@@ -46,7 +47,7 @@ def export_robot(
     """Write a robot's folder, load it again and compare it with the policy.
 
     Args:
-        policy: on the CPU, float32, without cameras.
+        policy: on the CPU, float32.
         solver: how it solves.
         folder: is replaced.
         control: settings of the robot's controller, with the limits of its commands.
@@ -61,8 +62,6 @@ def export_robot(
     """
     require_exporter()
     control, solver = control or ControlSettings(), policy.complete(solver)
-    if policy.vision is not None:
-        raise PcmError("formats=[robot]: a robot's folder takes no cameras yet")
     if policy.device.type != "cpu" or policy.dtype != torch.float32:
         raise PcmError("formats=[robot]: give a policy on the CPU in float32")
     control.check(describe(policy))
@@ -81,15 +80,18 @@ def _write(
     policy: DiffusionPolicy, solver: Solver, folder: Path, control: ControlSettings, seed: int
 ) -> None:
     spec, sampler = describe(policy), policy.sampler(solver.sampler)
-    given = _inputs(policy, solver, seed, control.prefix_input)
+    seen = look(policy, seed)
+    given = _inputs(policy, solver, seen.obs, seed, control.prefix_input)
     tracer = Tracer(policy, solver, folder, lambda *a: _write_onnx(policy, *a))
     programs = {"plain": tracer.program(given, cold=True)}
     if windowed(solver.step):
         programs["warm"] = tracer.program(given, cold=False, prefix="warm_")
+    cameras, vision = None, policy.vision
+    if vision is not None:
+        cameras = write_encoder(policy, vision, folder, lambda *a: _write_onnx(vision, *a))
     _share_weights(folder)
     np.save(folder / MIXING, sampler.M.numpy(), allow_pickle=False)
-    np.savez(folder / EXAMPLE, **_example(policy, solver, given))  # type: ignore[arg-type]
-    names = sorted(BESIDE.union(*(one.files for one in programs.values())))
+    _example(policy, solver, given, seen).write(folder / EXAMPLE)
     package = Package(
         spec=spec,
         control=control,
@@ -101,21 +103,20 @@ def _write(
         settings=flat(solver),
         weights=fingerprint(policy),
         programs=programs,
-        files={name: digest(folder / name) for name in names},
+        cameras=cameras,
+        files={name: digest(folder / name) for name in sorted(used_files(programs, cameras))},
         versions=_versions(),
     )
     (folder / NAME).write_text(to_json(package.to_dict()), encoding="utf-8")
 
 
-def _write_onnx(
-    policy: DiffusionPolicy, function: Function, given: Sequence[Tensor], path: Path
-) -> None:
+def _write_onnx(owner: nn.Module, function: Function, given: Sequence[Tensor], path: Path) -> None:
     try:
         values = [one.contiguous() for one in given]
-        write_onnx(Traced(policy, function).eval(), values, path)
+        write_onnx(Traced(owner, function).eval(), values, path)
     except Exception as error:  # whatever the exporters say
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PcmError(f"formats=[robot] cannot hold this solve ({reason})") from error
+        raise PcmError(f"formats=[robot] cannot hold this policy ({reason})") from error
 
 
 def _share_weights(folder: Path) -> None:
@@ -139,15 +140,10 @@ def _share_weights(folder: Path) -> None:
             onnx.save(model, str(path))
 
 
-def _inputs(policy: DiffusionPolicy, solver: Solver, seed: int, shown: bool) -> Inputs:
-    """Return a solve's inputs: a held-out observation, noise, no guess, known raw actions."""
+def _inputs(policy: DiffusionPolicy, solver: Solver, obs: Tensor, seed: int, shown: bool) -> Inputs:
+    """Return a solve's inputs: an observation, noise, no guess, known raw actions."""
     config, sampler = policy.config, policy.sampler(solver.sampler)
     generator = torch.Generator().manual_seed(seed)
-    if policy.held_out is not None and len(policy.held_out):
-        obs = policy.held_out[:1].clone()
-    else:
-        shape = (1, config.obs_steps, config.obs_dim)
-        obs = policy.obs_normalizer.unnormalize(2 * torch.rand(shape, generator=generator) - 1)
     chunk = (1, *config.chunk_shape)
     noise = Noise(torch.randn(chunk, generator=generator))
     if sampler.stochastic:
@@ -164,39 +160,41 @@ def _inputs(policy: DiffusionPolicy, solver: Solver, seed: int, shown: bool) -> 
 
 
 @torch.no_grad()
-def _example(
-    policy: DiffusionPolicy, solver: Solver, given: Inputs
-) -> dict[str, NDArray[np.float32]]:
+def _example(policy: DiffusionPolicy, solver: Solver, given: Inputs, seen: Look) -> Example:
     """Return the inputs as the robot takes them, and the policy's chunk."""
     assert given.prefix is not None
     ahead = given.prefix.values[:, given.prefix.known[0, :, 0]]
     prefix = policy.known_prefix(ahead.numpy(), given.prefix.overwrite_input)
     found = policy.solve(given.obs, untimed(solver), given.noise, None, prefix)
     assert found.chunk is not None
-    steps = {} if given.noise.steps is None else {"steps": given.noise.steps.numpy()}
-    return {
-        "obs": given.obs.numpy(),
-        "initial": given.noise.initial.numpy(),
-        "prefix": ahead[0].numpy(),
-        "chunk": found.chunk.numpy(),
-        "scale": policy.action_normalizer.scale.numpy(),
-    } | steps
+    return Example(
+        state=seen.state.numpy(),
+        obs=seen.obs.numpy(),
+        noise=as_draws(given.noise),
+        prefix=ahead[0].numpy(),
+        chunk=found.chunk.numpy(),
+        scale=policy.action_normalizer.scale.numpy(),
+        images=seen.images,
+    )
 
 
 @torch.no_grad()
 def _difference(policy: DiffusionPolicy, solver: Solver, robot: RobotPolicy, seed: int) -> float:
     """Return the largest difference of three solves: plain, from a guess, with known actions."""
-    given = _inputs(policy, solver, seed + 1, robot.control.prefix_input)
+    seen = look(policy, seed + 1)
+    given = _inputs(policy, solver, seen.obs, seed + 1, robot.control.prefix_input)
     assert given.prefix is not None
     ahead = given.prefix.values[:, given.prefix.known[0, :, 0]]
     prefix = policy.known_prefix(ahead.numpy(), given.prefix.overwrite_input)
     noise = as_draws(given.noise)
+    features = [robot.sight.encode(seen.images)] * len(seen.state) if seen.images else []
+    obs = robot.sight.join(seen.state.numpy(), features)
     guess, worst = torch.zeros_like(given.noise.initial), 0.0
     none = np.zeros((0, policy.config.action_dim), np.float32)
     for start, fixed, known in ((None, None, none), (guess, None, none), (None, prefix, ahead[0])):
         wanted = policy.solve(given.obs, untimed(solver), given.noise, start, fixed).chunk
         first = None if start is None else start.expand(robot.package.steps, *start.shape).numpy()
-        found = robot.solve(given.obs.numpy(), noise, first, np.asarray(known), timed=False).chunk
+        found = robot.solve(obs, noise, first, np.asarray(known), timed=False).chunk
         assert wanted is not None
         off = (torch.from_numpy(found) - wanted) * policy.action_normalizer.scale
         worst = max(worst, float(off.abs().max()))

@@ -4,7 +4,7 @@
 
     robot/
         robot.json     format version, shapes, ranges, limits, solver, graphs, digests of the files
-        *.onnx         the graphs
+        *.onnx         the graphs: those of a solve, and with cameras the encoder of a frame
         weights.bin    weights of all graphs, each once
         mixing.npy     (N + 1, N) what a warm start needs of the sampler
         example.npz    a solve of the policy that it was made from; every load repeats it
@@ -26,9 +26,10 @@ from pcm_policy.checks import flag, number, text, whole
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 from pcm_policy.errors import PcmError
 from pcm_policy.files import read_json
+from pcm_policy.robot.cameras import Cameras, read_cameras
 from pcm_policy.robot.program import Graph, Program
 
-VERSION = 1
+VERSION = 2
 NAME = "robot.json"
 MIXING, EXAMPLE, WEIGHTS = "mixing.npy", "example.npz", "weights.bin"
 BESIDE = frozenset({MIXING, EXAMPLE, WEIGHTS})
@@ -52,6 +53,7 @@ class Package:
         settings: the solver's settings, as ``solver.NAME=...`` takes them.
         weights: digest of the policy's weights.
         programs: the solve, ``plain``; and ``warm``, where a guess makes it another one.
+        cameras: what encodes images; None for a policy without cameras.
         files: SHA-256 of every file.
         versions: of the packages that wrote it.
     """
@@ -66,6 +68,7 @@ class Package:
     settings: Mapping[str, Any]
     weights: str
     programs: Mapping[str, Program]
+    cameras: Cameras | None
     files: Mapping[str, str]
     versions: Mapping[str, str]
 
@@ -77,7 +80,14 @@ class Package:
             "spec": _without_infinities(self.spec.to_dict()),
             "control": asdict(self.control),
             "programs": {name: asdict(one) for name, one in self.programs.items()},
+            "cameras": self.cameras and _without_infinities(asdict(self.cameras)),
         }
+
+
+def used_files(programs: Mapping[str, Program], cameras: Cameras | None) -> frozenset[str]:
+    """Return the names of all files beside ``robot.json``."""
+    eyes: set[str] = set() if cameras is None else {cameras.file}
+    return BESIDE.union(eyes, *(one.files for one in programs.values()))
 
 
 def digest(path: Path) -> str:
@@ -133,19 +143,6 @@ def read_array(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     return array
 
 
-def read_example(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the example's arrays by name.
-
-    Raises:
-        PcmError: they are damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise PcmError(f"{path} is damaged ({error}): export the policy again") from error
-
-
 def _compare(path: Path, expected: str) -> None:
     if not path.is_file():
         raise PcmError(f"{path} is missing: copy the whole folder, or export the policy again")
@@ -163,12 +160,14 @@ def _package(values: Mapping[str, Any]) -> Package:
         raise ValueError(f"unknown or missing entry {odd[0]}")
     files = {text("file", name): text("digest", one) for name, one in values["files"].items()}
     programs = {name: _program(one) for name, one in values["programs"].items()}
-    used = BESIDE.union(*(one.files for one in programs.values()))
+    spec = PolicySpec.from_dict(_with_infinities(values["spec"]))
+    seen = values["cameras"]
+    cameras = read_cameras(None if seen is None else _with_infinities(seen), spec)
+    used = used_files(programs, cameras)
     if used != set(files) or not all(_FILE.fullmatch(name) for name in files):
         raise ValueError("its list of files does not fit its programs")
     if "plain" not in programs or not set(programs) <= {"plain", "warm"}:
         raise ValueError("programs are plain and warm")
-    spec = PolicySpec.from_dict(_with_infinities(values["spec"]))
     control = ControlSettings.from_dict({k: _tuple(v) for k, v in values["control"].items()})
     control.check(spec)
     horizon, width = values["chunk"]
@@ -183,6 +182,7 @@ def _package(values: Mapping[str, Any]) -> Package:
         settings=dict(values["settings"]),
         weights=text("weights", values["weights"]),
         programs=programs,
+        cameras=cameras,
         files=files,
         versions={text("name", k): text("version", v) for k, v in values["versions"].items()},
     )
@@ -238,6 +238,6 @@ def _with_infinities(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _each(value: Any, change: Any) -> Any:
     """Change the numbers of a list of numbers; all else stays."""
-    if not isinstance(value, list) or any(isinstance(one, str) for one in value):
+    if not isinstance(value, list | tuple) or any(isinstance(one, str) for one in value):
         return value
     return [change(one) for one in value]

@@ -7,28 +7,36 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pcm_policy.checks import numbers
-from pcm_policy.control.plan import Actions
+from pcm_policy.control.plan import Actions, Image
 from pcm_policy.control.safety import frame_fault
 from pcm_policy.control.settings import PolicySpec
 from pcm_policy.draws import Draws
 from pcm_policy.errors import PcmError
-from pcm_policy.fields import join_fields
+from pcm_policy.fields import join_fields, read_observation
 from pcm_policy.robot.memory import Floats
 
 
-def observed(spec: PolicySpec, obs: ArrayLike | Mapping[str, ArrayLike]) -> Floats:
-    """Return a raw observation as ``(1, To, Do)``.
+def observed(
+    spec: PolicySpec, obs: ArrayLike | Mapping[str, ArrayLike]
+) -> tuple[Floats, list[dict[str, Image]]]:
+    """Return the numbers of a raw observation, ``(To, n)``, and the images of each of its frames.
 
     Args:
         spec: shapes and ranges of the policy.
         obs: ``(To, Do)`` or ``(1, To, Do)``, oldest frame first; or a dictionary of the entries
-            that ``spec.obs_fields`` name.
+            that ``spec.obs_fields`` name. With cameras the dictionary that
+            :func:`pcm_policy.fields.read_observation` describes.
 
     Raises:
-        PcmError: another shape, no numbers, a value that is not finite or far outside training.
+        PcmError: another shape or type, no numbers, a value that is not finite or far outside
+            training; or several observations.
     """
-    given = join_fields(obs, spec.obs_fields) if isinstance(obs, Mapping) else obs
-    array = numbers("observation", given)
+    if spec.cameras:
+        array, images = read_observation(obs, spec.obs_dim, spec.cameras, spec.obs_steps)
+        frames = [{k: v[0, step] for k, v in images.items()} for step in range(spec.obs_steps)]
+    else:
+        given = join_fields(obs, spec.obs_fields) if isinstance(obs, Mapping) else obs
+        array, frames = numbers("observation", given), []
     array = array[0] if array.ndim == 3 and len(array) == 1 else array
     want = (spec.obs_steps, spec.obs_dim)
     if array.shape != want:
@@ -40,7 +48,7 @@ def observed(spec: PolicySpec, obs: ArrayLike | Mapping[str, ArrayLike]) -> Floa
         fault = frame_fault(frame, spec)
         if fault is not None:
             raise PcmError(f"step {step}: {fault}")
-    return np.ascontiguousarray(array[None], np.float32)
+    return np.ascontiguousarray(array, np.float32), frames
 
 
 def drawn(noise: Any, chunk: tuple[int, int], steps: int) -> Draws:

@@ -9,19 +9,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from pcm_policy.checks import LARGEST_SEED, whole
 from pcm_policy.control.controller import Controller
-from pcm_policy.control.plan import Actions, Plan, PlanRequest
+from pcm_policy.control.plan import Actions, Frame, Plan, PlanRequest
 from pcm_policy.control.safety import chunk_fault
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.draws import Draws, draw
 from pcm_policy.errors import PcmError
+from pcm_policy.robot.cameras import Sight
 from pcm_policy.robot.engine import Engine, opener
-from pcm_policy.robot.folder import EXAMPLE, MIXING, read_array, read_example, read_package
+from pcm_policy.robot.example import read_example
+from pcm_policy.robot.folder import EXAMPLE, MIXING, read_array, read_package
 from pcm_policy.robot.inputs import drawn, guessed, known, observed, shaped
 from pcm_policy.robot.memory import Floats, Memory, clean_predictions, shift_chunk, shift_noise
 from pcm_policy.robot.program import Runner, Solve
 
 TOLERANCE = 1e-4
-"""Largest difference to the policy that a folder was made from, in its actions' ranges."""
+"""Largest difference to the policy that a folder was made from, in its actions' ranges; of features
+relative to theirs where these are above 1."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class RobotPolicy:
         spec: shapes, rate and ranges, for a controller.
         control: settings of a controller, as they were exported.
         package: all that the folder says.
+        sight: encodes images and keeps the features of frames.
     """
 
     def __init__(self, folder: Path, engine: Engine = "onnxruntime", threads: int = 1) -> None:
@@ -80,6 +84,7 @@ class RobotPolicy:
         self._plain = Runner(package.programs["plain"], folder, open_graph)
         warm = package.programs.get("warm")
         self._warm = self._plain if warm is None else Runner(warm, folder, open_graph)
+        self.sight = Sight(package.cameras, package.spec, folder, open_graph)
         self.reset()
         self._compare(folder / EXAMPLE, engine)
 
@@ -104,7 +109,8 @@ class RobotPolicy:
 
         Args:
             obs: ``(To, Do)`` raw observations, oldest first, or a dictionary of the entries that
-                ``spec.obs_fields`` name.
+                ``spec.obs_fields`` name. With cameras a dictionary of ``state`` ``(To, n)`` and
+                ``(To, H, W, 3)`` uint8 of every camera, as the policy's own ``predict`` takes it.
             noise: all the randomness; None draws it, by :func:`pcm_policy.draws.draw`, for the seed
                 of :meth:`reset` and the number of predictions since.
             guess: ``(1, T, D)`` or ``(N, 1, T, D)`` normalised guess of the chunk.
@@ -117,7 +123,11 @@ class RobotPolicy:
                 an action that is not finite.
         """
         package, spec = self.package, self.spec
-        seen = observed(spec, obs)
+        state, images = observed(spec, obs)
+        features = [self.sight.encode(one) for one in images]
+        fault = self.sight.fault(features)
+        if fault is not None:
+            raise PcmError(fault)
         own = guess if guess is None else guessed(guess, package.chunk, package.steps)
         ahead = (
             np.zeros((0, spec.action_dim), np.float32) if prefix is None else known(spec, prefix)
@@ -128,6 +138,7 @@ class RobotPolicy:
         if noise is None:
             noise = draw([self._seed], [self._tick], *self._drawn)
             self._tick += 1
+        seen = self.sight.join(state, features)
         solve = self.solve(seen, drawn(noise, *self._drawn), own, ahead)
         if not np.isfinite(solve.chunk).all():
             raise PcmError("the solve gave a non-finite action; nothing was returned")
@@ -135,8 +146,18 @@ class RobotPolicy:
         action = solve.chunk[:, first : first + spec.action_steps]
         return Prediction(self._limits.apply(action, last), solve.chunk, solve)
 
+    def see(self, frame: Frame) -> float:
+        """Encode a frame when it comes, before a plan needs it; returns the milliseconds.
+
+        Raises:
+            PcmError: an image is missing, or of another shape or type.
+        """
+        return self.sight.features.see(frame)
+
     def plan(self, request: PlanRequest) -> Plan:
         """Solve a controller's request, as :class:`pcm_policy.serving.planner.Planner` does.
+
+        Frames that were not encoded when they came are, before the solve.
 
         Raises:
             PcmError: the folder was not exported for this kind of request.
@@ -150,10 +171,12 @@ class RobotPolicy:
                 f"the request says {request.prefix_input}: export it again with that"
             )
         noise, guess = self._noise(request), self._guess(request, warm)
-        obs = shaped("observation", request.obs, (self.spec.obs_steps, self.spec.obs_dim))[None]
+        state = shaped("observation", request.obs, (self.spec.obs_steps, self.spec.obs_dim))
+        late, spent = self.sight.features.late(request), sum(map(self.see, request.frames))
+        obs, fault = self.sight.requested(request, state)
         found = self.solve(obs, noise, guess, request.prefix, request.past)
         actions = found.chunk[0, self.spec.obs_steps - 1 :].copy()
-        fault, memory = chunk_fault(actions, self.spec), None
+        fault, memory = fault or chunk_fault(actions, self.spec), None
         if fault is None and (request.couple_noise or warm != "off"):
             left = found.sample[None]
             if warm == "trajectory":
@@ -167,6 +190,8 @@ class RobotPolicy:
             bound=float(found.bound[0]),
             certified=bool(found.certified[0]),
             fault=fault,
+            encode_ms=spent,
+            late_frames=late,
         )
 
     def controller(self, settings: ControlSettings | None = None, seed: int = 0) -> Controller:
@@ -223,16 +248,18 @@ class RobotPolicy:
 
     def _compare(self, path: Path, engine: str) -> None:
         """Solve the folder's example, and refuse an engine that gives another chunk."""
-        example = read_example(path)
-        try:
-            noise = drawn(Draws(example["initial"], example.get("steps")), *self._drawn)
-            obs, prefix = observed(self.spec, example["obs"]), known(self.spec, example["prefix"])
-            found = self.solve(obs, noise, None, prefix, timed=False).chunk
-            difference = float(np.abs((found - example["chunk"]) * example["scale"]).max())
-        except KeyError as error:
-            raise PcmError(f"{path} lacks {error}: export the policy again") from error
-        if not difference <= TOLERANCE:
-            raise PcmError(
-                f"{engine} gives another chunk for {path} than the policy, {difference:.1e} off: "
-                "do not use it; try another engine or version"
-            )
+        example, frames = read_example(path), self.spec.obs_steps
+        noise, prefix = drawn(example.noise, *self._drawn), known(self.spec, example.prefix)
+        state = shaped("state", example.state, (frames, self.spec.obs_dim))
+        features = [self.sight.encode(example.images)] * frames if self.spec.cameras else []
+        obs = self.sight.join(state, features)
+        found = self.solve(obs, noise, None, prefix, timed=False).chunk
+        for what, off in (
+            ("other features", example.features_differ(obs)),
+            ("another chunk", example.chunks_differ(found)),
+        ):
+            if not off <= TOLERANCE:
+                raise PcmError(
+                    f"{engine} gives {what} for {path} than the policy, {off:.1e} off: do not use "
+                    "it; try another engine or version"
+                )

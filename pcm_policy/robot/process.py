@@ -1,7 +1,8 @@
 """A robot's policy in a process of its own, so that no solve keeps the control loop waiting.
 
-The process holds what one solve leaves for the next; requests and plans alone go back and forth.
-If it dies, the request under way fails, as a failed solve does, and the next one starts it again.
+The process holds what one solve leaves for the next, and encodes each frame once. Requests and
+plans go back and forth, and the images of each frame, once. If it dies, the request under way
+fails, as a failed solve does, and the next one starts it again.
 """
 
 import subprocess
@@ -11,18 +12,21 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pcm_policy.checks import number
 from pcm_policy.control.controller import Controller
-from pcm_policy.control.plan import Plan, PlanRequest
+from pcm_policy.control.plan import Frame, Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings, PolicySpec
 from pcm_policy.errors import PcmError
 from pcm_policy.robot.engine import Engine
+from pcm_policy.robot.sending import Asked, Receiver, Sender
 
 KEPT = 8
 """Latest plans whose memory is kept: a controller may drop some before it accepts one."""
 START_S = 60.0
+G = TypeVar("G")
+T = TypeVar("T")
 
 
 class PlanProcess:
@@ -58,6 +62,7 @@ class PlanProcess:
         self._patience_s = number("patience_s", patience_s, above=0)
         self._worker: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._sender = Sender()
         self.starts = 0
         self._open()
 
@@ -71,10 +76,21 @@ class PlanProcess:
         pipe = self._open()
         mine = isinstance(request.memory, tuple) and request.memory[0] == self.starts
         memory = request.memory[1] if mine else None
-        found = self._ask(pipe, replace(request, memory=memory), self._patience_s)
+        asked = self._sender.ask(request.frames, replace(request, memory=memory))
+        found = self._ask(pipe, asked, self._patience_s)
         assert isinstance(found, Plan)
         kept = None if found.memory is None else (self.starts, found.memory)
         return replace(found, memory=kept)
+
+    def see(self, frame: Frame) -> float:
+        """Encode a frame when it comes, before a plan needs it; returns the milliseconds.
+
+        Raises:
+            PcmError: the process died or took too long, or what
+                :meth:`pcm_policy.robot.RobotPolicy.see` raises.
+        """
+        pipe = self._open()
+        return float(self._ask(pipe, self._sender.ask([frame]), self._patience_s))
 
     def controller(self, settings: ControlSettings | None = None, seed: int = 0) -> Controller:
         """Return a controller of this policy; without settings, with the folder's own."""
@@ -101,6 +117,7 @@ class PlanProcess:
         if self._pipe is not None and self._worker is not None and self._worker.poll() is None:
             return self._pipe
         self.close()
+        self._sender = Sender()
         self._pipe, theirs = Pipe()
         with theirs:  # a program of its own: it imports nothing that this one has
             command = [sys.executable, "-m", __name__, str(theirs.fileno()), *self._words]
@@ -110,11 +127,11 @@ class PlanProcess:
         self.starts += 1
         return self._pipe
 
-    def _ask(self, pipe: Connection, request: PlanRequest | None, patience_s: float) -> Any:
-        """Send a request, if there is one, and return the answer."""
+    def _ask(self, pipe: Connection, asked: Asked | None, patience_s: float) -> Any:
+        """Send a message, if there is one, and return the answer."""
         try:
-            if request is not None:
-                pipe.send(request)
+            if asked is not None:
+                pipe.send(asked)
             if not pipe.poll(patience_s):
                 raise TimeoutError(f"no answer within {patience_s:g} s")
             found = pipe.recv()
@@ -139,27 +156,38 @@ def serve(pipe: Connection, folder: str, engine: Any, threads: int) -> None:
             return
         pipe.send((robot.spec, robot.control))
         memories: dict[int, Any] = {}
+        receiver = Receiver()
         while True:
-            request = pipe.recv()
-            pipe.send(_answered(robot.plan, request, memories))
+            asked = pipe.recv()
+            frames = receiver.frames(asked)
+            if asked.request is None:
+                pipe.send(_caught(lambda one: sum(map(robot.see, one)), frames))
+            else:
+                request = replace(asked.request, frames=frames)
+                pipe.send(_answered(robot.plan, request, memories))
 
 
 def _answered(
     plan: Callable[[PlanRequest], Plan], request: PlanRequest, memories: dict[int, Any]
 ) -> Plan | PcmError:
     """Solve a request whose memory is the id of an earlier plan, and keep the new one's."""
-    try:
-        found = plan(replace(request, memory=memories.get(request.memory)))
-    except PcmError as error:
-        return PcmError(str(error))
-    except Exception as error:  # a robot must not stop because a solve raised
-        return PcmError(f"{type(error).__name__}: {error}")
-    if found.memory is None:
+    found = _caught(plan, replace(request, memory=memories.get(request.memory)))
+    if isinstance(found, PcmError) or found.memory is None:
         return found
     memories[found.id] = found.memory
     while len(memories) > KEPT:
         del memories[next(iter(memories))]
     return replace(found, memory=found.id)
+
+
+def _caught(call: Callable[[G], T], given: G) -> T | PcmError:
+    """Return what a call returns or raises: a robot must not stop because a solve raised."""
+    try:
+        return call(given)
+    except PcmError as error:
+        return PcmError(str(error))
+    except Exception as error:
+        return PcmError(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tests import seeing
 from tests.builders import small_policy
 from tests.cli.documented import DOCUMENTS, python_blocks
 
-RUN = {"README.md": 2, "adopt.md": 2, "control.md": 3, "own_robot.md": 2, "robot.md": 3}
+RUN = {"README.md": 2, "adopt.md": 2, "control.md": 3, "own_robot.md": 2, "robot.md": 4}
 RUN |= {
     "library.md": 6,
     "training.md": 1,
@@ -184,7 +184,7 @@ def test_robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return given("small")
 
     monkeypatch.setattr(DiffusionPolicy, "from_pretrained", small)
-    found = run("robot.md", 0, 1, 2)
+    found = run("robot.md", 0, 1, 2)  # the fourth: tests/robot/test_cameras.py
     assert found["command"].action.shape == (2,)
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from pcm_policy import DiffusionPolicy
 from pcm_policy.control import ControlSettings
-from pcm_policy.export import export_robot
-from pcm_policy.robot import RobotPolicy
+from pcm_policy.export import example, export, export_robot
+from pcm_policy.robot import RobotPolicy, load
+from tests.seeing import EYES, make
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLOSE = {"unet1d": 5e-5, "pusht_mlp": 2e-5}
@@ -38,6 +39,31 @@ def exported(name: str, **settings: Any) -> tuple[DiffusionPolicy, RobotPolicy, 
     robot, difference = export_robot(policy, policy.solver(values), folder, control)
     assert difference < CLOSE.get(name, 1e-5)
     return policy, robot, folder
+
+
+@cache
+def seeing_robot(
+    eyes: str, engine: Any = "onnxruntime", **settings: Any
+) -> tuple[DiffusionPolicy, RobotPolicy, Path]:
+    """Return a policy with cameras, the same on a robot, and the robot's folder.
+
+    Args:
+        eyes: which of ``EYES`` it has.
+        engine: of the robot.
+        settings: of the solver.
+    """
+    if engine != "onnxruntime":
+        policy, _, folder = seeing_robot(eyes, **settings)
+        pytest.importorskip(engine, reason=f"{engine} is not installed")
+        return policy, load(folder, engine=engine), folder
+    pytest.importorskip("onnxscript", reason="pip install 'pcm_policy[export]'")
+    torch.set_num_threads(1)
+    policy, folder = make(EYES[eyes], sharp=1.0), Path(mkdtemp())
+    solver = policy.solver(settings)
+    given = example(policy, solver, 1, 0)
+    _, found = export(policy, solver, folder, ["robot"], given, 1)
+    assert found["robot"].difference < 1e-5
+    return policy, load(folder / "robot"), folder / "robot"
 
 
 def observation(policy: DiffusionPolicy, seed: int) -> NDArray[np.float32]:
