@@ -5,14 +5,16 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test clean
 
-# Packages are compiled on all cores, not one after another by pip, and not by the first import: where
-# PYTHONDONTWRITEBYTECODE is set, every process would compile torch again, which takes 4 s.
+# Python keeps what it compiles beside the source, also where PYTHONDONTWRITEBYTECODE is set: every
+# process would compile torch again, which takes 4 s.
+export PYTHONDONTWRITEBYTECODE =
+
+INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt -e
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[pusht,metaworld,test]'
-	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[robomimic]' || \
-	  echo "robomimic is not installed (it compiles egl_probe: cmake below 4, a compiler): its tests skip"
-	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+	$(INSTALL) '.[pusht,metaworld,test,robomimic]' || { \
+	  echo "robomimic is not installed (it compiles egl_probe: cmake below 4, a compiler): its tests skip"; \
+	  $(INSTALL) '.[pusht,metaworld,test]'; }
 	touch $@
 
 demo: $(VENV)/installed

@@ -27,6 +27,7 @@ CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
 def test_two_cameras_from_expert_to_episode(tmp_path: Path) -> None:
     file = tmp_path / "lift.hdf5"
     words = ["task=lift_image", "episodes=1", "workers=1", f"output={file}"]
+    words += ["max_steps=20", "failures=true"]  # what is drawn takes most of the time
     cli_data.generate_main(compose("data generate", words))
     buffer = open_robomimic(file, list(CAMERAS))
     steps = buffer.n_steps
