@@ -21,7 +21,8 @@ from pcm_policy.policy.folder import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.robot.example import Example
 from pcm_policy.robot.folder import EXAMPLE, MIXING, NAME, WEIGHTS, Package, digest, used_files
-from pcm_policy.robot.policy import TOLERANCE, RobotPolicy, load
+from pcm_policy.robot.opened import TOLERANCE
+from pcm_policy.robot.policy import RobotPolicy, load
 from pcm_policy.runtime.engine import Traced
 from pcm_policy.runtime.graphs import require_exporter, write_onnx
 from pcm_policy.runtime.inputs import Inputs
@@ -58,7 +59,7 @@ def export_robot(
 
     Raises:
         PcmError: a policy or a solver that no folder can hold, a missing package, settings that do
-            not fit the policy, or a difference above :data:`~pcm_policy.robot.policy.TOLERANCE`.
+            not fit the policy, or a difference above :data:`~pcm_policy.robot.opened.TOLERANCE`.
     """
     require_exporter()
     control, solver = control or ControlSettings(), policy.complete(solver)

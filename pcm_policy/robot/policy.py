@@ -9,22 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from pcm_policy.checks import LARGEST_SEED, whole
 from pcm_policy.control.controller import Controller
-from pcm_policy.control.plan import Actions, Frame, Plan, PlanRequest
+from pcm_policy.control.plan import Frame, Plan, PlanRequest
 from pcm_policy.control.safety import chunk_fault
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.draws import Draws, draw
 from pcm_policy.errors import PcmError
-from pcm_policy.robot.cameras import Sight
-from pcm_policy.robot.engine import Engine, opener
-from pcm_policy.robot.example import read_example
-from pcm_policy.robot.folder import EXAMPLE, MIXING, read_array, read_package
+from pcm_policy.robot.engine import Engine
 from pcm_policy.robot.inputs import drawn, guessed, known, observed, shaped
 from pcm_policy.robot.memory import Floats, Memory, clean_predictions, shift_chunk, shift_noise
-from pcm_policy.robot.program import Runner, Solve
-
-TOLERANCE = 1e-4
-"""Largest difference to the policy that a folder was made from, in its actions' ranges; of features
-relative to theirs where these are above 1."""
+from pcm_policy.robot.opened import OpenFolder
+from pcm_policy.robot.program import Solve
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ def load(folder: str | Path, *, engine: Engine = "onnxruntime", threads: int = 1
     return RobotPolicy(Path(folder), engine, threads)
 
 
-class RobotPolicy:
+class RobotPolicy(OpenFolder):
     """A policy on a robot; see :func:`load`.
 
     Args:
@@ -75,18 +69,9 @@ class RobotPolicy:
     """
 
     def __init__(self, folder: Path, engine: Engine = "onnxruntime", threads: int = 1) -> None:
-        open_graph = opener(engine, threads)
-        self.package = package = read_package(folder)
-        self.spec, self.control = package.spec, package.control
-        self._limits = package.control.limits()
-        self._drawn = package.chunk, package.steps if package.stochastic else 0
-        self._mixing = read_array(folder / MIXING, (package.steps + 1, package.steps))
-        self._plain = Runner(package.programs["plain"], folder, open_graph)
-        warm = package.programs.get("warm")
-        self._warm = self._plain if warm is None else Runner(warm, folder, open_graph)
-        self.sight = Sight(package.cameras, package.spec, folder, open_graph)
+        super().__init__(folder, engine, threads)
+        self._limits = self.control.limits()
         self.reset()
-        self._compare(folder / EXAMPLE, engine)
 
     def reset(self, seed: int = 0) -> None:
         """Start an episode: its seed names the noise of :meth:`predict`.
@@ -198,37 +183,6 @@ class RobotPolicy:
         """Return a controller of this policy; without settings, with the folder's own."""
         return Controller(self.spec, settings or self.control, seed)
 
-    def solve(
-        self,
-        obs: Floats,
-        noise: Draws,
-        guess: Floats | None,
-        prefix: Actions,
-        past: int = 0,
-        timed: bool = True,
-    ) -> Solve:
-        """Solve for checked inputs, without checks of its own.
-
-        Args:
-            obs: ``(1, To, Do)`` raw observations.
-            noise: all the randomness.
-            guess: ``(N, 1, T, D)`` normalised, or None.
-            prefix: ``(n, Da)`` known raw actions.
-            past: how many of them lie before the newest observation.
-            timed: whether the solver's deadline counts, if it has one.
-        """
-        spec, (horizon, width) = self.spec, self.package.chunk
-        values = np.zeros((1, horizon, spec.action_dim), np.float32)
-        fixed = np.zeros((1, horizon, 1), np.bool_)
-        begin = spec.obs_steps - 1 - past
-        values[0, begin : begin + len(prefix)] = prefix
-        fixed[0, begin : begin + len(prefix)] = True
-        runner = self._plain if guess is None else self._warm
-        if guess is None:
-            guess = np.full((self.package.steps, 1, horizon, width), np.nan, np.float32)
-        steps = [] if noise.steps is None else [noise.steps]
-        return runner([obs, noise.initial, *steps, guess, values, fixed], timed)
-
     def _noise(self, request: PlanRequest) -> Draws:
         """Draw the noise that (seed, tick) names; coupled noise keeps the old one's."""
         fresh = draw([request.seed], [request.tick], *self._drawn)
@@ -245,21 +199,3 @@ class RobotPolicy:
             return np.full(shape, np.nan, np.float32)
         kept = request.memory.guess if warm == "trajectory" else request.memory.sample[None]
         return np.array(np.broadcast_to(shift_chunk(kept, request.executed), shape))
-
-    def _compare(self, path: Path, engine: str) -> None:
-        """Solve the folder's example, and refuse an engine that gives another chunk."""
-        example, frames = read_example(path), self.spec.obs_steps
-        noise, prefix = drawn(example.noise, *self._drawn), known(self.spec, example.prefix)
-        state = shaped("state", example.state, (frames, self.spec.obs_dim))
-        features = [self.sight.encode(example.images)] * frames if self.spec.cameras else []
-        obs = self.sight.join(state, features)
-        found = self.solve(obs, noise, None, prefix, timed=False).chunk
-        for what, off in (
-            ("other features", example.features_differ(obs)),
-            ("another chunk", example.chunks_differ(found)),
-        ):
-            if not off <= TOLERANCE:
-                raise PcmError(
-                    f"{engine} gives {what} for {path} than the policy, {off:.1e} off: do not use "
-                    "it; try another engine or version"
-                )
