@@ -86,7 +86,8 @@ def test_defaults_and_numbers() -> None:
 def test_images_of_every_size(dtype: torch.dtype, aligned: bool) -> None:
     """Smaller, larger and as they are, by a size and by factors.
 
-    Not to one column: torch 2.13 itself mixes up the pixels there.
+    Not to one column, where torch 2.13 itself mixes up the pixels:
+    ``findings/torch_resizes_wrongly_to_one_column.sh``.
     """
     x = torch.randn(2, 3, 13, 20, generator=torch.Generator().manual_seed(0), dtype=dtype)
     options: list[Any] = [([n, m], None) for n in (1, 5, 13, 29) for m in (2, 7, 20, 33)]
