@@ -13,7 +13,8 @@ from tqdm import tqdm
 from pcm_policy.datasets.errors import ReplayError
 from pcm_policy.datasets.formats.robomimic import demonstrations, open_file
 from pcm_policy.envs.robosuite import Robosuite
-from pcm_policy.envs.robosuite_tasks import controls_deltas, read_env_args
+from pcm_policy.envs.robosuite_controllers import controls_deltas
+from pcm_policy.envs.robosuite_tasks import read_env_args
 from pcm_policy.envs.rotations import to_learned
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require

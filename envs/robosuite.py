@@ -1,12 +1,12 @@
 """robosuite's tasks through robomimic's ``EnvRobosuite``, as environments that a seed determines.
 
+A task's name means the one of the robosuite that is installed, 1.4 or 1.5; a data set that was
+recorded with the other one is refused.
+
 Lengths are metres, angles radians; one step is 0.05 s (the rate stands in ``env_args``).
 """
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -15,38 +15,26 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.envs.robosuite_tasks import (
+from pcm_policy.envs.robosuite_controllers import (
     EnvArgs,
-    check_env_args,
+    adapted,
     controls_deltas,
-    find_task,
-    read_env_args,
+    described_series,
 )
-from pcm_policy.envs.rotations import (
-    CONTROL_DIM,
-    LEARNED_DIM,
-    matrix_to_axis_angle,
-    to_control,
-    to_learned,
+from pcm_policy.envs.robosuite_simulator import (
+    Observation,
+    arm_controllers,
+    drawing,
+    goals,
+    look_at_objects,
+    make_simulator,
 )
-from pcm_policy.envs.simulators import EGL, import_robomimic
+from pcm_policy.envs.robosuite_tasks import check_env_args, find_task, read_env_args
+from pcm_policy.envs.rotations import CONTROL_DIM, LEARNED_DIM, to_control
+from pcm_policy.envs.simulators import check_robosuite, installed_series
 from pcm_policy.errors import PcmError
 
-Observation = dict[str, NDArray[Any]]
 RENDER_SIZE = 512  # pixels of a film
-
-
-@contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Seed the global generators that robosuite draws from, and leave them as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
 
 
 class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
@@ -108,16 +96,18 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
         if control not in ("absolute", "delta"):
             raise PcmError(f"control is 'absolute' or 'delta', not {control!r}")
         self.render_mode = render_mode
-        found, soft = _description(task, dataset, env_args)
-        self.env_args = _adapted(found, control)
+        found, soft, where = _description(task, dataset, env_args)
+        check_robosuite(described_series(found, where), where)
+        self.env_args = adapted(found, control, where)
         self._control, self._cameras = control, tuple(cameras)
-        self._sim = _make(self.env_args, self._cameras, camera_size, render_mode is not None)
+        drawn = render_mode is not None
+        self._sim = make_simulator(self.env_args, self._cameras, camera_size, drawn)
         self._sim.env.hard_reset = not soft
         self._soft = soft
         self._model: str | None = None
-        robots = self._sim.env.robots
-        self.arms = len(robots)
-        self._osc = all(robot.controller.name == "OSC_POSE" for robot in robots)
+        self.arms = len(self._sim.env.robots)
+        found_arms = arm_controllers(self._sim.env)
+        self._osc = all(arm is not None and arm.name == "OSC_POSE" for arm in found_arms)
         if keys is None:
             parts = ("eef_pos", "eef_quat", "gripper_qpos")
             keys = ["object", *(f"robot{i}_{part}" for i in range(self.arms) for part in parts)]
@@ -158,13 +148,13 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
         inner = self._sim.env
         options = options or {}
         if "state" in options:
-            with _drawing(draw):
+            with drawing(draw, inner):
                 self._go_to(options["state"], options.get("model"))
         else:
             # a foreign model is not kept by a soft reset, nor is what an episode left in the data
             inner.hard_reset = not self._soft or self._model is not None
             self._model = None
-            with _drawing(draw):
+            with drawing(draw, inner):
                 inner.reset()
             inner.hard_reset = not self._soft
             self._start_at(inner.sim.get_state().flatten())
@@ -183,7 +173,7 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
             recorded["action"] = values = to_control(values)
         self._sim.env.step(values)
         if self._control == "delta" and self._osc:
-            recorded["absolute_action"] = goals(self._sim.env.robots, values)
+            recorded["absolute_action"] = goals(self._sim.env, values)
         info = self._info() | {"recorded": recorded}
         success = info["is_success"]
         return self._observe(), float(success), success, False, info
@@ -212,15 +202,16 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
         if actions.shape != (len(states), CONTROL_DIM * self.arms):
             raise PcmError(f"actions are {actions.shape}, not ({len(states)}, {CONTROL_DIM}*arms)")
         self.reset(seed=0, options={"state": states[0], "model": model})
-        sim, robots = self._sim.env.sim, self._sim.env.robots
+        sim, arms = self._sim.env.sim, arm_controllers(self._sim.env)
         found = []
         for i, action in enumerate(np.asarray(actions, np.float64)):
             sim.set_state_from_flattened(states[i])
-            for robot, part in zip(robots, action.reshape(self.arms, -1), strict=True):
+            sim.forward()
+            for arm, part in zip(arms, action.reshape(self.arms, -1), strict=True):
                 # robosuite's first goal is seen from the posture before the state was set
-                robot.controller.new_update = i > 0
-                robot.controller.set_goal(part[: CONTROL_DIM - 1])
-            found.append(goals(robots, action))
+                arm.new_update = i > 0
+                arm.set_goal(part[: CONTROL_DIM - 1])
+            found.append(goals(self._sim.env, action))
         return np.stack(found)
 
     def render(self) -> NDArray[np.uint8] | None:
@@ -279,76 +270,21 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
         inner.sim.reset()
         inner.sim.set_state_from_flattened(state)
         inner.sim.forward()
-
-
-def goals(robots: Sequence[Any], action: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return what the arms' OSC controllers aim at as one absolute action, (10 * arms,)."""
-    grips = action.reshape(len(robots), -1)[:, CONTROL_DIM - 1 :]
-    parts = []
-    for robot, grip in zip(robots, grips, strict=True):
-        controller = robot.controller
-        parts += [controller.goal_pos, matrix_to_axis_angle(controller.goal_ori), grip]
-    return to_learned(np.concatenate(parts)).astype(np.float32)
+        look_at_objects(inner)
 
 
 def _description(
     task: str | None, dataset: str | Path | None, env_args: Mapping[str, Any] | None
-) -> tuple[EnvArgs, bool]:
-    """Return ``env_args`` and whether soft resets change nothing."""
+) -> tuple[EnvArgs, bool, str]:
+    """Return ``env_args``, whether soft resets change nothing, and how messages name them."""
     if dataset is not None:
-        return read_env_args(dataset), False
+        return read_env_args(dataset), False, str(dataset)
     if env_args is not None:
-        return check_env_args(dict(env_args), "env_args"), False
+        return check_env_args(dict(env_args), "env_args"), False, "env_args"
     if task is None:
         raise PcmError("which task? Give task=Lift (or another), dataset=FILE.hdf5 or env_args")
     known = find_task(task)
-    return known.env_args(), known.soft_reset
-
-
-def _adapted(found: EnvArgs, control: str) -> EnvArgs:
-    """Return ``env_args`` with the controller that ``control`` asks for."""
-    found = deepcopy(found)
-    if control == "absolute":
-        controls_deltas(found, "env_args")
-        found["env_kwargs"]["controller_configs"]["control_delta"] = False
-    return found
-
-
-def _make(env_args: EnvArgs, cameras: tuple[str, ...], size: int, render: bool) -> Any:
-    base = import_robomimic("robomimic.envs.env_robosuite").EnvRobosuite
-
-    class Simulator(base):  # type: ignore[misc, valid-type]
-        """Observations of the present state, without robomimic's global table of modalities."""
-
-        def get_observation(self, di: Any = None) -> Observation:
-            # robosuite samples when its own clock says so, which after reset_to is not the last
-            # instant of a step: that clock is stopped, and everything sampled here.
-            for observable in self.env._observables.values():
-                observable._sampled, observable._time_since_last_sample = True, -np.inf
-            found = dict(self.env._get_observations(force_update=True))
-            kept = {k: v for k, v in found.items() if k.startswith("robot")}
-            pictures = {k: v[::-1].copy() for k, v in found.items() if k.endswith("_image")}
-            return {"object": found["object-state"], **kept, **pictures}
-
-    kwargs = deepcopy(env_args["env_kwargs"])
-    for name in ("has_renderer", "has_offscreen_renderer", "ignore_done", "use_object_obs"):
-        kwargs.pop(name, None)
-    if cameras:
-        kwargs |= {"camera_names": list(cameras), "camera_heights": size, "camera_widths": size}
-    try:
-        with _drawing(0):
-            return Simulator(
-                env_args["env_name"],
-                render_offscreen=render,
-                use_image_obs=bool(cameras),
-                **kwargs,
-            )
-    except PcmError:
-        raise
-    except Exception as error:
-        what = " ".join(str(error).split())[:200] or type(error).__name__
-        hint = f": drawing needs EGL, {EGL}, or MUJOCO_GL=osmesa" if cameras or render else ""
-        raise PcmError(f"robosuite cannot make {env_args['env_name']} ({what}){hint}") from error
+    return known.env_args(installed_series()), known.soft_reset, task
 
 
 def _space(value: NDArray[Any]) -> gym.spaces.Box:

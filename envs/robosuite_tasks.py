@@ -5,14 +5,14 @@ Mandlekar et al. 2021. A data set of a user's own brings its own description.
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pcm_policy.datasets.hdf5 import open_file
+from pcm_policy.envs.robosuite_controllers import EnvArgs, Series, described_series
 from pcm_policy.errors import PcmError
-
-EnvArgs = dict[str, Any]
 
 _CONTROLLER: Mapping[str, Any] = {
     "type": "OSC_POSE",
@@ -21,17 +21,25 @@ _CONTROLLER: Mapping[str, Any] = {
     "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
     "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
     "kp": 150,
-    "damping": 1,
     "impedance_mode": "fixed",
     "kp_limits": [0, 300],
-    "damping_limits": [0, 10],
     "position_limits": None,
     "orientation_limits": None,
     "uncouple_pos_ori": True,
-    "control_delta": True,
     "interpolation": None,
     "ramp_ratio": 0.2,
 }
+_ARM: Mapping[Series, Mapping[str, Any]] = {
+    "1.4": {"damping": 1, "damping_limits": [0, 10], "control_delta": True},
+    "1.5": {
+        "damping_ratio": 1,
+        "damping_ratio_limits": [0, 10],
+        "input_type": "delta",
+        "input_ref_frame": "world",
+        "gripper": {"type": "GRIP"},
+    },
+}
+_VERSION: Mapping[Series, str] = {"1.4": "1.4.1", "1.5": "1.5.1"}
 
 
 @dataclass(frozen=True)
@@ -51,16 +59,25 @@ class RobosuiteTask:
     arms: int = 1
     soft_reset: bool = True
 
-    def env_args(self) -> EnvArgs:
-        """Return a fresh description of the environment, as in robomimic's data sets."""
+    def env_args(self, series: Series) -> EnvArgs:
+        """Return a fresh description of the environment, as in robomimic's data sets.
+
+        Args:
+            series: of robosuite. For 1.5 the frame is the world and the physics step the whole one,
+                as in 1.4 (1.5 would take the robot's frame and a shortened step by itself).
+        """
         layout = {"env_configuration": "single-arm-opposed"} if self.arms == 2 else {}
+        controller: dict[str, Any] = {**_CONTROLLER, **deepcopy(dict(_ARM[series]))}
+        if series == "1.5":
+            controller = {"type": "BASIC", "body_parts": {"right": controller}}
+            layout = {**dict.fromkeys(layout, "opposed"), "lite_physics": False}
         return {
             "env_name": self.env_name,
-            "env_version": "1.4.1",
+            "env_version": _VERSION[series],
             "type": 1,
             "env_kwargs": {
                 "control_freq": 20,
-                "controller_configs": {**_CONTROLLER},
+                "controller_configs": controller,
                 "robots": ["Panda"] * self.arms,
                 "reward_shaping": False,
                 "camera_depths": False,
@@ -120,19 +137,5 @@ def check_env_args(found: Any, where: str) -> EnvArgs:
     kind = found.get("type", found.get("env_type", 1))
     if kind != 1 or not isinstance(found.get("env_kwargs"), dict):
         raise PcmError(f"{where}: env_args is of type {kind}: only robosuite (type 1) is simulated")
+    described_series(found, where)
     return found
-
-
-def controls_deltas(env_args: EnvArgs, where: str) -> bool:
-    """Say whether the actions of an environment are deltas rather than absolute poses.
-
-    Raises:
-        PcmError: its controller is not OSC_POSE; the message begins with ``where``.
-    """
-    controller = env_args["env_kwargs"].get("controller_configs")
-    kind = controller.get("type") if isinstance(controller, dict) else controller
-    if not isinstance(controller, dict) or kind != "OSC_POSE":
-        raise PcmError(
-            f"{where}: absolute actions need controller OSC_POSE, not {kind}: use control='delta'"
-        )
-    return bool(controller.get("control_delta", True))

@@ -13,12 +13,18 @@ import os
 import sys
 import types
 import warnings
+from collections.abc import Mapping
+from importlib import metadata
 from typing import Any
 
+from pcm_policy.envs.robosuite_controllers import Series, series_of
 from pcm_policy.envs.vision_operators import declare_vision_operators
 from pcm_policy.errors import PcmError
 
-INSTALL = "pip install -c constraints.txt -e '.[robomimic]' (or 'pcm_policy[robomimic]')"
+INSTALL: Mapping[Series, str] = {
+    "1.4": "pip install -c constraints.txt -e '.[robomimic14]' (or 'pcm_policy[robomimic14]')",
+    "1.5": "pip install -c constraints.txt -e '.[robomimic]' (or 'pcm_policy[robomimic]')",
+}
 EGL = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
 
 
@@ -45,4 +51,32 @@ def import_robomimic(module: str = "robomimic") -> Any:
             importlib.import_module("six")  # robomimic.config imports it and does not say so
             return importlib.import_module(module)
     except ImportError as error:
-        raise PcmError(f"robosuite's tasks need {error.name or error}: {INSTALL}") from error
+        line = INSTALL[installed_series()]
+        raise PcmError(f"robosuite's tasks need {error.name or error}: {line}") from error
+
+
+def installed_robosuite() -> str | None:
+    """Return the version of robosuite that is installed, None where it is not."""
+    try:
+        return metadata.version("robosuite")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def installed_series() -> Series:
+    """Return the series of robosuite that is installed, where it is not the newest one."""
+    return series_of(installed_robosuite()) or "1.5"
+
+
+def check_robosuite(wanted: Series, where: str) -> None:
+    """Refuse a description that is for another robosuite than the one that is installed.
+
+    Raises:
+        PcmError: the message begins with ``where`` and holds the line that installs the right one.
+    """
+    found = installed_robosuite()
+    if found is not None and series_of(found) != wanted:
+        raise PcmError(
+            f"{where}: this environment is of robosuite {wanted}, and {found} is installed, whose "
+            f"controllers and models are others. In another Python environment: {INSTALL[wanted]}"
+        )

@@ -35,6 +35,7 @@ def make_expert(task: str) -> Expert:
 
         return Demonstrator(task.removeprefix("metaworld/"))
     from pcm_policy.envs.experts import robosuite
+    from pcm_policy.envs.simulators import installed_series
 
     known: dict[str, type[robosuite.Grasping]] = {
         "lift": robosuite.Lift,
@@ -42,7 +43,7 @@ def make_expert(task: str) -> Expert:
         "square": robosuite.Square,
     }
     if (low_dim := task.removesuffix("_image")) in known:  # experts see the poses all the same
-        return known[low_dim]()
+        return known[low_dim](series=installed_series())
     raise PcmError(
         f"no expert knows task {task!r}: use {', '.join(known)} or metaworld/NAME, or roll a "
         "policy out with policy=..."

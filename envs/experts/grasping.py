@@ -41,9 +41,9 @@ class Scene:
     yaw: float
 
     @classmethod
-    def read(cls, observation: Observation) -> "Scene":
-        """Read robomimic's low-dimensional entries; the object's pose comes first in its own."""
-        thing = np.asarray(observation["object"], np.float64)
+    def read(cls, observation: Observation, at: int = 0) -> "Scene":
+        """Read robomimic's low-dimensional entries; in its own the object's pose begins ``at``."""
+        thing = np.asarray(observation["object"], np.float64)[at:]
         fingers = np.asarray(observation["robot0_gripper_qpos"], np.float64)
         turn = quaternion_to_matrix(thing[3:7])
         return cls(

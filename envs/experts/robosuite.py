@@ -5,6 +5,7 @@ grasp point and noise of its own, so that demonstrations are not one trajectory.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from pcm_policy.envs.experts.grasping import (
     above,
     nearest,
 )
+from pcm_policy.envs.robosuite_controllers import Series
 
 
 class Grasping(ABC):
@@ -29,8 +31,13 @@ class Grasping(ABC):
     Args:
         noise: largest standard deviation (m) of the noise on the hand's goals.
         slowest: smallest share of full speed.
+        series: of robosuite, which gives the observations.
     """
 
+    seen_from: ClassVar[Mapping[Series, int]] = {"1.4": 0, "1.5": 7}
+    """Where the object's pose begins among the object's numbers.
+
+    From 1.5 on its pose as the hand sees it comes first."""
     near: ClassVar[float] = 0.012
     """Distance to the grasp point at which the hand closes."""
     closing: ClassVar[int] = 5
@@ -46,8 +53,9 @@ class Grasping(ABC):
     empty: ClassVar[float] = 0.012
     """Distance of closed fingers that hold nothing."""
 
-    def __init__(self, noise: float = 0.01, slowest: float = 0.7) -> None:
+    def __init__(self, noise: float = 0.01, slowest: float = 0.7, series: Series = "1.4") -> None:
         self.noise, self.slowest = noise, slowest
+        self._from = self.seen_from[series]
         self.reset(np.random.default_rng(0))
 
     def describe(self) -> dict[str, Any]:
@@ -69,7 +77,7 @@ class Grasping(ABC):
 
     def act(self, observation: Observation) -> NDArray[np.float32]:
         """Return the next action, (7,)."""
-        scene = Scene.read(observation)
+        scene = Scene.read(observation, self._from)
         point, yaw = self.grasp(scene)
         point = above(point, self._above)
         away = float(np.linalg.norm(scene.hand - point))
@@ -115,6 +123,8 @@ class Grasping(ABC):
 
 class Lift(Grasping):
     """Lift a cube of four centimetres from the table."""
+
+    seen_from: ClassVar[Mapping[Series, int]] = {"1.4": 0, "1.5": 0}
 
     def grasp(self, scene: Scene) -> tuple[Floats, float]:
         """Grasp as the hand is: its fingers turn a cube that lies askew as they close."""

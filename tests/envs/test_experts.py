@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,12 @@ from pcm_policy.rollout.generate import generate
 
 pytest.importorskip("robosuite")
 h5py = pytest.importorskip("h5py")
+
+
+def _arm(env_args: dict[str, Any]) -> dict[str, Any]:
+    """Return the arm's controller of a description for 1.4 or for 1.5."""
+    controller = env_args["env_kwargs"]["controller_configs"]
+    return controller.get("body_parts", {}).get("right", controller)
 
 
 @pytest.mark.parametrize(("task", "limit"), [("lift", 60), ("can", 200), ("square", 200)])
@@ -120,7 +127,8 @@ def test_absolute_axis_angles_need_no_simulator(demos: Path, tmp_path: Path) -> 
     source, target = tmp_path / "axis.hdf5", tmp_path / "absolute.hdf5"
     with h5py.File(source, "w") as file:
         args = json.loads(h5py.File(demos)["data"].attrs["env_args"])
-        args["env_kwargs"]["controller_configs"]["control_delta"] = False
+        _arm(args).pop("input_type", None)
+        _arm(args)["control_delta"] = False
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps(args)
         data["demo_0/actions"] = np.array([[0.1, 0.2, 0.3, 0, 0, np.pi / 2, 1]])
@@ -139,7 +147,7 @@ def test_files_that_cannot_be_converted(demos: Path, tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["data/demo_0/states"] = file["data/demo_1/states"] = np.zeros((1, 32))
         args = json.loads(file["data"].attrs["env_args"])
-        args["env_kwargs"]["controller_configs"]["type"] = "IK_POSE"
+        _arm(args)["type"] = "IK_POSE"
         file["data"].attrs["env_args"] = json.dumps(args)
     with pytest.raises(PcmError, match="OSC_POSE, not IK_POSE"):
         add_absolute_actions(path, tmp_path / "target.hdf5")

@@ -11,8 +11,10 @@ import pytest
 
 import pcm_policy.envs  # noqa: F401 (registers the environments)
 from pcm_policy.envs.robosuite import Robosuite
+from pcm_policy.envs.robosuite_simulator import arm_controllers
 from pcm_policy.envs.robosuite_tasks import TASKS, read_env_args
 from pcm_policy.envs.rotations import to_control, to_learned
+from pcm_policy.envs.simulators import installed_series
 from pcm_policy.envs.vector import make_vector
 from pcm_policy.errors import PcmError
 
@@ -76,8 +78,8 @@ def test_every_task_resets_steps_replays_and_converts(name: str) -> None:
         converted = env.absolute_actions(np.concatenate([first[None], states[:-1]]), actions, model)
         np.testing.assert_array_equal(converted, absolute)
         env.reset(options={"state": first, "model": model})
-        for robot in env._sim.env.robots:
-            robot.controller.use_delta = False
+        for arm in arm_controllers(env._sim.env):
+            arm.use_delta, arm.input_type = False, "absolute"  # 1.4's switch and 1.5's
         for action, state in zip(to_control(absolute), states, strict=True):
             env._sim.env.step(action)
             found = env._sim.env.sim.get_state().flatten()
@@ -200,11 +202,12 @@ def test_what_a_file_may_lack(tmp_path: Path) -> None:
         Robosuite(dataset=tmp_path / "none.hdf5")
     with pytest.raises(PcmError, match="no robosuite task 'Lft'"):
         Robosuite("Lft")
-    joints = TASKS["Lift"].env_args()
-    joints["env_kwargs"]["controller_configs"] = {"type": "JOINT_POSITION"}
+    joints = TASKS["Lift"].env_args(installed_series())
+    controller = joints["env_kwargs"]["controller_configs"]
+    controller.get("body_parts", {}).get("right", controller)["type"] = "JOINT_POSITION"
     with pytest.raises(PcmError, match="OSC_POSE, not JOINT_POSITION"):
         Robosuite(env_args=joints)
-    unknown = TASKS["Lift"].env_args() | {"env_name": "Lift2"}
+    unknown = TASKS["Lift"].env_args(installed_series()) | {"env_name": "Lift2"}
     with pytest.raises(PcmError, match="robosuite cannot make Lift2"):
         Robosuite(env_args=unknown)
 
