@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE =
 INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt -e
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[pusht,metaworld,test,robomimic]' || { \
+	$(INSTALL) '.[pusht,metaworld,test,robomimic14]' || { \
 	  echo "robomimic is not installed (it compiles egl_probe: cmake below 4, a compiler): its tests skip"; \
 	  $(INSTALL) '.[pusht,metaworld,test]'; }
 	touch $@

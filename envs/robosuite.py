@@ -31,7 +31,7 @@ from pcm_policy.envs.robosuite_simulator import (
 )
 from pcm_policy.envs.robosuite_tasks import check_env_args, find_task, read_env_args
 from pcm_policy.envs.rotations import CONTROL_DIM, LEARNED_DIM, to_control
-from pcm_policy.envs.simulators import check_robosuite, installed_series
+from pcm_policy.envs.simulators import check_robosuite, installed_robosuite, installed_series
 from pcm_policy.errors import PcmError
 
 RENDER_SIZE = 512  # pixels of a film
@@ -284,7 +284,9 @@ def _description(
     if task is None:
         raise PcmError("which task? Give task=Lift (or another), dataset=FILE.hdf5 or env_args")
     known = find_task(task)
-    return known.env_args(installed_series()), known.soft_reset, task
+    found = known.env_args(installed_series())
+    found["env_version"] = installed_robosuite() or found["env_version"]
+    return found, known.soft_reset, task
 
 
 def _space(value: NDArray[Any]) -> gym.spaces.Box:

@@ -66,11 +66,13 @@ class RobosuiteTask:
             series: of robosuite. For 1.5 the frame is the world and the physics step the whole one,
                 as in 1.4 (1.5 would take the robot's frame and a shortened step by itself).
         """
-        layout = {"env_configuration": "single-arm-opposed"} if self.arms == 2 else {}
+        layout: dict[str, Any] = {}
+        if self.arms == 2:
+            layout["env_configuration"] = {"1.4": "single-arm-opposed", "1.5": "opposed"}[series]
         controller: dict[str, Any] = {**_CONTROLLER, **deepcopy(dict(_ARM[series]))}
         if series == "1.5":
             controller = {"type": "BASIC", "body_parts": {"right": controller}}
-            layout = {**dict.fromkeys(layout, "opposed"), "lite_physics": False}
+            layout["lite_physics"] = False
         return {
             "env_name": self.env_name,
             "env_version": _VERSION[series],

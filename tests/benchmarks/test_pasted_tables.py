@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import big_hdf5, engines, scale_agreement, versions
+from benchmarks import big_hdf5, engines, robosuite_versions, scale_agreement, versions
 from benchmarks.compare import users
 from benchmarks.lerobot import outside_page
 from benchmarks.routes import route
@@ -105,6 +105,12 @@ def test_the_robots_table() -> None:
     assert f"{pusht['mean_score']['policy']:.5f}" in page
     assert f"{pusht['episodes'] - pusht['apart_by_more_than_1e-3']} of them" in page
     assert f"at most {pusht['largest_difference']:.3f} of a score" in page
+
+
+def test_how_far_two_robosuites_part() -> None:
+    lines = list(map(robosuite_versions.cells, result("robosuite_versions.json")["rows"]))
+    shown = pasted("robosuite-versions", robosuite_versions.PAGE)
+    assert shown == markdown(robosuite_versions.HEAD, lines) + "\n"
 
 
 def test_the_versions_that_were_tried() -> None:

@@ -327,7 +327,7 @@ def test_the_path_from_demonstrations_to_a_package(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_arms_of_the_readme_on_lift(tmp_path: Path) -> None:
     pytest.importorskip(
-        "robosuite", reason="robosuite is not installed: pip install '.[robomimic]'"
+        "robosuite", reason="robosuite is not installed: pip install '.[robomimic14]'"
     )
     arms = [c for c in OURS if c.document == "README.md" and "lift" in _line(c)]
     assert [named(c)[0] for c in arms] == ["data generate", "train", "distill", "eval", "eval"]
