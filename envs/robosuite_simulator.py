@@ -64,7 +64,7 @@ def look_at_objects(env: Any) -> None:
 
     robosuite 1.5 computes an object's pose as the hand sees it before it looks at the object, from
     where the object was at the last observation: zeros after a reset, and one step late from then
-    on. Data sets of robomimic hold that, so that only the first observation is mended here.
+    on. robomimic gives and records that, so that only the first observation is mended here.
     """
     for observable in env._observables.values():
         if observable.modality == "object":
