@@ -26,12 +26,11 @@ import numpy as np
 import torch
 
 from benchmarks import RESULTS
-from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import hardware, made_by, versions
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 
-PAGE, FILE = "docs/training.md", RESULTS / "memory/big_hdf5.json"
+FILE = RESULTS / "memory/big_hdf5.json"
 EPISODE, SIZE = 200, (84, 84, 3)
 CAMERAS = ("agentview_image", "robot0_eye_in_hand_image")
 NUMBERS = {"actions": 7, "states": 32, "obs/robot0_eef_pos": 3, "obs/robot0_gripper_qpos": 2}
@@ -156,7 +155,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     report["command"] = report["command"].replace(str(asked.output), "OUTPUT")
     write_text(FILE, to_json(report))
-    paste(PAGE, "big-hdf5", markdown(HEAD, lines(report)) + "\n")
     print(table(HEAD, lines(report)))
 
 

@@ -1,6 +1,6 @@
 """Time the engines against each other: one network call, and whole solves, all taking turns.
 
-    python -m benchmarks.engines [--policies released/pusht ...] [--calls 40] [--docs]
+    python -m benchmarks.engines [--policies released/pusht ...] [--calls 40]
 
 One process, one thread, batch 1 unless a batch is said. Every side computes the same numbers, and
 its largest difference to eager execution stands beside its time (normalised action units). ``onnx,
@@ -25,12 +25,11 @@ from tqdm import tqdm
 
 from benchmarks import RESULTS
 from benchmarks.compare.policies import load
-from benchmarks.pasted import paste
 from pcm_policy.export import FixedSolve, example
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.statistics import percentiles
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime import graphs
 from pcm_policy.runtime.auto import versions
@@ -183,22 +182,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="most for each row")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "engines")
-    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     lines = []
     for name in args.policies:
         policy, _, weights = load(name, torch.device("cpu"))
         rows: list[dict[str, Any]] = []
-        about = conditions(policy) | {"policy": name, "weights": weights}
+        about = conditions(policy) | {"policy": name, "trained": weights}
         about |= {"engines": versions(), "batch": 1}
         for row in measured(policy, args):  # written each time: a row takes minutes
             rows.append(row)
             write_text(args.output / f"{Path(name).name}.json", to_json(about | {"rows": rows}))
         lines += [[f"{Path(name).name}: {first}", *rest] for first, *rest in map(cells, rows)]
     print(table(HEAD, lines))
-    if args.docs:
-        paste("docs/performance.md", "engines", markdown(HEAD, lines) + "\n")
 
 
 if __name__ == "__main__":

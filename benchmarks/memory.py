@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from benchmarks import RESULTS
-from benchmarks.pasted import paste
 from pcm_policy.export import export_robot
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.conditions import hardware, made_by, versions
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.conditions import hardware, made_by, versions, weights
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 
-PAGE, FILE = "docs/scale.md", RESULTS / "scale/memory.json"
+FILE = RESULTS / "scale/memory.json"
+HEAD = ["process", "peak, MB", "own, MB", "limit, MB"]
 LIMITS = {"pcm-eval": 350.0, "robot_evaluate.py": 150.0}
 """What the whole processes may take, in MB."""
 END = """
@@ -115,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             found[name] = measured(code) | {"limit_mb": LIMITS.get(name)}
     report = {
         "policy": asked.policy,
+        "weights": weights(DiffusionPolicy.from_pretrained(asked.policy)),
         "episodes": asked.episodes,
         "rows": found,
         "versions": versions("onnxruntime", "gymnasium", "gym-pusht"),
@@ -122,14 +123,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         "hardware": hardware(torch.device("cpu")),
     }
     write_text(FILE, to_json(report))
-    head = ["process", "peak, MB", "own, MB", "limit, MB"]
-    lines = [
-        [name, f"{row['peak_mb']:.0f}", f"{row['own_mb']:.0f}",
-         "" if row["limit_mb"] is None else f"{row['limit_mb']:.0f}"]
-        for name, row in found.items()
-    ]  # fmt: skip
-    paste(PAGE, "memory", markdown(head, lines) + "\n")
-    print(table(head, lines))
+    print(table(HEAD, lines(report)))
+
+
+def lines(report: dict[str, Any]) -> list[list[str]]:
+    """Return the rows of the table."""
+    found = []
+    for name, row in report["rows"].items():
+        limit = "" if row["limit_mb"] is None else f"{row['limit_mb']:.0f}"
+        found.append([name, f"{row['peak_mb']:.0f}", f"{row['own_mb']:.0f}", limit])
+    return found
 
 
 if __name__ == "__main__":

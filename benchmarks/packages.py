@@ -1,6 +1,6 @@
 """Time solves as packages without Python: ONNX Runtime on every side, beside eager execution.
 
-    python -m benchmarks.packages [--policy released/pusht_mlp] [--output DIR] [--docs]
+    python -m benchmarks.packages [--policy released/pusht_mlp] [--output DIR]
 
 The rows are those of ``benchmarks.study.pcm`` whose score is the base's (the paired 95 % interval
 of the difference lies within 0.03), its base, and sequential DDPM-100, with the scores measured
@@ -21,12 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import RESULTS
-from benchmarks.pasted import paste
 from pcm_policy.export import example
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.bench import time_predictions
 from pcm_policy.measure.conditions import conditions
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.runtime.inputs import Inputs, eager
@@ -104,7 +103,6 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "packages")
-    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     policy = DiffusionPolicy.from_pretrained(options.policy)
@@ -126,8 +124,6 @@ def main() -> None:
     write_text(options.output / "packages.json", to_json(report))
     lines = [cells(row, rows[0]) for row in rows]
     print(table(HEAD, lines))
-    if options.docs:
-        paste("docs/performance.md", "packages", markdown(HEAD, lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,17 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pasted import paste
 from benchmarks.scale_model import Cost, Trouble, half_efficient, predicted, simulate
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import hardware, made_by
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.rollout.merging import merge, read_shards
 from pcm_policy.rollout.shards import Shard, ShardFile, read_shard
 from pcm_policy.runtime.timing import take_turns
 
 FILE = Path(__file__).parent / "results/scale/scale.json"
-PAGE = "docs/scale.md"
 FEW, MANY, CHECKED = 4, 84, 120
 TROUBLES = {
     "calm": Trouble(),
@@ -210,6 +208,12 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def checked_cells(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table that compares the formula with what was measured."""
+    names = ("wall_s", "formula_s", "simulated_s")
+    return [str(row["processes"]), *(said(row[name]) for name in names), f"{row['off']:+.1%}"]
+
+
 def said(seconds: float) -> str:
     """Return a time in the unit that fits."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
@@ -241,14 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "rows": rows,
     }
     write_text(FILE, to_json(report))
-    lines = [cells(row) for row in rows]
-    paste(PAGE, "scale", markdown(HEAD, lines) + "\n")
-    names = ("wall_s", "formula_s", "simulated_s")
-    compared = [
-        [str(row["processes"]), *(said(row[name]) for name in names), f"{row['off']:+.1%}"]
-        for row in checked
-    ]
-    paste(PAGE, "scale-checked", markdown(CHECK, compared) + "\n")
+    lines, compared = list(map(cells, rows)), list(map(checked_cells, checked))
     print(table(HEAD, lines), table(CHECK, compared), sep="\n\n")
 
 

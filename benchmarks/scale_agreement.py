@@ -22,14 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import hardware, made_by
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import load_tensors
 
 FILE = Path(__file__).parent / "results/scale/agreement.json"
-PAGE = "docs/scale.md"
 HEAD = ["command", "run", "compared with", "weights apart", "losses apart"]
 WORK = {
     "train": ("task=pusht", "network=unet1d"),
@@ -118,9 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = {"steps": asked.steps, "batch": asked.batch, "rows": rows, "words": WORK}
     report |= {**made_by(), "hardware": hardware(torch.device("cpu"))}
     write_text(FILE, to_json(report))
-    lines = list(map(cells, rows))
-    paste(PAGE, "agreement", markdown(HEAD, lines) + "\n")
-    print(table(HEAD, lines))
+    print(table(HEAD, list(map(cells, rows))))
 
 
 if __name__ == "__main__":

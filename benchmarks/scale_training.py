@@ -1,6 +1,6 @@
 """Rows a second of training and of distillation in one process and in two (docs/scale.md).
 
-    python -m benchmarks.scale_training [--repeats 3] [--batch 256] [--output FILE] [--docs]
+    python -m benchmarks.scale_training [--repeats 3] [--batch 256] [--output FILE]
 
 The commands run under torchrun, one thread a process, in turns: a U-Net (``network=unet1d``) on
 ``released/pusht_demos``, and a head of ``released/pusht``. Training also runs on two nodes of one
@@ -26,13 +26,11 @@ from typing import Any
 import torch
 
 from benchmarks.nodes import networks, started
-from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import hardware, made_by
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 
 FILE = Path(__file__).parent / "results/scale/training.json"
-PAGE = "docs/scale.md"
 HEAD = ["command", "processes", "rows/s", "times one", "start, s"]
 POOL = 256
 Start = Callable[[Sequence[str], Any], "list[subprocess.Popen[Any]]"]
@@ -138,7 +136,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--output", type=Path, default=FILE)
-    parser.add_argument("--docs", action="store_true", help="write the table of docs/scale.md")
     asked = parser.parse_args(argv)
     load = os.getloadavg()[0]
     rows = measured(asked.repeats, asked.batch)
@@ -151,15 +148,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "hardware": hardware(torch.device("cpu")),
     }
     write_text(asked.output, to_json(report))
+    print(table(HEAD, list(map(cells, rows))))
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table."""
     names = ("command", "processes", "rows_per_s", "over_one", "start_s")
-    cells = [[_cell(row[name]) for name in names] for row in rows]
-    print(table(HEAD, cells))
-    if asked.docs:
-        paste(PAGE, "training", markdown(HEAD, cells) + "\n")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    found = (row[name] for name in names)
+    return [f"{value:.2f}" if isinstance(value, float) else str(value) for value in found]
 
 
 if __name__ == "__main__":

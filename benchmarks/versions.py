@@ -1,6 +1,6 @@
 """Install the package beside certain versions of what it needs, and test it there.
 
-    python -m benchmarks.versions [--only NAME] [--keep FOLDER] [--docs]
+    python -m benchmarks.versions [--only NAME] [--keep FOLDER]
 
 Each row of :data:`ROWS` makes an environment of its own, installs the checkout by pip as a user
 does, and runs the quick tests of :data:`QUICK` there. A row of LeRobot makes the environment of
@@ -26,13 +26,11 @@ from xml.etree import ElementTree
 
 from benchmarks import RESULTS
 from benchmarks.oldest import EXTRAS, FILE, ROOT, bounds
-from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import made_by
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 
 RESULT = RESULTS / "versions.json"
-PAGE = "docs/training.md"
 HEAD = ["row", "Python", "torch", "numpy", "LeRobot", "passed", "failed", "skipped"]
 QUICK = (
     "tests/test_fields.py",
@@ -206,7 +204,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--only", choices=[row.name for row in ROWS], help="one row")
     parser.add_argument("--keep", type=Path, help="folder that keeps the environments")
-    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     asked = parser.parse_args(argv)
     results: list[dict[str, Any]] = []
     for row in ROWS:
@@ -214,8 +211,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             with tempfile.TemporaryDirectory(prefix="pcm-versions-") as scratch:
                 results = kept(tried(row, (asked.keep or Path(scratch)).resolve() / row.name))
     print(table(HEAD, lines(results)))
-    if asked.docs:
-        paste(PAGE, "versions", markdown(HEAD, lines(results)) + "\n")
     if any(row["failed"] for row in results):
         raise SystemExit(1)
 

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from examples.images import measure, page
+from examples.images import measure
 from examples.images.__main__ import QUICK, main, run, tables
 from examples.images.digits import frechet
 from examples.images.paradigms import paradigms
 from pcm_policy.envs.vision_operators import declare_vision_operators
-from pcm_policy.measure.tables import markdown
 from tests.imaging import drawn, loop, wobble
 
 ROOT = Path(__file__).parents[1]
@@ -87,11 +86,3 @@ def test_what_was_measured() -> None:
     for row in report["switching"].values():
         assert row["alone"] > 10 * measure.EXACT
         assert row["switched"] <= measure.EXACT
-
-
-def test_the_page_has_what_was_measured() -> None:
-    report, text = json.loads(RESULT.read_text()), (ROOT / "docs/library.md").read_text()
-    for name, head, rows in tables(report):
-        shown = text.split(f"<!-- {name}:begin -->\n")[1].split(f"<!-- {name}:end -->")[0]
-        assert shown == markdown(head, rows) + "\n"
-    assert page.SOLVED[0] == "sampler"

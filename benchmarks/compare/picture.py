@@ -49,10 +49,14 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_picture(file: Path, target: Path) -> None:
+    """Draw the picture of a result file."""
+    draw(json.loads(file.read_text()), target)
+
+
+def draw(report: Mapping[str, Any], target: Path) -> None:
     """Draw every row's time (p50, to p99) with its floor, one panel a policy and batch."""
     from matplotlib import ticker
 
-    report = json.loads(file.read_text())
     panels: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in report["rows"]:
         panels.setdefault((row["policy"], row["batch"]), []).append(row)

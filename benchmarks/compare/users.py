@@ -1,7 +1,7 @@
 """Time PCM rounds beside what users of the same weights run today, all sides taking turns.
 
     export PCM_LEROBOT_PYTHON=FOLDER/bin/python  # python -m benchmarks.lerobot.env FOLDER
-    python -m benchmarks.compare.users [--policy released/pusht] [--calls 60] [--docs]
+    python -m benchmarks.compare.users [--policy released/pusht] [--calls 60]
 
 LeRobot's rows are its own package as it ships: eager, on the same number of threads, in a process
 of its own, which times itself. Few-step DPM-Solver++ runs in the same engines as our rounds. A call
@@ -26,12 +26,12 @@ from benchmarks.compare.policies import identity, load
 from benchmarks.compare.sides import Side, Solved, ours
 from benchmarks.compare.timing import batches, timed_turns
 from benchmarks.lerobot.side import lerobot_side, python
-from benchmarks.pasted import paste
 from pcm_policy.adopt.lerobot_peer import LeRobotPeer
 from pcm_policy.adopt.lerobot_sampling import common_sampler
 from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.conditions import weights
 from pcm_policy.measure.statistics import percentiles
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.auto import versions
 from pcm_policy.runtime.config import Name, Precision, RuntimeConfig
@@ -95,9 +95,10 @@ def computing(side: Side, spent: list[float]) -> Side:
 def measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return one policy's rows and what they were measured with."""
     torch.set_num_threads(args.threads)
-    policy, observations, weights = load(name, torch.device("cpu"))
+    policy, observations, trained = load(name, torch.device("cpu"))
     obs = batches(observations, 1)
-    about = identity(policy.device) | {"weights": weights, "threads": args.threads}
+    about = identity(policy.device) | {"weights": weights(policy)}
+    about |= {"threads": args.threads, "trained": trained}
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         every = list(sides(policy, obs, stack))
@@ -144,13 +145,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240.0, help="no turn starts after these")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=RESULTS / "compare/users.json")
-    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     args = parser.parse_args()
     found = measured(args.policy, args)
     write_text(args.output, to_json(found))
     print(table(HEAD, lines(found["rows"])))
-    if args.docs:
-        paste("docs/performance.md", "users", markdown(HEAD, lines(found["rows"])) + "\n")
 
 
 if __name__ == "__main__":

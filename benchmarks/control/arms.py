@@ -165,11 +165,9 @@ def fill(options: argparse.Namespace) -> None:
     seats.close()
 
 
-def tables(folder: Path) -> str:
+def tables(*tasks: dict[str, Any]) -> str:
     """Return a table a task, its whole columns alone; what is missing is said."""
-    return "\n\n".join(
-        _table(json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))
-    )
+    return "\n\n".join(map(_table, tasks)) + "\n"
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -221,7 +219,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "arms")
     options = parser.parse_args()
     if options.table:
-        print(tables(options.output))
+        found = sorted(options.output.glob("*.json"))
+        print(tables(*(json.loads(path.read_text()) for path in found)), end="")
         return
     try:
         fill(options)

@@ -1,17 +1,7 @@
-"""docs/vla.md's tables from what ``benchmarks/lerobot/outside.py`` measured.
+"""docs/vla.md's tables from what ``benchmarks/lerobot/outside.py`` measured."""
 
-python -m benchmarks.lerobot.outside_page benchmarks/results/lerobot/outside.json
-"""
-
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-from benchmarks.pasted import paste
-from pcm_policy.measure.tables import markdown
-
-PAGE = "docs/vla.md"
 SOLVERS = ("picard", "anderson", "newton", "coarse")
 ROUNDS_HEAD = ["policy", "its own calls", *SOLVERS]
 SPEED_HEAD = ["LeRobot's loop", "in its place", "calls", "NFE", "largest error", "RMS error"]
@@ -64,17 +54,3 @@ def speed_cells(row: dict[str, Any]) -> list[str]:
         f"{row['ours_ms']:.0f}",
         f"{row['faster']:.1f}x",
     ]
-
-
-def main() -> None:
-    """Paste both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("result", type=Path)
-    found = json.loads(parser.parse_args().result.read_text())
-    paste(PAGE, "rounds", markdown(ROUNDS_HEAD, rounds_lines(found["rounds"])) + "\n")
-    speed = list(map(speed_cells, speed_rows(found["speed"])))
-    paste(PAGE, "speed", markdown(SPEED_HEAD, speed) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """From scripted demonstrations to success in simulation, by the commands that anybody would type.
 
-    python -m benchmarks.routes.route lift can square --output DIR [--docs]
+    python -m benchmarks.routes.route lift can square --output DIR
     python -m benchmarks.routes.route can --output DIR --ray HOST:6379   # episodes in a Ray cluster
 
 For each route: ``pcm-data generate``, ``pcm-train``, ``pcm-distill``, then ``pcm-eval`` for the
@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pasted import paste
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 
 SOLVERS: Mapping[str, tuple[str, ...]] = {
     "DDIM-16, the base": ("solver=ddim",),
@@ -199,14 +198,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("routes", nargs="+", choices=list(ROUTES))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--ray", help="address of a Ray cluster for all episodes, or local")
-    parser.add_argument("--docs", action="store_true", help="update README.md")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     reports = [run(name, args.output, ray=args.ray) for name in args.routes]
-    head, lines = ["", *args.routes], rows(reports)
-    print(table(head, lines))
-    if args.docs:
-        paste("README.md", "routes", markdown(head, lines) + "\n")
+    print(table(["", *args.routes], rows(reports)))
 
 
 if __name__ == "__main__":

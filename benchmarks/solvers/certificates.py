@@ -1,6 +1,6 @@
 """How many certificates are false, on rows that calibrated nothing.
 
-    python -m benchmarks.solvers.certificates [POLICY ...] [--rows 512] [--ddpm-rows 128] [--docs]
+    python -m benchmarks.solvers.certificates [POLICY ...] [--rows 512] [--ddpm-rows 128]
 
 Every row is solved by every step to 1e-2 and 1e-3 with the safety factor that ``policy.solver``
 gives, and compared with the sequential chunk of the same noise. One half of the observations comes
@@ -16,12 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import RESULTS
-from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.certify import TOLERANCES, plan_for, solver_of
-from pcm_policy.measure.conditions import conditions, made_by, said
+from pcm_policy.measure.conditions import conditions, made_by
 from pcm_policy.measure.exactness import paired_noise
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations, resolve_data
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
@@ -91,7 +90,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--ddpm-rows", type=int, default=128)
     parser.add_argument("--output", type=Path, default=RESULTS / "certificates.json")
-    parser.add_argument("--docs", action="store_true", help="update docs/solvers.md")
     options = parser.parse_args(argv)
     rows, reports = [], {}
     for name in options.policies:
@@ -102,15 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         rows += measure(name, policy, all_steps, options.ddpm_rows)
         reports[name] = conditions(policy)
         write_text(options.output, to_json(_report(options, reports, rows)))
-    cells = [_cells(row) for row in rows]
-    print(table(HEAD, cells))
-    if options.docs:
-        where, count = said(next(iter(reports.values()))), sum(row["certified"] for row in rows)
-        command = " ".join(["python -m benchmarks.solvers.certificates", *options.policies])
-        start = f"`{command} --rows {options.rows} --ddpm-rows {options.ddpm_rows}` on {where}; "
-        false = sum(row["false"] for row in rows)
-        total = f"{count:,} certificates, {false} of them false:"
-        paste("docs/solvers.md", "false", f"{start}{total}\n\n{markdown(HEAD, cells)}\n")
+    print(table(HEAD, list(map(cells, rows))))
 
 
 def _report(
@@ -120,7 +110,8 @@ def _report(
     return {**made_by(), **counts, "usual_safety": SAFETY, "policies": reports, "rows": rows}
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table."""
     return [
         row["policy"],
         row["sampler"],

@@ -1,6 +1,6 @@
 """Rounds until certified PCM has proven its chunk, by the step that follows the head.
 
-    python -m benchmarks.solvers.certified [POLICY ...] [--observations 128] [--docs]
+    python -m benchmarks.solvers.certified [POLICY ...] [--observations 128]
 
 Every held-out observation is solved alone, cold, with the same noise for every step. ``linearised``
 is the reference of the change: quasi-Newton rounds, which certified PCM took before it took
@@ -15,12 +15,11 @@ import numpy as np
 import torch
 
 from benchmarks import RESULTS
-from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.conditions import conditions, made_by, said
+from pcm_policy.measure.conditions import conditions, made_by
 from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.statistics import bootstrap_mean_interval, paired_difference_interval
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers import PCM, Anderson, Newton, Picard, Step, Tolerance
@@ -70,7 +69,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("policies", nargs="*", default=POLICIES)
     parser.add_argument("--observations", type=int, default=128)
     parser.add_argument("--output", type=Path, default=RESULTS / "certified.json")
-    parser.add_argument("--docs", action="store_true", help="update docs/pcm.md")
     options = parser.parse_args(argv)
     rows, reports = [], {}
     for name in options.policies:
@@ -81,11 +79,6 @@ def main(argv: list[str] | None = None) -> None:
     report = {**made_by(), "error": ERROR, "policies": reports, "rows": rows}
     write_text(options.output, to_json(report))
     print(table(HEAD, [cells(row) for row in rows]))
-    if options.docs:
-        count, where = options.observations, said(next(iter(reports.values())))
-        start = f"`python -m benchmarks.solvers.certified --observations {count}` on {where}"
-        text = f"{start}, batch 1:\n\n{markdown(HEAD, [cells(row) for row in rows])}\n"
-        paste("docs/pcm.md", "certified", text)
 
 
 def cells(row: dict[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """Where the time of one prediction goes.
 
-    python -m benchmarks.solvers.profile [POLICY ...] [--docs]
+    python -m benchmarks.solvers.profile [POLICY ...]
 
 Every part of a prediction is timed where it is called, its callees that are parts themselves taken
 off, and what is left is the loop; solvers take turns call by call. For the share of matrix products
@@ -22,11 +22,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import RESULTS
 from benchmarks.compare.policies import identity, load
-from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
+from pcm_policy.measure.conditions import weights
 from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.statistics import percentiles
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.timing import Side, take_turns
 from pcm_policy.sampling.denoise import Denoiser
@@ -184,20 +184,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "profile_solve.json")
-    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device = torch.device("cpu")
-    found = identity(device) | {"calls": args.calls, "policies": {}}
+    found = identity(device) | {"calls": args.calls, "weights": {}, "policies": {}}
     for name in args.policies:
-        policy, obs, weights = load(name, device)
-        label = name if weights == name else f"{name} ({weights})"
+        policy, obs, trained = load(name, device)
+        label = name if trained == name else f"{name} ({trained})"
+        found["weights"][label] = weights(policy)
         found["policies"][label] = measure(policy, obs, args.calls)
     write_text(args.out, to_json(found))
-    lines = cells(found["policies"])
-    print(table(HEAD, lines))
-    if args.docs:
-        paste("docs/performance.md", "profile", markdown(HEAD, lines) + "\n")
+    print(table(HEAD, cells(found["policies"])))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks import RESULTS
-from benchmarks.pasted import paste
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.conditions import conditions, said
+from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.exactness import paired_noise
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.folder import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.inputs import Inputs
@@ -137,23 +136,17 @@ def main() -> None:
     parser.add_argument("--policy", default="released/pusht")
     parser.add_argument("--observations", type=int, default=256)
     parser.add_argument("--output", type=Path, default=RESULTS / "rounds.json")
-    parser.add_argument("--docs", action="store_true", help="update docs/solvers.md")
     options = parser.parse_args()
     policy = DiffusionPolicy.from_pretrained(options.policy)
     obs = held_out_observations(options.policy)[: options.observations]
     rows = [row for sampler in samplers_of(policy) for row in measure(policy, obs, sampler)]
     report = {**conditions(policy), "error": ERROR, "observations": len(obs), "rows": rows}
     write_text(options.output, to_json(report))
-    cells = [_cells(row) for row in rows]
-    print(table(HEAD, cells))
-    if options.docs:
-        command = f"--policy {options.policy} --observations {len(obs)}"
-        start = f"`python -m benchmarks.solvers.rounds {command}` on {said(report)}, cold"
-        text = f"{start}, actions in [-1, 1]:\n\n{markdown(HEAD, cells)}\n"
-        paste("docs/solvers.md", "rounds", text)
+    print(table(HEAD, list(map(cells, rows))))
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table."""
     return [
         row["solver"],
         row["sampler"],

@@ -17,7 +17,7 @@ resumes the one that was cut off. ``--only a,b`` takes some rows, ``--list`` pri
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,19 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [*found, number(row["ramp"]), number(row["warm"])]
 
 
+def ordered(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a report in the order of :data:`ROWS`."""
+    return [report["rows"][name] for name in ROWS if name in report["rows"]]
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """Return the table as markdown, with what each row changes."""
+    rows = ordered(report)
+    commands = [f"`{' '.join(ROWS[row['name']]) or 'defaults'}`" for row in rows]
+    lines = [[*cells(row), c] for row, c in zip(rows, commands, strict=True)]
+    return markdown([*HEAD, "overrides"], lines) + "\n"
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Train and measure the rows that are missing; print all."""
     parser = argparse.ArgumentParser(
@@ -212,13 +225,11 @@ def main(words: Sequence[str] | None = None) -> None:
             "rows": report["rows"] | {name: row},
         }
         write_text(file, to_json(report))
-    rows = [report["rows"][name] for name in ROWS if name in report["rows"]]
+    rows = ordered(report)
     print(table(HEAD, [cells(row) for row in rows]))
     for row in rows:
         print(f"{row['name']}: {row['command']}")
-    commands = [f"`{' '.join(ROWS[row['name']]) or 'defaults'}`" for row in rows]
-    lines = [[*cells(row), c] for row, c in zip(rows, commands, strict=True)]
-    write_text(options.output / "ablation.md", markdown([*HEAD, "overrides"], lines) + "\n")
+    write_text(options.output / "ablation.md", text(report))
 
 
 if __name__ == "__main__":

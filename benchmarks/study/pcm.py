@@ -13,9 +13,8 @@ actions are clipped to the demonstrations' range, which only ParaDiGMS leaves. T
 prediction at batch 1, all rows taking turns, on the base's network: a consistency model has its
 shape.
 
-Writes ``study.json``, ``study.md``, ``error.png``, ``score.png``, ``pareto.png`` and ``episodes/``,
-and with ``--paste README.md measured`` the rows of up to four rounds into that document, between
-marks of that name. Run again, it goes on where it was cut off. ``--ray ADDRESS`` plays the rows'
+Writes ``study.json``, ``study.md``, ``error.png``, ``score.png``, ``pareto.png`` and ``episodes/``.
+Run again, it goes on where it was cut off. ``--ray ADDRESS`` plays the rows'
 episodes in a Ray cluster, a row at a time in each of its processes; times are taken here.
 """
 
@@ -29,7 +28,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.pasted import paste
 from benchmarks.study import pareto as pcm_study_pareto
 from benchmarks.study.perturbed import robustness
 from benchmarks.study.ratios import (
@@ -255,11 +253,6 @@ class Study:
         }
 
 
-def paste_rows(command: str, report: Mapping[str, Any], document: str, name: str) -> None:
-    """Put the rows that most readers want between the marks of a document."""
-    paste(document, name, excerpt(command, report))
-
-
 def excerpt(command: str, report: Mapping[str, Any]) -> str:
     """Return the rows of few rounds and calls as markdown, with what they mean."""
     shown = ["base", "DDPM", *FEW_STEPS, "Picard", "Newton", "PCM", SETTLING]
@@ -307,7 +300,6 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuning-episodes", type=int, default=100)
     parser.add_argument("--search-episodes", type=int, default=8)
     parser.add_argument("--calls", type=int, default=200)
-    parser.add_argument("--paste", nargs=2, metavar=("DOCUMENT", "NAME"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ray", help="address of a Ray cluster that plays the rows, or local")
     options = parser.parse_args(words)
@@ -325,8 +317,6 @@ def main(words: Sequence[str] | None = None) -> None:
     write_text(options.output / "study.md", f"`{command}`\n\n{text}\n")
     pictures(report, options.output)
     pcm_study_pareto.picture(report, options.output / "pareto.png")
-    if options.paste:
-        paste_rows(command, report, *options.paste)
     print("\n\n".join(table(head, rows) for head, rows in found))
 
 

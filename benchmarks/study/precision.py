@@ -1,6 +1,6 @@
 """Scores of PCM rounds in lower precision beside float32, over paired episodes of Push-T.
 
-    python -m benchmarks.study.precision [--policy released/pusht] [--episodes 600] [--docs]
+    python -m benchmarks.study.precision [--policy released/pusht] [--episodes 600]
 
 Solves run one observation at a time, as on a robot, in one engine; a bfloat16 network rounds
 differently in a batch. Episodes have the seeds and the noise of the published ones. Run again, it
@@ -14,12 +14,11 @@ from typing import Any
 import torch
 
 from benchmarks import RESULTS
-from benchmarks.pasted import paste
 from benchmarks.study.pcm import SEED
 from benchmarks.study.rows import compare, play
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.auto import versions
 from pcm_policy.runtime.config import Precision, RuntimeConfig
@@ -79,7 +78,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--kept", type=Path, default=Path("outputs/precision"))
     parser.add_argument("--output", type=Path, default=RESULTS / "study/precision.json")
-    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     args = parser.parse_args()
     torch.set_num_threads(1)
     policy = DiffusionPolicy.from_pretrained(args.policy)
@@ -92,8 +90,6 @@ def main() -> None:
         write_text(args.output, to_json(about | played))
     lines = [cells(row) for row in rows]
     print(table(HEAD, lines))
-    if args.docs:
-        paste("docs/performance.md", "precision", markdown(HEAD, lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 ``DIR/index.html`` has the grids and tables, ``DIR/result.json`` all numbers. ``--resume`` goes on
 with what a run that was cut off has trained. Networks, and then heads, are trained side by side, in
 ``--processes`` of one thread each: the cores of the machine unless given. ``--quick`` tries every
-part with sizes that teach nothing. ``--docs`` also writes the result, its tables and the
-picture into the repository.
+part with sizes that teach nothing. ``--docs`` also keeps result and picture in the repository,
+from where ``python -m benchmarks.figures`` makes the tables of the document.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from examples.images.processes import side_by_side
 from pcm_policy.files import to_json, write_text
 from pcm_policy.heads import Head
 from pcm_policy.measure.conditions import hardware, made_by
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 from pcm_policy.sampling.library import Conditional, Guided
 from pcm_policy.solvers import PCM, Anderson, Picard, Rounds, Sequential, Tolerance
 from pcm_policy.solvers.registry import Solver
@@ -202,7 +202,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     parser.add_argument("--processes", type=int, default=cores, help="that train at once")
     parser.add_argument("--quick", action="store_true", help="sizes that teach nothing")
-    parser.add_argument("--docs", action="store_true", help="write result and tables of the docs")
+    parser.add_argument("--docs", action="store_true", help="keep result and picture for the docs")
     args = parser.parse_args()
     if args.output.exists() and not args.output.is_dir():
         parser.error(f"{args.output} is a file: give a new folder")
@@ -218,12 +218,9 @@ def main() -> None:
     print(args.output / "index.html", report["took"])
     if args.docs:
         from benchmarks import RESULTS
-        from benchmarks.pasted import paste
 
         write_text(RESULTS / "images.json", to_json(report))
         shutil.copyfile(args.output / "images.png", RESULTS / "images.png")
-        for name, head, rows in tables(report):
-            paste("docs/library.md", name, markdown(head, rows) + "\n")
 
 
 class _Raw(argparse.RawDescriptionHelpFormatter):

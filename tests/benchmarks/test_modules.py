@@ -63,7 +63,7 @@ def test_pasting_replaces_what_stands_between_the_marks(
 ) -> None:
     file = tmp_path / "a.md"
     file.write_text("before\n<!-- x:begin -->\nold\n<!-- x:end -->\nafter\n")
-    monkeypatch.setattr("benchmarks.pasted.__file__", str(tmp_path / "benchmarks/pasted.py"))
+    monkeypatch.setattr("benchmarks.pasted.ROOT", tmp_path)
     paste("a.md", "x", "new\n")
     assert file.read_text() == "before\n<!-- x:begin -->\nnew\n<!-- x:end -->\nafter\n"
     assert benchmarks.RESULTS.name == "results"

@@ -1,17 +1,14 @@
 """The model of ``python -m benchmarks.scale``: formula and simulation agree, and trouble costs."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import scale
+from benchmarks.pasted import result
 from benchmarks.scale_model import Cost, Trouble, half_efficient, predicted, simulate
-from pcm_policy.measure.tables import markdown
 
 COST = Cost(10.0, 2.0, 0.0, 0.1, 1e-4, 1e-3, 0.01)
 CALM = Trouble()
@@ -84,12 +81,8 @@ def test_where_it_stops() -> None:
     assert half_efficient(COST, 1) == 1
 
 
-def test_the_table_is_of_the_result_file() -> None:
-    root = Path(__file__).parents[2]
-    found = json.loads((root / "benchmarks/results/scale/scale.json").read_text())
-    page = (root / scale.PAGE).read_text()
-    pasted = page.split("<!-- scale:begin -->\n")[1].split("<!-- scale:end -->")[0]
-    assert pasted == markdown(scale.HEAD, [scale.cells(row) for row in found["rows"]]) + "\n"
+def test_the_rows_are_those_of_the_formula() -> None:
+    found = result("scale/scale.json")
     cost = Cost(**found["measured"]["cost"]["cpu"])
     for row in found["rows"]:
         assert row["formula_s"] == pytest.approx(predicted(cost, row["episodes"], row["processes"]))

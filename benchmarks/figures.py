@@ -1,0 +1,227 @@
+"""All measured tables and pictures of README and docs, made again from the committed results.
+
+    python -m benchmarks.figures [--check] [--pictures]
+
+A figure is made of files in ``benchmarks/results`` alone, so that nothing is measured here; what a
+file was measured with is in it (``command``). ``--check`` changes nothing, and fails where a
+document shows another table than its results give. ``--pictures`` also draws the pictures.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import (
+    RESULTS,
+    big_hdf5,
+    engines,
+    memory,
+    packages,
+    scale,
+    scale_agreement,
+    scale_training,
+    versions,
+)
+from benchmarks.compare import picture, users
+from benchmarks.control import arms
+from benchmarks.lerobot import outside_page
+from benchmarks.pasted import Figure, Picture, block, paste, pasted
+from benchmarks.routes import route
+from benchmarks.solvers import certificates, certified, profile, rounds
+from benchmarks.study import ablation, pareto, pcm, precision, summary
+from examples.images import page as images
+from pcm_policy.measure.conditions import said
+
+ARMS = ("lift", "metaworld_pick-place", "pusht")
+ROUTES = ("lift", "lift-transformer", "can", "square", "pick-place", "peg-insert-side")
+STUDIES = ("study/pusht/study.json", "study/pusht_mlp/study.json")
+
+
+def rows_of(
+    head: list[str], cells: Callable[[dict[str, Any]], list[str]], key: str = "rows"
+) -> Callable[[Any], str]:
+    """Return what makes a table of a list in a result, a line of each entry."""
+    return lambda found: block(head, list(map(cells, found[key])))
+
+
+def about(found: Mapping[str, Any], more: str, text: str) -> str:
+    """Put the command and the conditions of a result above its table."""
+    one = next(iter(found.get("policies", {}).values()), found)
+    executed = {"threads": one["hardware"]["threads"]} | one["runtime"]
+    where = said({**one, "runtime": executed})
+    return f"`{found['command'].replace(' --docs', '')}` on {where}{more}:\n\n{text}"
+
+
+def _certificates(found: Any) -> str:
+    rows = found["rows"]
+    count, false = (sum(row[name] for row in rows) for name in ("certified", "false"))
+    text = block(certificates.HEAD, list(map(certificates.cells, rows)))
+    return about(found, f"; {count:,} certificates, {false} of them false", text)
+
+
+def _engines(*found: Any) -> str:
+    lines = []
+    for name, report in zip(engines.POLICIES, found, strict=True):
+        for first, *rest in map(engines.cells, report["rows"]):
+            lines.append([f"{Path(name).name}: {first}", *rest])
+    return block(engines.HEAD, lines)
+
+
+def _packages(found: Any) -> str:
+    first, *_ = found["rows"]
+    return block(packages.HEAD, [packages.cells(row, first) for row in found["rows"]])
+
+
+def _measured(found: Any) -> str:
+    executed = {"threads": 1, "mode": "eager", "precision": "float32", "tf32": False}
+    command = f"python -m benchmarks.study.pcm {found['command'].partition('.py ')[2]}"
+    return pcm.excerpt(command, {"runtime": executed} | found)
+
+
+FIGURES = (
+    Figure("README.md", "measured", STUDIES[:1], _measured),
+    Figure(
+        "README.md",
+        "routes",
+        tuple(f"routes/{name}.json" for name in ROUTES),
+        lambda *found: block(["", *ROUTES], route.rows(found)),
+    ),
+    Figure("docs/control.md", "arms", tuple(f"arms/{x}.json" for x in ARMS), arms.tables),
+    Figure(
+        "docs/library.md",
+        "images-solvers",
+        ("images.json",),
+        lambda found: block(images.SOLVED, images.solved(found["solved"])),
+    ),
+    Figure(
+        "docs/library.md",
+        "images-rounds",
+        ("images.json",),
+        lambda found: block(images.ROUNDS, images.by_round(found)),
+    ),
+    Figure(
+        "docs/pcm.md",
+        "certified",
+        ("certified.json",),
+        lambda found: about(found, ", batch 1", rows_of(certified.HEAD, certified.cells)(found)),
+    ),
+    Figure("docs/pcm.md", "study", (*STUDIES, "study/pusht_2400/pairs.json"), summary.text),
+    Figure("docs/pcm.md", "ablation", ("ablation.json",), ablation.text),
+    Figure(
+        "docs/performance.md",
+        "users",
+        ("compare/users.json",),
+        lambda found: block(users.HEAD, users.lines(found["rows"])),
+    ),
+    Figure(
+        "docs/performance.md",
+        "precision",
+        ("study/precision.json",),
+        rows_of(precision.HEAD, precision.cells),
+    ),
+    Figure("docs/performance.md", "packages", ("packages/packages.json",), _packages),
+    Figure(
+        "docs/performance.md",
+        "engines",
+        tuple(f"engines/{Path(name).name}.json" for name in engines.POLICIES),
+        _engines,
+    ),
+    Figure(
+        "docs/performance.md",
+        "profile",
+        ("profile_solve.json",),
+        lambda found: block(profile.HEAD, profile.cells(found["policies"])),
+    ),
+    Figure(
+        "docs/scale.md",
+        "memory",
+        ("scale/memory.json",),
+        lambda found: block(memory.HEAD, memory.lines(found)),
+    ),
+    Figure("docs/scale.md", "scale", ("scale/scale.json",), rows_of(scale.HEAD, scale.cells)),
+    Figure(
+        "docs/scale.md",
+        "scale-checked",
+        ("scale/scale.json",),
+        rows_of(scale.CHECK, scale.checked_cells, "checked"),
+    ),
+    Figure(
+        "docs/scale.md",
+        "agreement",
+        ("scale/agreement.json",),
+        rows_of(scale_agreement.HEAD, scale_agreement.cells),
+    ),
+    Figure(
+        "docs/scale.md",
+        "training",
+        ("scale/training.json",),
+        rows_of(scale_training.HEAD, scale_training.cells),
+    ),
+    Figure(
+        "docs/solvers.md",
+        "rounds",
+        ("rounds.json",),
+        lambda found: about(
+            found, ", cold, actions in [-1, 1]", rows_of(rounds.HEAD, rounds.cells)(found)
+        ),
+    ),
+    Figure("docs/solvers.md", "false", ("certificates.json",), _certificates),
+    Figure(
+        "docs/training.md",
+        "big-hdf5",
+        ("memory/big_hdf5.json",),
+        lambda found: block(big_hdf5.HEAD, big_hdf5.lines(found)),
+    ),
+    Figure(
+        "docs/training.md",
+        "versions",
+        ("versions.json",),
+        lambda found: block(versions.HEAD, versions.lines(found["rows"])),
+    ),
+    Figure(
+        "docs/vla.md",
+        "rounds",
+        ("lerobot/outside.json",),
+        lambda found: block(outside_page.ROUNDS_HEAD, outside_page.rounds_lines(found["rounds"])),
+    ),
+    Figure(
+        "docs/vla.md",
+        "speed",
+        ("lerobot/outside.json",),
+        lambda found: block(
+            outside_page.SPEED_HEAD,
+            list(map(outside_page.speed_cells, outside_page.speed_rows(found["speed"]))),
+        ),
+    ),
+)
+PICTURES = (
+    Picture("study/pusht/pareto.png", STUDIES[:1], pareto.picture),
+    Picture("compare/cpu-65m.png", ("compare/cpu-65m.json",), picture.draw),
+)
+"""Of results alone; that of docs/library.md shows what its networks drew, and comes with them."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Make the figures, or compare them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="compare, and change nothing")
+    parser.add_argument("--pictures", action="store_true", help="draw the pictures too")
+    asked = parser.parse_args(argv)
+    old = [f for f in FIGURES if f.made() != pasted(f.document, f.name)]
+    for figure in old:
+        print(f"{figure.document} {figure.name}: {'another' if asked.check else 'made again'}")
+        if not asked.check:
+            paste(figure.document, figure.name, figure.made())
+    for drawn in PICTURES if asked.pictures and not asked.check else ():
+        drawn.draw(*drawn.found(), RESULTS / drawn.file)
+        print(RESULTS / drawn.file)
+    if asked.check and old:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
