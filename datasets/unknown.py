@@ -82,8 +82,6 @@ def _zip(path: Path) -> Named | None:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
         return None
-    if names and all(name.endswith(".npy") for name in names):
-        return "is an .npz file of NumPy arrays", f"it has no episodes: {_WRITE}"
     if any(name.endswith("data.pkl") for name in names):
         return _PICKLE
     for name in names:

@@ -3,11 +3,12 @@
 Source: github.com/Farama-Foundation/D4RL, the wiki's page on the format of data sets.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pcm_policy.datasets.errors import ReplayError
 from pcm_policy.datasets.formats.base import Format, no_images
@@ -16,10 +17,10 @@ from pcm_policy.datasets.hdf5 import open_file
 from pcm_policy.datasets.recording import Recording
 
 _MARKS = {"observations", "actions", "rewards"}
-_ENDS = ("terminals", "timeouts")
-_NAMES = {"observations": "observation", "next_observations": "next_observation"}
-_NAMES |= {"actions": "action", "rewards": "reward", "terminals": "terminated"}
-_NAMES |= {"timeouts": "truncated", "infos": "info"}
+ENDS = ("terminals", "timeouts")
+NAMES = {"observations": "observation", "next_observations": "next_observation"}
+NAMES |= {"actions": "action", "rewards": "reward", "terminals": "terminated"}
+NAMES |= {"timeouts": "truncated", "infos": "info"}
 
 
 class D4RL(Format):
@@ -44,24 +45,39 @@ class D4RL(Format):
 
 def _name(place: str) -> str:
     head, *rest = place.split("/")
-    return ".".join([_NAMES.get(head, head), *rest])
+    return ".".join([NAMES.get(head, head), *rest])
 
 
 def _stops(path: Path) -> list[int]:
-    """Return the row after the last of every episode; steps after the last end are an episode."""
+    """Return the row after the last of every episode."""
     with open_file(path) as file:
         actions: Any = file["actions"]
         count = int(actions.shape[0]) if actions.shape else 0
-        if not count:
-            raise ReplayError(path, "actions", "holds no steps", "download it again")
-        over = np.zeros(count, bool)
-        for name in _ENDS:
-            if name in file:
-                flags = np.asarray(file[name]).reshape(-1)
-                if len(flags) != count:
-                    found = f"has {len(flags)} rows where actions have {count}"
-                    raise ReplayError(path, name, found, "download it again")
-                over |= flags.astype(bool)
+        flags = {name: np.asarray(file[name]) for name in ENDS if name in file}
+    return stops_of(path, flags, count)
+
+
+def stops_of(path: Path, flags: Mapping[str, NDArray[Any]], count: int | None = None) -> list[int]:
+    """Return the row after the last of every episode; steps after the last end are an episode.
+
+    Args:
+        path: of the file, for messages.
+        flags: by name, true at the last step of an episode; what one of them ends is ended.
+        count: the number of steps; None: of the first flags.
+
+    Raises:
+        ReplayError: there are no steps, or flags of other lengths.
+    """
+    if count is None:
+        count = next(iter(flags.values())).size
+    if not count:
+        raise ReplayError(path, "actions", "holds no steps", "download it again")
+    over = np.zeros(count, bool)
+    for name, values in flags.items():
+        if values.size != count:
+            found = f"has {values.size} rows where there are {count} steps"
+            raise ReplayError(path, name, found, "download it again")
+        over |= values.reshape(-1).astype(bool)
     over[-1] = True
     stops: list[int] = (np.flatnonzero(over) + 1).tolist()
     return stops

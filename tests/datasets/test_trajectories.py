@@ -203,7 +203,7 @@ def test_d4rl(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["timeouts"]
         file["timeouts"] = np.zeros(5, bool)
-    with pytest.raises(PcmError, match=r"timeouts: has 5 rows where actions have 19"):
+    with pytest.raises(PcmError, match=r"timeouts: has 5 rows where there are 19 steps"):
         summary(path)
 
 
