@@ -19,6 +19,7 @@ from benchmarks import (
     engines,
     memory,
     packages,
+    robosuite_versions,
     scale,
     scale_agreement,
     scale_training,
@@ -168,6 +169,12 @@ FIGURES = (
         ),
     ),
     Figure("docs/solvers.md", "false", ("certificates.json",), _certificates),
+    Figure(
+        "docs/tasks.md",
+        "robosuite-versions",
+        ("robosuite_versions.json",),
+        rows_of(robosuite_versions.HEAD, robosuite_versions.cells),
+    ),
     Figure(
         "docs/training.md",
         "big-hdf5",

@@ -1,7 +1,7 @@
 """Play demonstrations of one robosuite in the other one, and say how far they part.
 
     pcm-data generate task=can episodes=20 output=can.hdf5        # where robosuite 1.4 is installed
-    python -m benchmarks.robosuite_versions can.hdf5 [--docs]     # where 1.5 is, or the reverse
+    python -m benchmarks.robosuite_versions can.hdf5     # where 1.5 is, or the reverse
 
 Each demonstration's first state is set in the model of the robosuite that is installed (of Lift the
 size of the cube is another one) and its actions, deltas of OSC_POSE, are played without looking,
@@ -22,15 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import RESULTS
-from benchmarks.pasted import paste
 from pcm_policy.datasets.formats.robomimic import demonstrations
 from pcm_policy.envs.robosuite import Robosuite
 from pcm_policy.envs.robosuite_tasks import TASKS
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.tables import markdown, table
+from pcm_policy.measure.tables import table
 
 RESULT = RESULTS / "robosuite_versions.json"
-PAGE = "docs/tasks.md"
 STEPS = {"first": 1, "20th": 20, "last": -1}  # after which the hands are compared
 LATER = 5  # how often the last action is given again, for a success that comes later
 PACKAGES = ("robosuite", "mujoco")
@@ -85,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("files", type=Path, nargs="*", help="robomimic files of pcm-data generate")
-    parser.add_argument("--docs", action="store_true", help="paste the table into the document")
     asked = parser.parse_args(argv)
     before = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     rows = {(r["task"], *(str(r[k]) for k in ("recorded", "played"))): r for r in before}
@@ -94,8 +91,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows[(row["task"], str(row["recorded"]), str(row["played"]))] = row
     write_text(RESULT, to_json({"rows": list(rows.values())}))
     print(table(HEAD, list(map(cells, rows.values()))))
-    if asked.docs:
-        paste(PAGE, "robosuite-versions", markdown(HEAD, list(map(cells, rows.values()))) + "\n")
 
 
 if __name__ == "__main__":
