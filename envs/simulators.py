@@ -44,7 +44,8 @@ def import_robomimic(module: str = "robomimic") -> Any:
     if not (os.environ.get("MUJOCO_GL") or ctypes.util.find_library("EGL")):
         os.environ["MUJOCO_GL"] = "glx"  # robosuite imports EGL even where nothing is drawn
     declare_vision_operators()
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # robosuite sets the level of its own logger as it is imported
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of missing private macros, and of old annotations
@@ -53,6 +54,9 @@ def import_robomimic(module: str = "robomimic") -> Any:
     except ImportError as error:
         line = INSTALL[installed_series()]
         raise PcmError(f"robosuite's tasks need {error.name or error}: {line}") from error
+    finally:
+        logging.disable(disabled)
+        logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
 
 
 def installed_robosuite() -> str | None:

@@ -314,4 +314,5 @@ print("DRAWN")
         pytest.skip(done.stdout.strip())
     assert "DRAWN" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
+    assert "WARNING" not in done.stdout + done.stderr  # of robosuite's, at its import
     assert "EGL" not in done.stderr
