@@ -26,7 +26,7 @@ from benchmarks import (
     versions,
 )
 from benchmarks.compare import picture, users
-from benchmarks.control import arms
+from benchmarks.control import arms, cameras
 from benchmarks.lerobot import outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import route
@@ -88,6 +88,12 @@ FIGURES = (
         "routes",
         tuple(f"routes/{name}.json" for name in ROUTES),
         lambda *found: block(["", *ROUTES], route.rows(found)),
+    ),
+    Figure(
+        "docs/control.md",
+        "cameras",
+        ("cameras/cameras.json",),
+        lambda found: block(cameras.HEAD, cameras.lines(found)),
     ),
     Figure("docs/control.md", "arms", tuple(f"arms/{x}.json" for x in ARMS), arms.tables),
     Figure(

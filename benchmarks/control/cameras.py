@@ -36,6 +36,13 @@ TASKS = {
     "pusht": (replace(PUSHT, crop=(84, 84)), 2),
 }
 FRAMES = 32
+CALLED = {"lift": "Lift, two cameras 84 x 84", "pusht": "Push-T, one camera 96 x 96"}
+SIDES = {
+    "`predict`, eager": ("predict", "eager"),
+    "encoded once, eager": ("encoded once", "eager"),
+    "encoded once, OpenVINO": ("encoded once", "openvino"),
+}
+HEAD = ["policy", "solver", *SIDES]
 Solving = dict[str, Any]
 SOLVERS: dict[str, Solving] = {"ddim-16": {}, "picard 2": {"method": "picard", "rounds": 2}}
 
@@ -118,6 +125,17 @@ def measured(task: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         ratio = first["p50"] / found["p50"]
         rows.append(row | {"times_faster": ratio, "largest_feature_difference": difference()})
     return rows
+
+
+def lines(found: dict[str, Any]) -> list[list[str]]:
+    """Return the table of the document, of the sides that it compares: p50, and times faster."""
+    rows = {(r["task"], r["solver"], r["way"], r["mode"]): r for r in found["rows"]}
+    table = []
+    for task, solver in dict.fromkeys((row["task"], row["solver"]) for row in found["rows"]):
+        some = [rows[task, solver, *side] for side in SIDES.values()]
+        times = [f"{row['ms']['p50']:.1f} ({row['times_faster']:.1f}x)" for row in some[1:]]
+        table.append([CALLED[task], solver, f"{some[0]['ms']['p50']:.1f}", *times])
+    return table
 
 
 def main() -> None:

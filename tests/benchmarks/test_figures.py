@@ -22,6 +22,7 @@ ELSEWHERE = {
     **{f"arms/{name}.json": "of a route's policy" for name in figures.ARMS if name != "pusht"},
     "engines/unet-65m.json": "random weights",
     "compare/cpu-65m.json": "random weights",
+    "cameras/cameras.json": "untrained weights",
     "images.json": "the example trains its own networks",
     "lerobot/outside.json": "policies of LeRobot, trained briefly",
     "memory/big_hdf5.json": "trains its own policy",

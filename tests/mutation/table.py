@@ -180,7 +180,7 @@ CHANGES: dict[tuple[str, tuple[str, ...]], list[tuple[str, str]]] = {
         ("rows.std(0, correction=0)", "rows.std(0)"),
         (".clamp(self._least, self._most)", ""),
         ("_all(scale > 0,", "_all(scale != 0,"),
-        ("(raw - self.high).clamp(min=0)) / width", "(raw - self.high)) / width"),
+        ("(raw - self.high).clamp(min=0)) / self.unit", "(raw - self.high)) / self.unit"),
         ("torch.where(width * self.scale > 1,", "torch.where(width * self.scale > 9,"),
     ],
     ("datasets/windows.py", ("tests/datasets/test_windows.py",)): [
