@@ -11,6 +11,7 @@ from pcm_policy.runtime.config import Name
 from pcm_policy.runtime.inputs import eager
 from pcm_policy.runtime.modes import MODES
 from tests.builders import OBS_DIM, small_policy
+from tests.exporting import needs_exporter
 
 
 def test_every_mode_can_be_said() -> None:
@@ -34,6 +35,7 @@ def difference(policy: DiffusionPolicy, precision: Any) -> tuple[float, float]:
 
 def test_float32_is_float32_and_bf16_is_the_network_alone() -> None:
     pytest.importorskip("openvino")
+    needs_exporter()
     policy = small_policy()
     with torch.no_grad():  # so large that a type of 8 bits shows
         for weight in policy.network.parameters():
@@ -50,6 +52,7 @@ def test_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
         policy.use(RuntimeConfig("openvino", "fp16"))
     with pytest.raises(PcmError, match=r"a policy of float32: give"):
         policy.double().use(RuntimeConfig("openvino"))
+    needs_exporter()
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(PcmError, match=r"pip install 'pcm_policy\[openvino\]'"):
         small_policy().use(RuntimeConfig("openvino"))
