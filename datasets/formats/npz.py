@@ -165,8 +165,10 @@ def _stops(path: Path, arrays: Mapping[str, _Header]) -> list[int]:
         return stops
     flags = [name for name in _FLAGS if name in arrays]
     if not flags:
-        found = f"says of no episodes; it holds {', '.join(sorted(arrays))}"
-        fix = f"add {_BUFFER} (the row after the last of every episode), or flags called "
+        found = (
+            f"is missing, nothing says where episodes end; there are {', '.join(sorted(arrays))}"
+        )
+        fix = "add it (the row after the last of every episode), or flags called "
         raise ReplayError(path, _BUFFER, found, fix + ", ".join(_FLAGS))
     for name in flags:
         arrays[name].check(path, name, name)

@@ -96,7 +96,7 @@ def test_what_is_no_array_of_steps_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ends", "words"),
     [
-        ({}, "says of no episodes; it holds actions, observations; add episode_ends"),
+        ({}, "nothing says where episodes end; there are actions, observations; add it"),
         ({"episode_ends": ENDS.astype(float)}, "is float64 of shape"),
         ({"episode_ends": np.array([], int)}, r"is int64 of shape \(0,\)"),
         ({"episode_ends": np.array([4, 4, 11])}, "does not grow"),

@@ -45,7 +45,7 @@ FILES = [
     ("a.dat", b"\x80\x02}q\x00.", "is a Python pickle", "not opened"),
     ("a.pkl", b"(dp0\n.", "is a Python pickle", "not opened"),
     ("a.pt", checkpoint(), "is a Python pickle", "not opened"),
-    ("a.npz", npz(), "says of no episodes; it holds action", "add episode_ends"),
+    ("a.npz", npz(), "nothing says where episodes end; there are action", "add it"),
     ("a.npy", npy(), "is one NumPy array", "write_replay"),
     ("a.mcap", b"\x89MCAP0\r\n" + bytes(9), "is an MCAP log", "convert it to LeRobot"),
     ("a.bag", b"#ROSBAG V2.0\n", "is a ROS bag", "convert it to LeRobot"),
