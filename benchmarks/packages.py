@@ -47,6 +47,16 @@ HEAD = [
 ]
 
 
+def todays(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row's settings without those that solvers had, unused, when it was measured.
+
+    A study that is of today has none of them, and is left as it is.
+    """
+    found = {k: v for k, v in settings.items() if k not in ("safety", "adaptive", "memory")}
+    head = found.pop("pcm_rounds", None)
+    return found if head is None else found | {"shares": [1.0] * head}
+
+
 def study_rows(policy: DiffusionPolicy, study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return DDPM-100, the base, and the rows of equal score that a package can hold."""
     ddpm = {"method": "sequential", "sampler": "ddpm"}
@@ -54,9 +64,11 @@ def study_rows(policy: DiffusionPolicy, study: Mapping[str, Any]) -> list[dict[s
     for row in study["rows"]:
         low, high = row["score"]["difference_ci95"]
         base = row is study["rows"][0]
-        equal = low >= -WITHIN and high <= WITHIN and row["solver"]["method"] != "newton"
-        solver = policy.solver(ddpm if row["name"].startswith("DDPM") else row["solver"])
+        held = row["solver"]["method"] != "newton" and "settle" not in row["solver"]
+        equal = low >= -WITHIN and high <= WITHIN and held
         if base or row["name"].startswith("DDPM") or equal:
+            given = ddpm if row["name"].startswith("DDPM") else todays(row["solver"])
+            solver = policy.solver(given)
             name = solver.label if base else row["name"]
             rows.append({"name": name, "solver": solver, "score": row["score"]["mean"]})
     return sorted(rows, key=lambda row: row["solver"].sampler.name != "ddpm")

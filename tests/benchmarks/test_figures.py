@@ -34,7 +34,7 @@ ELSEWHERE = {
 }
 """Results that show no weights of a released policy, and why."""
 UNMARKED = {
-    "engines/pusht.json", "engines/pusht_mlp.json", "compare/users.json", "packages/packages.json",
+    "engines/pusht.json", "engines/pusht_mlp.json", "compare/users.json",
     "scale/memory.json", "scale/scale.json",
 }  # fmt: skip
 """Results that were made before files had fingerprints. The list only gets shorter."""
