@@ -75,13 +75,18 @@ def _content(path: Path, head: bytes) -> Named | None:
     return known
 
 
-def _zip(path: Path) -> Named | None:
-    """Tell what a zip file holds that is no replay buffer."""
+def zip_names(path: Path) -> list[str]:
+    """Return the names of what a zip file holds; none where it cannot be opened, or is no zip."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            return archive.namelist()
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return None
+        return []
+
+
+def _zip(path: Path) -> Named | None:
+    """Tell what a zip file holds that is no replay buffer."""
+    names = zip_names(path)
     if any(name.endswith("data.pkl") for name in names):
         return _PICKLE
     for name in names:

@@ -7,7 +7,9 @@ Diffusion Policy; or flags at the last step, ``terminals`` and ``timeouts`` as D
 Source: numpy.org/doc/stable/reference/generated/numpy.savez.html and numpy.lib.format.
 """
 
+import math
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,9 +25,12 @@ from pcm_policy.datasets.formats.base import Format, no_images
 from pcm_policy.datasets.formats.d4rl import ENDS, NAMES, stops_of
 from pcm_policy.datasets.recording import Episode, Recording
 from pcm_policy.datasets.trust import check_memory, check_size
+from pcm_policy.datasets.unknown import zip_names
 
 _BUFFER = "episode_ends"
 _FLAGS = (*ENDS, "dones", "done")
+# what a damaged zip file, array or header raises; a file with a password a RuntimeError
+_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, RuntimeError)
 _AGAIN = "copy it again, or write it with numpy.savez"
 
 
@@ -88,7 +93,7 @@ class _Header:
     @property
     def bytes(self) -> int:
         """The bytes of the array."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def lost(self, rows: int) -> str | None:
         """Say why an array is none of steps; None where it is."""
@@ -110,13 +115,7 @@ class _Header:
 
 def _members(path: Path) -> list[str]:
     """Return the names of the arrays of a file; none where it is no ``.npz``."""
-    if not path.is_file():
-        return []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return []
+    names = zip_names(path)
     if not all(name.endswith(".npy") for name in names):
         return []
     return [name.removesuffix(".npy") for name in names]
@@ -131,7 +130,7 @@ def _header(path: Path, name: str) -> _Header:
                 version = npy.read_magic(file)
                 read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
                 shape, _, dtype = read(file)
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+    except _DAMAGED as error:
         found = f"cannot be read ({error})"
         raise ReplayError(path, name, found, _AGAIN, name) from error
     return _Header(tuple(map(int, shape)), dtype, info.compress_size, info.file_size)
@@ -146,7 +145,7 @@ def load(path: Path, stored: str, name: str) -> NDArray[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             found: NDArray[Any] = file[stored]
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, KeyError) as error:
+    except _DAMAGED as error:
         raise ReplayError(path, stored, f"cannot be read ({error})", _AGAIN, name) from error
     return found
 

@@ -127,6 +127,7 @@ def member(header: dict[str, Any], data: bytes) -> bytes:
     [
         ((11, 1 << 40), 88, "says to hold"),  # no memory is asked for
         ((11, 4), 88, "says to hold 352 bytes and holds"),
+        ((11, 1 << 40, 1 << 40), 88, "says to hold"),  # more than 64 bits count
     ],
 )
 def test_one_damaged_array_leaves_the_others(
@@ -149,4 +150,16 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
     data[300] ^= 1
     file.write_bytes(data)
     with pytest.raises(PcmError, match=r"observations: cannot be read.*CRC"):
+        convert(file, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("at", range(60, 320, 20))
+def test_packed_bytes_that_are_overwritten_are_noticed(tmp_path: Path, at: int) -> None:
+    """Wherever it is, in a header or in rows, it is the package's own error."""
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, **arrays(), episode_ends=ENDS)
+    data = bytearray(file.read_bytes())
+    data[at : at + 8] = b"\xff" * 8
+    file.write_bytes(data)
+    with pytest.raises(PcmError, match="cannot be read"):
         convert(file, tmp_path / "a.zarr")
