@@ -1,7 +1,7 @@
 """A small policy with two cameras that nobody trained, and what it sees."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
+from pcm_policy.control import Controller, Plan, PlanRequest
 from pcm_policy.networks.clip import TowerConfig
 from pcm_policy.policy.vision import Vision, VisionConfig
 from pcm_policy.sampling.samplers import SamplerConfig
@@ -91,3 +92,24 @@ def draw(batch: int | None = 2, seed: int = 0) -> Obs:
 def glance(seed: int, without: str | None = None) -> Obs:
     """Return what is seen in one tick, as an environment gives it."""
     return {k: v[0] for k, v in draw(None, seed).items() if k != without}
+
+
+def drive(
+    controller: Controller, planner: Any, seen: Iterable[Obs], early: bool = True
+) -> list[tuple[PlanRequest, Plan]]:
+    """Take a controller through ticks; a plan is there in the tick after its request."""
+    found: list[tuple[PlanRequest, Plan]] = []
+    waiting: Plan | None = None
+    for observation in seen:
+        controller.observe(observation)
+        if waiting is not None:
+            controller.accept(waiting, 10.0)
+            waiting = None
+        request = controller.request()
+        if request is not None:
+            waiting = planner.plan(request)
+            found.append((request, waiting))
+        elif early and controller.newest is not None:
+            planner.see(controller.newest)
+        controller.act()
+    return found

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pcm_policy.control import Controller, ControlSettings, Frame, Plan, PlanRequest
+from pcm_policy.control import Controller, ControlSettings, Frame
 from pcm_policy.draws import draw as drawn
 from pcm_policy.errors import PcmError
 from pcm_policy.robot import load
@@ -21,7 +21,7 @@ from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.serving.planner import Planner
 from tests.cli.test_python_blocks import run
 from tests.robot.parts import seeing_robot
-from tests.seeing import EYES, draw, glance
+from tests.seeing import EYES, draw, drive, glance
 
 ENGINES = ("onnxruntime", "openvino")
 ROUNDS = {"method": "picard", "rounds": 2}
@@ -73,27 +73,6 @@ def test_predict_is_the_policys(eyes: str, settings: dict[str, Any], engine: str
         np.testing.assert_allclose(own, vector, rtol=0, atol=1e-6 * largest)
 
 
-def drive(
-    controller: Controller, planner: Any, ticks: int, early: bool
-) -> list[tuple[PlanRequest, Plan]]:
-    """Take a controller through ticks; a plan is there in the tick after its request."""
-    found: list[tuple[PlanRequest, Plan]] = []
-    waiting: Plan | None = None
-    for tick in range(ticks):
-        controller.observe(glance(tick))
-        if waiting is not None:
-            controller.accept(waiting, 10.0)
-            waiting = None
-        request = controller.request()
-        if request is not None:
-            waiting = planner.plan(request)
-            found.append((request, waiting))
-        elif early and controller.newest is not None:
-            planner.see(controller.newest)
-        controller.act()
-    return found
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_controllers_plans_are_the_planners(engine: str) -> None:
     """Known prefix with past actions, and warm start, as long as it drives."""
@@ -101,7 +80,8 @@ def test_a_controllers_plans_are_the_planners(engine: str) -> None:
     planner = Planner(policy, policy.solver(ROUNDS))
     assert robot.spec == planner.spec
     want, found = (
-        drive(Controller(robot.spec, REALTIME, 3), p, 14, True) for p in (planner, robot)
+        drive(Controller(robot.spec, REALTIME, 3), p, map(glance, range(14)))
+        for p in (planner, robot)
     )
     assert len(found) == len(want) >= 3
     assert any(len(request.prefix) > 1 and request.past for request, _ in found)
@@ -125,7 +105,7 @@ def test_a_frame_is_encoded_once(
 
     monkeypatch.setattr(robot.sight, "encode", counted)
     controller = Controller(robot.spec, settings)
-    plans = drive(controller, robot, 12, early)
+    plans = drive(controller, robot, map(glance, range(12)), early)
     used = {frame for request, _ in plans for frame in request.frames}
     assert len(encoded) == len(set(encoded)) == (12 if early else len(used))
     assert all(plan.encode_ms > 0 for _, plan in plans)
@@ -144,7 +124,8 @@ def test_a_process_encodes_a_frame_once() -> None:
     with PlanProcess(folder) as process:
         controllers = [Controller(robot.spec, REALTIME, 3) for _ in range(2)]
         want, found = (
-            drive(c, p, 9, True) for c, p in zip(controllers, (robot, process), strict=True)
+            drive(c, p, map(glance, range(9)))
+            for c, p in zip(controllers, (robot, process), strict=True)
         )
         for (_, one), (_, other) in zip(found, want, strict=True):
             np.testing.assert_array_equal(one.actions, other.actions)

@@ -15,32 +15,11 @@ from pcm_policy.policy.vision import Vision, VisionConfig
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.serving.planner import Planner
-from tests.seeing import ALONE, SHARED, VISION, Obs, glance, make
+from tests.seeing import ALONE, SHARED, VISION, drive, glance, make
 
 REALTIME = ControlSettings(
     mode="async", prefix=True, prefix_past=True, warm_start="trajectory", delay_steps=1
 )
-
-
-def drive(
-    controller: Controller, planner: Planner, seen: list[Obs], early: bool = True
-) -> list[tuple[PlanRequest, Plan]]:
-    """Take a controller through ticks; a plan is there in the tick after its request."""
-    found: list[tuple[PlanRequest, Plan]] = []
-    waiting: Plan | None = None
-    for observation in seen:
-        controller.observe(observation)
-        if waiting is not None:
-            controller.accept(waiting, 10.0)
-            waiting = None
-        request = controller.request()
-        if request is not None:
-            waiting = planner.plan(request)
-            found.append((request, waiting))
-        elif early and controller.newest is not None:
-            planner.see(controller.newest)
-        controller.act()
-    return found
 
 
 @pytest.mark.parametrize(
