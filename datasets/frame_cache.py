@@ -1,10 +1,13 @@
 """A file of decoded frames beside a run, made again whenever what it was decoded from changes."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +31,8 @@ def cached_frames(
 ) -> Image:
     """Map a file with frames ``(n, H, W, 3)``; decode them into it unless it has them already.
 
+    Runs that share a folder decode one after another, so that the second finds what the first made.
+
     Args:
         source: replay buffer or robomimic file.
         key: name of the camera's array.
@@ -42,15 +47,20 @@ def cached_frames(
     stamp: list[Any] = [str(source.resolve()), key, selection, list(shape), _state_of(source, key)]
     name = hashlib.sha256(json.dumps(stamp[:4]).encode()).hexdigest()[:8]
     file = cache / f"{source.name}.{key}.{name}.frames"
-    note = file.with_suffix(".json")
-    if not _is_current(file, note, stamp, int(np.prod(shape))):
+    note, size = file.with_suffix(".json"), int(np.prod(shape))
+    if not _is_current(file, note, stamp, size):
         try:
-            _decode(file, shape, blocks, key)
+            cache.mkdir(parents=True, exist_ok=True)
+            with _alone(cache) as alone:
+                if not _is_current(file, note, stamp, size):
+                    if alone:
+                        _clear(file)
+                    _decode(file, shape, blocks, key)
+                    write_text(note, json.dumps(stamp))
         except OSError as error:
-            size = f"{np.prod(shape) / 1e9:.2f} GB of decoded frames"
+            much = f"{size / 1e9:.2f} GB of decoded frames"
             fix = "free some space or choose another output_dir"
-            raise ReplayError(file, size, f"cannot be written ({error})", fix) from error
-        write_text(note, json.dumps(stamp))
+            raise ReplayError(file, much, f"cannot be written ({error})", fix) from error
     mapped: Image = np.memmap(file, np.uint8, "r", shape=shape)
     return mapped
 
@@ -76,9 +86,40 @@ def _is_current(file: Path, note: Path, stamp: list[Any], size: int) -> bool:
         return False
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Wait until no other run decodes into a folder; say whether the file system can tell.
+
+    The system takes the lock off however a run ends.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        locked = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tqdm.write(f"another run decodes into {folder}: waiting for it", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # not on this file system
+            locked = False
+        yield locked
+    finally:
+        os.close(handle)
+
+
+def _clear(file: Path) -> None:
+    """Remove what a run left that was killed while it decoded; there is no other one."""
+    for left in file.parent.glob(f".{glob.escape(file.name)}.*"):
+        left.unlink(missing_ok=True)
+
+
 def _decode(file: Path, shape: tuple[int, ...], blocks: Iterable[Image], key: str) -> None:
     """Write frames with ordinary writes: a full disk is an error then, and no signal."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with scratch.open("wb") as out:

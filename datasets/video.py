@@ -28,6 +28,8 @@ class Video:
 
     def __init__(self, path: Path, fps: float) -> None:
         self._av = require("av", "frames of a video", "video")
+        # made once: a frame that is left to itself makes one of its own, threads and all
+        self._converter = self._av.video.reformatter.VideoReformatter()
         self.path, self.fps = path, fps
         if not path.is_file():
             raise ReplayError(path, "video", "is missing", "download it, or leave images=... out")
@@ -69,7 +71,7 @@ class Video:
                 late = time - wanted
                 if late < -_CLOSE / self.fps:
                     continue  # of the episode before, or more frames than steps
-                image = frame.to_ndarray(format="rgb24")
+                image = self._converter.reformat(frame, format="rgb24").to_ndarray()
             except (self._av.error.FFmpegError, StopIteration, MemoryError) as error:
                 reason = "ends" if isinstance(error, StopIteration) else f"is damaged ({error})"
                 raise self._fault(f"{reason} before the frame at {wanted:.3f} s") from error

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import zarr
 
 from pcm_policy.datasets.formats.writing import write_replay
+from pcm_policy.datasets.frame_cache import cached_frames
 from pcm_policy.datasets.frames import open_frames
 from pcm_policy.errors import PcmError
 
@@ -123,3 +126,54 @@ def test_runs_share_frames_by_a_link(tmp_path: Path) -> None:
         (file,) = shared.glob("*.frames")
         times.append(file.stat().st_mtime_ns)
     assert times[0] == times[1]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from pcm_policy.datasets.frame_cache import cached_frames
+
+def blocks():
+    yield np.ones((4, 6, 4, 3), np.uint8)
+    os.kill(os.getpid(), 9)
+
+cached_frames(Path(sys.argv[1]), "img", None, (9, 6, 4, 3), blocks(), Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    path, cache = store(tmp_path / "a.zarr"), tmp_path / "frames"
+    command = [sys.executable, "-c", KILLED, str(path), str(cache)]
+    assert subprocess.run(command, check=False).returncode == -9
+    (left,) = cache.iterdir()
+    assert left.name.startswith(".a.zarr.img.")
+    other = cache / ".another.frames.1"
+    other.touch()
+    np.testing.assert_array_equal(read(path, cache), images(0))
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_a_run_waits_for_another_that_decodes_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cache = store(tmp_path / "a.zarr"), tmp_path / "frames"
+    shape = (STEPS, *SIZE, 3)
+    made: list[np.ndarray[Any, Any]] = []
+
+    def second() -> None:
+        made.append(cached_frames(path, "img", None, shape, iter([images(7)]), cache))
+
+    def first() -> Iterator[np.ndarray[Any, Any]]:
+        yield images(0)[:5]
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        yield images(0)[5:]
+
+    waiting = threading.Thread(target=second)
+    cached_frames(path, "img", None, shape, first(), cache)
+    waiting.join()
+    np.testing.assert_array_equal(made[0], images(0))  # nothing was decoded a second time
+    assert f"another run decodes into {cache}" in capsys.readouterr().err
