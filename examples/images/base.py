@@ -89,6 +89,10 @@ class Denoising:
         """Return nothing: the samples are measured."""
         return {}
 
+    def spent(self) -> Mapping[str, float]:
+        """Return nothing: all is in memory."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """Return nothing: all is a function of the step and of the module."""
         return {}

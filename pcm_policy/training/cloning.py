@@ -1,6 +1,7 @@
 """Behaviour cloning by denoising: the base policy (Ho et al. 2020, Chi et al. 2023)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,9 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.cameras import SeeingNetwork, seeded
-from pcm_policy.training.denoising import Denoising
+from pcm_policy.training.denoising import Denoising, Drawn
 from pcm_policy.training.sharing import Share, Team
+from pcm_policy.training.timing import Stopwatch
 
 VALIDATED, VALIDATED_SEEING = 2048, 64
 """Held-out windows of a validation; images take their time."""
@@ -24,6 +26,23 @@ def refuse_inpainting(policy: DiffusionPolicy) -> None:
             "networks that see observations by inpainting are not trained here: distil a PCM head, "
             "which leaves the network as it is"
         )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a step needs of some windows, where it is computed.
+
+    Attributes:
+        chunk: ``(B, T, Da)`` normalised actions.
+        drawn: the random numbers.
+        seen: ``(B, To * Do)`` observations, without images.
+        sight: states, images of every camera, and places of their crops; None without cameras.
+    """
+
+    chunk: Tensor
+    drawn: Drawn
+    seen: Tensor
+    sight: tuple[Tensor, Mapping[str, Tensor], Tensor] | None
 
 
 class Cloning:
@@ -49,6 +68,7 @@ class Cloning:
         self.policy, self.train, self.held_out = policy, train, held_out
         self.rows, self.seed = Batches(len(train.chunk), batch, seed), seed
         self.denoising = Denoising(policy.config)
+        self._reading = Stopwatch()
 
     def to(self, device: torch.device) -> None:
         """Move the windows and the schedule."""
@@ -60,9 +80,15 @@ class Cloning:
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
-        generator = step_generator(self.seed, step)
+        with self._reading:
+            generator = step_generator(self.seed, step)
+            batch = self._read(self.train, self.rows(step), generator, share)
         with seeded(self.seed, step, share.rank):
-            return self._denoising(module, self.train, self.rows(step), generator, share)
+            return self._denoising(module, batch)
+
+    def spent(self) -> Mapping[str, float]:
+        """Return the seconds in which batches were drawn and read."""
+        return {"read_s": self._reading.taken()}
 
     def adopt(self, average: nn.Module) -> DiffusionPolicy:
         """Return the policy with the averaged weights of a run."""
@@ -85,29 +111,30 @@ class Cloning:
         most = VALIDATED if self.held_out.sight is None else VALIDATED_SEEING
         rows = torch.linspace(0, count - 1, min(count, most)).long()
         generator = step_generator(self.seed, 2**32)
-        return {
-            "val_loss": float(self._denoising(module, self.held_out, rows, generator, Share(0, 1)))
-        }
+        batch = self._read(self.held_out, rows, generator, Share(0, 1))
+        return {"val_loss": float(self._denoising(module, batch))}
 
-    def _denoising(
-        self,
-        module: nn.Module,
-        windows: Windows,
-        rows: Tensor,
-        generator: torch.Generator,
-        share: Share,
-    ) -> Tensor:
+    def _read(
+        self, windows: Windows, rows: Tensor, generator: torch.Generator, share: Share
+    ) -> _Batch:
+        """Draw what is random for the whole batch, and read this process's rows of it."""
         device = windows.chunk.device
         drawn = self.denoising.draw(len(rows), generator).each(lambda v: share(v).to(device))
-        seen = windows.seen[share(rows).to(device)]
+        sight = None
         if windows.sight is not None:
-            assert isinstance(module, SeeingNetwork)
             shape = len(rows), self.policy.config.obs_steps, len(windows.sight.frames), 2
             places = share(torch.rand(shape, generator=generator)).to(device)
-            seen = module.see(*windows.sight(share(rows), device), places)
+            sight = (*windows.sight(share(rows), device), places)
         rows = share(rows).to(device)
+        return _Batch(windows.chunk[rows], drawn, windows.seen[rows], sight)
+
+    def _denoising(self, module: nn.Module, batch: _Batch) -> Tensor:
+        seen = batch.seen
+        if batch.sight is not None:
+            assert isinstance(module, SeeingNetwork)
+            seen = module.see(*batch.sight)
 
         def condition(prefix: Prefix) -> Tensor:
             return self.policy.join(seen, prefix)
 
-        return self.denoising.loss(module, condition, windows.chunk[rows], drawn)
+        return self.denoising.loss(module, condition, batch.chunk, batch.drawn)

@@ -216,6 +216,10 @@ class Consistency:
         seen = clean_at(self.student.target, landed, after, *given)
         return torch.where((j + 1 == sampler.steps).view(-1, 1, 1), landed, seen)
 
+    def spent(self) -> Mapping[str, float]:
+        """Return nothing: all is in memory."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """Return nothing: all is a function of the step and of the module."""
         return {}

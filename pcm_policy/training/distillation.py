@@ -251,6 +251,10 @@ class Distillation(Generic[Teacher]):
             result[f"val_rmse_{x.k}"] = float(rmse)
         return result
 
+    def spent(self) -> Mapping[str, float]:
+        """Return nothing: all is in memory."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """Return the head as it was when the last pool began, and the number of that pool.
 

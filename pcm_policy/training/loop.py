@@ -25,6 +25,7 @@ from pcm_policy.training.replicas import Objective, Replicas
 from pcm_policy.training.saying import say
 from pcm_policy.training.sharing import Team, check_divides
 from pcm_policy.training.state import Tensors, flat, newest_state, save_state
+from pcm_policy.training.timing import Stopwatch
 
 
 def fit(
@@ -62,7 +63,8 @@ def fit(
     quiet = None if accelerator.is_main_process else True
     with tqdm(total=config.steps, initial=done, unit="step", disable=quiet) as bar:
         for step in range(done, config.steps):
-            loss, norm = run.step(step)
+            with run.watch:
+                loss, norm = run.step(step)
             bar.update()
             ended = step + 1 == config.steps
             if ended or (step + 1) % config.log_every == 0:
@@ -94,11 +96,12 @@ class _Run:
         objective.to(accelerator.device)
         self.weights = weights(objective, config, accelerator, self.team)
         self.metrics: Metrics | None = None
+        self.watch, self.reported = Stopwatch(), 0
 
     def begin(self, resume: bool) -> int:
         """Restore the newest checkpoint, if there is one; returns the steps that are done."""
         if resume:
-            self.last = self._restore()
+            self.last = self.reported = self._restore()
         if self.accelerator.is_main_process:
             self.metrics = Metrics(self.output / METRICS, self.last)
         world, device = self.accelerator.num_processes, self.accelerator.device
@@ -141,13 +144,21 @@ class _Run:
 
     def report(self, done: int, loss: Tensor, norm: Tensor) -> dict[str, str]:
         """Log a step; returns what the progress bar shows."""
-        value = float(self.accelerator.reduce(loss, "mean"))
+        with self.watch:  # a GPU may be at it still
+            value = float(self.accelerator.reduce(loss, "mean"))
         if not math.isfinite(value):
             raise self._diverged(f"the loss is {value} at step {done}")
         rate = learning_rate(self.config, done - 1)
         if self.metrics is not None:
-            self.metrics.write(done, {"loss": value, "lr": rate, "grad_norm": float(norm)})
+            found = {"loss": value, "lr": rate, "grad_norm": float(norm)}
+            self.metrics.write(done, found | self._seconds(done))
         return {"loss": f"{value:.4f}", "lr": f"{rate:.1e}"}
+
+    def _seconds(self, done: int) -> dict[str, float]:
+        """Return the mean seconds of a step since the last report, and of the parts of one."""
+        steps, self.reported = done - self.reported, done
+        spent = {"step_s": self.watch.taken(), **self.objective.spent()}
+        return {name: round(seconds / steps, 6) for name, seconds in spent.items()}
 
     @torch.no_grad()
     def save(self, done: int) -> None:

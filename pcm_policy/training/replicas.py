@@ -31,6 +31,9 @@ class Objective(Protocol):
     def validate(self, module: nn.Module) -> Mapping[str, float]:
         """Return figures on held-out data, for the log."""
 
+    def spent(self) -> Mapping[str, float]:
+        """Return seconds since it was last asked that parts of the steps took, for the log."""
+
     def state(self) -> Tensors:
         """Return what is kept from one step to the next beside the module, for a checkpoint."""
 
