@@ -16,7 +16,7 @@ import torch
 from pcm_policy.cli import data as cli_data
 from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
-from pcm_policy.policy.folder import RELEASED
+from pcm_policy.policy.places import RELEASED
 
 GENERATE = "data generate"
 RUN = {

@@ -25,7 +25,7 @@ import torch
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import hardware, made_by
 from pcm_policy.measure.tables import table
-from pcm_policy.policy.folder import load_tensors
+from pcm_policy.policy.tensors import load_tensors
 
 FILE = Path(__file__).parent / "results/scale/agreement.json"
 HEAD = ["command", "run", "compared with", "weights apart", "losses apart"]

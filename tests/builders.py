@@ -7,7 +7,7 @@ from torch import nn
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.policy.config import HeadConfig
-from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.sampling.samplers import SamplerConfig
 
 OBS_DIM, ACTION_DIM, HORIZON, STEPS = 3, 2, 8, 6

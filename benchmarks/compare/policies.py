@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pcm_policy.measure.conditions import hardware, made_by
 from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 
 UNETS = {  # name: down_dims; Push-T's sizes, random weights

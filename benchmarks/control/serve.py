@@ -32,7 +32,7 @@ from pcm_policy.control.client import Link
 from pcm_policy.control.times import Times
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import hardware, made_by
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 
 POLICY = "released/pusht_mlp"
 

@@ -21,7 +21,8 @@ from pcm_policy.measure.certify import TOLERANCES, plan_for, solver_of
 from pcm_policy.measure.conditions import conditions, made_by
 from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.tables import table
-from pcm_policy.policy.folder import held_out_observations, resolve_data
+from pcm_policy.policy.held_out import held_out_observations
+from pcm_policy.policy.places import resolve_data
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.stops import SAFETY

@@ -20,7 +20,7 @@ from pcm_policy.measure.conditions import conditions, made_by
 from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.statistics import bootstrap_mean_interval, paired_difference_interval
 from pcm_policy.measure.tables import table
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers import PCM, Anderson, Newton, Picard, Step, Tolerance
 from pcm_policy.solvers.registry import Solver

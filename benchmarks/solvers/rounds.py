@@ -22,7 +22,7 @@ from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.exactness import paired_noise
 from pcm_policy.measure.tables import table
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.inputs import Inputs
 from pcm_policy.sampling.noise import Noise

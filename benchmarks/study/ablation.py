@@ -32,7 +32,8 @@ from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.exactness import chunk_error, paired_noise, solved
 from pcm_policy.measure.tables import markdown, table
-from pcm_policy.policy.folder import fingerprint, held_out_observations
+from pcm_policy.policy.fingerprint import fingerprint
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.pcm import ramp

@@ -62,7 +62,8 @@ from pcm_policy.measure.conditions import conditions, said
 from pcm_policy.measure.exactness import ON_AVERAGE, settle_level, settling, solved
 from pcm_policy.measure.few_steps import rmse
 from pcm_policy.measure.tables import markdown, table
-from pcm_policy.policy.folder import fingerprint, held_out_observations
+from pcm_policy.policy.fingerprint import fingerprint
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.registry import Solver, flat

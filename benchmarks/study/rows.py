@@ -19,7 +19,7 @@ from pcm_policy.measure.statistics import (
     paired_difference_interval,
     wilson_interval,
 )
-from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate

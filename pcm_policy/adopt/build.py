@@ -11,7 +11,7 @@ from torch import Tensor
 from pcm_policy.adopt.settings import translating
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.policy.folder import float32_by_default, layout
+from pcm_policy.policy.layout import float32_by_default, layout
 from pcm_policy.policy.normalize import Normalizer
 from pcm_policy.policy.policy import DiffusionPolicy
 

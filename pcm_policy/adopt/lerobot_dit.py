@@ -41,7 +41,7 @@ from pcm_policy.adopt.settings import Settings
 from pcm_policy.adopt.sizes import Shapes
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.policy.folder import load_tensors
+from pcm_policy.policy.tensors import load_tensors
 from pcm_policy.policy.vision import VisionConfig
 
 _TOKENIZER = "tokenizer_processor"

@@ -12,7 +12,7 @@ from pcm_policy.adopt.build import Affine
 from pcm_policy.adopt.cameras import vision_weights
 from pcm_policy.adopt.lerobot_files import ACTION, load_json
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import load_tensors
+from pcm_policy.policy.tensors import load_tensors
 from pcm_policy.policy.vision import VisionConfig
 
 _STEPS = {  # processor steps that change no number, or are read here

@@ -37,7 +37,7 @@ from pcm_policy.adopt.scheduler import LEROBOT, scheduling
 from pcm_policy.adopt.sizes import unet_options
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.policy.folder import load_tensors
+from pcm_policy.policy.tensors import load_tensors
 from pcm_policy.policy.vision import VisionConfig
 
 

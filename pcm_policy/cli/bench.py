@@ -21,7 +21,7 @@ from pcm_policy.measure.candidates import searched_samplers
 from pcm_policy.measure.pictures import bench_picture
 from pcm_policy.measure.statistics import paired_difference_interval
 from pcm_policy.measure.tables import table
-from pcm_policy.policy.folder import held_out_observations, held_out_sights
+from pcm_policy.policy.held_out import held_out_observations, held_out_sights
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.evaluate import evaluate

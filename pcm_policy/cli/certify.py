@@ -17,14 +17,11 @@ from pcm_policy.errors import PcmError
 from pcm_policy.files import parse_json, read_json, refuse_existing, to_json, write_text
 from pcm_policy.measure.certify import Plan, bounding, plan_for, scored
 from pcm_policy.measure.conditions import conditions
-from pcm_policy.policy.folder import (
-    CERTIFICATES,
-    fingerprint,
-    held_out_observations,
-    resolve,
-    resolve_data,
-)
+from pcm_policy.policy.fingerprint import fingerprint
+from pcm_policy.policy.folder import CERTIFICATES
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.hub import hub_id
+from pcm_policy.policy.places import resolve, resolve_data
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.blocks import in_blocks
 from pcm_policy.runtime.engine import Engine

@@ -17,7 +17,7 @@ from pcm_policy.cli.tasks import placed
 from pcm_policy.datasets.doctor import report as doctor
 from pcm_policy.datasets.formats.registry import load_formats
 from pcm_policy.errors import PcmError, printable_lines
-from pcm_policy.policy.folder import resolve_data
+from pcm_policy.policy.places import resolve_data
 
 
 def info_main(config: InfoSettings) -> None:

@@ -19,7 +19,7 @@ from pcm_policy.envs.workers import fitting_workers, side_by_side
 from pcm_policy.files import to_json
 from pcm_policy.measure.conditions import commit, versions
 from pcm_policy.optional import require
-from pcm_policy.policy.folder import whole_fingerprint
+from pcm_policy.policy.fingerprint import whole_fingerprint
 from pcm_policy.rollout.actors import Actor, ExpertActor, PolicyActor, World
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.rollout.generate import packages

@@ -24,7 +24,7 @@ from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.pictures import new_figure, save_figure
 from pcm_policy.measure.rows import certificate, described
 from pcm_policy.measure.tables import table
-from pcm_policy.policy.folder import held_out_observations, held_out_sights
+from pcm_policy.policy.held_out import held_out_observations, held_out_sights
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.loop import LoopResult, run_loop, why_ended
 from pcm_policy.rollout.worlds import EnvWorld, RecordedWorld, World

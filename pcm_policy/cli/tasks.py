@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pcm_policy.cli.settings.common import TaskSettings
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.policy.folder import config_of
+from pcm_policy.policy.config_file import config_of
 from pcm_policy.rollout.robomimic_policy import SCHEME
 from pcm_policy.settings import plain, read
 from pcm_policy.training.dataset import DatasetConfig

@@ -15,8 +15,11 @@ from pcm_policy.cli.settings.train import DistillSettings, Training, TrainSettin
 from pcm_policy.cli.tasks import other_split, reading_of
 from pcm_policy.measure.card import card
 from pcm_policy.measure.exactness import exactness_report
-from pcm_policy.policy.folder import fingerprint, resolve_data, round_to_half, save_policy
+from pcm_policy.policy.fingerprint import fingerprint
+from pcm_policy.policy.folder import save_policy
+from pcm_policy.policy.places import resolve_data
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.policy.tensors import round_to_half
 from pcm_policy.solvers.certificate import UNCALIBRATED
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.config import TrainConfig

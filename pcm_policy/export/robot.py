@@ -17,7 +17,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.export.cameras import Look, look, write_encoder
 from pcm_policy.export.graphs import Tracer, windowed
 from pcm_policy.files import atomic_folder, to_json
-from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.robot.example import Example
 from pcm_policy.robot.folder import EXAMPLE, MIXING, NAME, WEIGHTS, Package, digest, used_files

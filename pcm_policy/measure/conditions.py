@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.runtime.execute import Runtime
@@ -117,8 +118,6 @@ def made_by() -> dict[str, str]:
 
 def weights(policy: DiffusionPolicy) -> dict[str, str]:
     """Return digests of the weights: of the network, and of the head where there is one."""
-    from pcm_policy.policy.folder import fingerprint  # which needs safetensors; timing does not
-
     found = {"network": fingerprint(policy.network)}
     return found if policy.head is None else found | {"head": fingerprint(policy.head)}
 

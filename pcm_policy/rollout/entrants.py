@@ -15,7 +15,7 @@ from pcm_policy.measure.bench import time_encoding, time_predictions
 from pcm_policy.measure.conditions import conditions, hardware, made_by
 from pcm_policy.measure.rows import certificate, described
 from pcm_policy.measure.timing import time_call
-from pcm_policy.policy.folder import whole_fingerprint
+from pcm_policy.policy.fingerprint import whole_fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.chunks import ChunkAgent
 from pcm_policy.rollout.controlled import ControlAgent

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import HEADS
 from pcm_policy.policy.config import HeadConfig
-from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.settings import options as checked_options

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pcm_policy.errors import PcmError
 from pcm_policy.files import atomic_folder, to_json
-from pcm_policy.policy.folder import load_tensors, save_tensors
+from pcm_policy.policy.tensors import load_tensors, save_tensors
 from pcm_policy.training.saying import say
 
 FORMAT = 2

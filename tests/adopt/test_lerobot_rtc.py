@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import RELEASED
+from pcm_policy.policy.places import RELEASED
 from tests.adopt.in_lerobot import ROOT, call
 
 _SPEC = importlib.util.spec_from_file_location(

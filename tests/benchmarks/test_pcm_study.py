@@ -20,7 +20,7 @@ from benchmarks.study.rows import parallel_solver, play, rmse_by_round
 from benchmarks.study.search import TUNING_SEED, candidates
 from pcm_policy.measure.exactness import solved
 from pcm_policy.measure.few_steps import rmse
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.search import search

@@ -14,7 +14,7 @@ from pcm_policy.cli.settings.common import TaskSettings
 from pcm_policy.cli.tasks import named_task, placed
 from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import RELEASED
+from pcm_policy.policy.places import RELEASED
 from pcm_policy.settings import plain
 
 ROLLING = {

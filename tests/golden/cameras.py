@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.files import to_json
-from pcm_policy.policy.folder import FORMAT_VERSION
+from pcm_policy.policy.config_file import FORMAT_VERSION
 from pcm_policy.policy.vision import VisionConfig
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.policy.config import HeadConfig
-from pcm_policy.policy.folder import fingerprint, save_policy
+from pcm_policy.policy.fingerprint import fingerprint
+from pcm_policy.policy.folder import save_policy
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from benchmarks.study.perturbed import situations
 from pcm_policy.measure.exactness import certified_solver, solved
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers import Adaptive

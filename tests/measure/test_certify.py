@@ -21,7 +21,8 @@ from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.measure import certify
 from pcm_policy.measure.certify import LADDER, bounding, confidence_of, plan_for, scored
-from pcm_policy.policy.folder import CERTIFICATES, fingerprint, save_policy
+from pcm_policy.policy.fingerprint import fingerprint
+from pcm_policy.policy.folder import CERTIFICATES, save_policy
 from pcm_policy.solvers.certificate import UNCALIBRATED, Certificate, Certificates
 from pcm_policy.solvers.stops import SAFETY
 from tests.policy.test_checkpoint import make

@@ -22,7 +22,7 @@ from pcm_policy.measure.exactness import solved
 from pcm_policy.measure.few_steps import rmse
 from pcm_policy.measure.targets import Deadline, Error, ScoreWithin, Target, target_of
 from pcm_policy.measure.tune import call_costs
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.sampling.samplers import SamplerConfig

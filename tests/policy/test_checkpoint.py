@@ -16,13 +16,11 @@ from safetensors.torch import load_file, save_file
 from pcm_policy.errors import PcmError
 from pcm_policy.files import atomic_folder, write_text
 from pcm_policy.policy.config import PolicyConfig
-from pcm_policy.policy.folder import (
-    fingerprint,
-    held_out_observations,
-    round_to_half,
-    save_policy,
-)
+from pcm_policy.policy.fingerprint import fingerprint
+from pcm_policy.policy.folder import save_policy
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.policy.tensors import round_to_half
 from pcm_policy.training.distillation import with_head
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.fingerprint import fingerprint
 
 
 def net(*names: str, seed: int = 0) -> nn.ModuleDict:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import FORMAT_VERSION
+from pcm_policy.policy.config_file import FORMAT_VERSION
 from pcm_policy.sampling.noise import Noise
 from tests.golden import cameras
 from tests.golden.make import POLICIES, solvers

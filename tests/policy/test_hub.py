@@ -10,8 +10,9 @@ import torch
 
 from pcm_policy import DiffusionPolicy, PolicyConfig
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import resolve, save_policy
+from pcm_policy.policy.folder import save_policy
 from pcm_policy.policy.hub import hub_id
+from pcm_policy.policy.places import resolve
 from tests.hub_server import serve
 
 

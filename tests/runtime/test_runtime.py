@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.runtime.dispatch import Program

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pcm_policy.control import PlanRequest
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig

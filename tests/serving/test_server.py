@@ -27,7 +27,7 @@ from pcm_policy.control import ControlSettings, PlanRequest
 from pcm_policy.control.client import Link, RemoteController
 from pcm_policy.control.wire import VERSION, encode, encode_array, plan_message
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.serving.planner import Planner
 
 BIN = Path(sys.executable).parent

@@ -13,7 +13,8 @@ from torch import Tensor
 from pcm_policy.errors import PcmError
 from pcm_policy.export import fixed
 from pcm_policy.measure.exactness import paired_noise
-from pcm_policy.policy.folder import RELEASED, held_out_observations
+from pcm_policy.policy.held_out import held_out_observations
+from pcm_policy.policy.places import RELEASED
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.episode_policy import EpisodePolicy
 from pcm_policy.sampling.denoise import Prefix

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import load_tensors
+from pcm_policy.policy.tensors import load_tensors
 from tests.training.small import TRAIN, assert_same, forget, lines, train
 
 RUN = ["train.steps=12", "train.save_every=5", "train.keep=9"]

@@ -12,8 +12,8 @@ from accelerate.state import AcceleratorState
 from pcm_policy.datasets.formats.replay import open_replay
 from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import load_tensors, save_tensors
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.policy.tensors import load_tensors, save_tensors
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.metrics import Metrics
 from pcm_policy.training.sharing import Share

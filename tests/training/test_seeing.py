@@ -14,7 +14,7 @@ from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import held_out_observations, held_out_sights
+from pcm_policy.policy.held_out import held_out_observations, held_out_sights
 from pcm_policy.policy.policy import DiffusionPolicy
 
 SMALL = [

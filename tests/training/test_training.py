@@ -16,7 +16,7 @@ from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.exactness import certified_solver
-from pcm_policy.policy.folder import fingerprint
+from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.step import STEPS

@@ -12,7 +12,7 @@ from lerobot.optim.optimizers import AdamWConfig
 from lerobot.optim.schedulers import DiffuserSchedulerConfig
 
 from pcm_policy.errors import PcmError
-from pcm_policy.policy.folder import FORMAT_VERSION
+from pcm_policy.policy.config_file import FORMAT_VERSION
 from pcm_policy.training.config import TrainConfig
 
 _USUAL = TrainConfig()

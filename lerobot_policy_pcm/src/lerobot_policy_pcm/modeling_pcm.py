@@ -14,7 +14,7 @@ from lerobot_policy_pcm.configuration_pcm import PCMConfig
 from lerobot_policy_pcm.learning import Learner, Stats, new_policy
 from lerobot_policy_pcm.ticks import Seen, left_over
 from pcm_policy import DiffusionPolicy, PcmError, PolicyConfig
-from pcm_policy.policy.folder import FORMAT_VERSION
+from pcm_policy.policy.config_file import FORMAT_VERSION
 from pcm_policy.policy.inputs import check_noise, check_prefix
 from pcm_policy.policy.observe import observe_tensors
 from pcm_policy.sampling.noise import Noise
