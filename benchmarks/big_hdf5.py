@@ -3,20 +3,13 @@
     python -m benchmarks.big_hdf5 OUTPUT [--gigabytes 10] [--steps 20]
 
 Makes a robomimic file with two cameras of noise, which nothing compresses, and one a tenth as
-large. Every command is a process of its own. ``anon`` is the most memory that was the process's
-own (``RssAnon`` of ``/proc/PID/status``, read 50 times a second): files that it maps are no part of
-it. ``peak`` is the largest resident set, in which pages of mapped files count that the kernel
-takes back when it wants. OUTPUT needs room for twice the size; all that is in it is removed.
+large. Every command is a process of its own, which :mod:`benchmarks.watched` watches. OUTPUT needs
+room for twice the size; all that is in it is removed.
 """
 
 import argparse
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks import RESULTS
+from benchmarks.watched import HEAD, command, lines, watched
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import hardware, made_by, versions
 from pcm_policy.measure.tables import table
@@ -42,7 +36,6 @@ TRAINING = [
     *("task.obs_fields=[robot0_eef_pos,robot0_gripper_qpos]", "task.action_field=actions"),
     *(f"task.cameras={{{','.join(f'{name}:[84,84]' for name in CAMERAS)}}}", "task.control_hz=20"),
 ]
-HEAD = ["command", "anon, MB, of a tenth", "of the whole", "peak, MB, of a tenth", "of the whole"]
 
 
 def make(path: Path, size: float, steps: int = EPISODE) -> int:
@@ -69,35 +62,6 @@ def make(path: Path, size: float, steps: int = EPISODE) -> int:
     return count
 
 
-def measured(*words: str) -> dict[str, float]:
-    """Run one of our commands; return its memory in MB."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pcm_policy.cli", *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-    )
-    own = 0
-    while True:
-        own = max(own, _anonymous(child.pid))
-        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
-        if ended:
-            break
-        time.sleep(0.02)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{' '.join(words)} failed: see above")
-    return {"anon_mb": own / 1e3, "peak_mb": usage.ru_maxrss / 1e3}
-
-
-def _anonymous(pid: int) -> int:
-    """Return the kilobytes of a process that no file holds; 0 once it has ended."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return int(found[1]) if (found := re.search(r"^RssAnon:\s+(\d+)", text, re.M)) else 0
-
-
 def commands(folder: Path, size: float, steps: int) -> dict[str, Any]:
     """Measure all commands on a file that is made for them."""
     source, converted = folder / "demos.hdf5", folder / "demos.zarr"
@@ -106,30 +70,24 @@ def commands(folder: Path, size: float, steps: int) -> dict[str, Any]:
     rows, training = found["rows"], [*TRAINING, f"train.steps={steps}"]
 
     def train(path: Path, name: str) -> None:
-        rows[name] = measured("train", *training, f"dataset.path={path}", f"output_dir={folder}/r")
+        rows[name] = watched(
+            command("train", *training, f"dataset.path={path}", f"output_dir={folder}/r")
+        )
         frames = folder / "r/frames"
         cached = sum(f.stat().st_size for f in frames.iterdir()) if frames.exists() else 0
         rows[name]["frames_bytes"] = cached
         shutil.rmtree(folder / "r")
 
     for name in ("info", "validate"):
-        rows[f"pcm-data {name}"] = measured("data", name, str(source))
+        rows[f"pcm-data {name}"] = watched(command("data", name, str(source)))
     train(source, "pcm-train, frames mapped where they are")
-    rows["pcm-data convert, to zarr"] = measured("data", "convert", str(source), str(converted))
+    rows["pcm-data convert, to zarr"] = watched(
+        command("data", "convert", str(source), str(converted))
+    )
     source.unlink()
     train(converted, "pcm-train, on the zarr: frames decoded into a file")
     shutil.rmtree(converted)
     return found
-
-
-def lines(report: dict[str, Any]) -> list[list[str]]:
-    """Return the rows of the table."""
-    small, large = report["tenth"]["rows"], report["whole"]["rows"]
-    kinds = ("anon_mb", "peak_mb")
-    return [
-        [name, *(f"{rows[name][kind]:.0f}" for kind in kinds for rows in (small, large))]
-        for name in large
-    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
