@@ -1,9 +1,9 @@
 """A process whose memory is watched while it runs, and which may be killed on the way.
 
-Two figures, in MB: ``anon`` is the most memory that was the process's own (``RssAnon`` of
-``/proc/PID/status``, read 50 times a second), of which files that it maps are no part. ``peak`` is
-its largest resident set, in which pages of mapped files count that the kernel takes back when it
-wants.
+Two figures, in MB, of ``/proc/PID/status``, read 50 times a second. ``anon`` is the most memory
+that was the process's own (``RssAnon``): files that it maps are no part of it. ``peak`` is its
+largest resident set (``VmHWM``), in which pages of mapped files count that the kernel takes back
+when it wants. (``ru_maxrss`` would begin at what the process that started it held.)
 """
 
 import os
@@ -40,22 +40,19 @@ def watched(words: Sequence[str], kill: Callable[[], bool] | None = None) -> dic
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
     )
-    own, killed = 0, False
-    while True:
-        own = max(own, _anonymous(child.pid))
-        ended, status, usage = os.wait4(child.pid, os.WNOHANG)
-        if ended:
-            break
+    own, peak, killed = 0, 0, False
+    while child.poll() is None:
+        text = _status(child.pid)
+        own, peak = max(own, _kilobytes(text, "RssAnon")), max(peak, _kilobytes(text, "VmHWM"))
         if kill is not None and not killed and kill():
             child.kill()
             killed = True
         time.sleep(PERIOD)
-    child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode and not killed:
         raise SystemExit(f"{' '.join(words)} failed: see above")
     if kill is not None and not killed:
         raise SystemExit(f"{' '.join(words)} ended before it was to be killed")
-    return {"anon_mb": own / 1e3, "peak_mb": usage.ru_maxrss / 1e3}
+    return {"anon_mb": own / 1e3, "peak_mb": peak / 1e3}
 
 
 def later(true: Callable[[], bool], seconds: float) -> Callable[[], bool]:
@@ -80,10 +77,13 @@ def lines(report: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _anonymous(pid: int) -> int:
-    """Return the kilobytes of a process that no file holds; 0 once it has ended."""
+def _status(pid: int) -> str:
+    """Return what the kernel says of a process; nothing once it has ended."""
     try:
-        text = Path(f"/proc/{pid}/status").read_text()
+        return Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return 0
-    return int(found[1]) if (found := re.search(r"^RssAnon:\s+(\d+)", text, re.M)) else 0
+        return ""
+
+
+def _kilobytes(status: str, name: str) -> int:
+    return int(found[1]) if (found := re.search(rf"^{name}:\s+(\d+)", status, re.M)) else 0
