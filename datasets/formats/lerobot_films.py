@@ -5,7 +5,8 @@ Source: LeRobot 0.6.1, ``configs/video.py`` (codec, pixel format, key frames, qu
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,24 @@ def feature(kind: np.dtype[Any], codec: Codec, fps: float) -> dict[str, Any]:
     return {"dtype": "video", "shape": list(kind.shape), "names": axes, "info": info}
 
 
+@contextmanager
+def usual_scheduling() -> Iterator[None]:
+    """Take back the realtime priority that SVT-AV1 gives the thread that opens it, run as root.
+
+    All that the thread and its children do later would stop every other process of the machine
+    (``findings/svt_av1_makes_its_caller_realtime.sh``).
+    """
+    if not hasattr(os, "sched_getscheduler"):  # Linux alone has it
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != before[0]:
+            os.sched_setscheduler(0, *before)
+
+
 class _Film:
     """One file that is being encoded."""
 
@@ -70,8 +89,9 @@ class _Film:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def write(self, frames: NDArray[Any]) -> None:
-        for image in frames:
-            self._put(self._frame(np.ascontiguousarray(image), format="rgb24"))
+        with usual_scheduling():
+            for image in frames:
+                self._put(self._frame(np.ascontiguousarray(image), format="rgb24"))
         self.frames += len(frames)
 
     def close(self) -> None:

@@ -120,8 +120,9 @@ class Distillation(Generic[Teacher]):
         prefix: share of rows whose first actions are known.
         guess_batch: observations per step for the head's first guess.
         guess_reuse: number of steps that use each of these observations.
-        guess_steps: steps of DPM-Solver++ that solve them. If no few-step sampler comes near the
-            sampler's chunk, the first guess learns from the pool of the rounds.
+        guess_steps: steps of the sampler that solves them, see
+            :func:`~pcm_policy.training.guessing.near_sampler`. If none of so few steps comes near
+            the head's sampler, the first guess learns from the pool of the rounds.
 
     Raises:
         PcmError: an unknown weight.

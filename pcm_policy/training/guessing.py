@@ -17,6 +17,8 @@ from pcm_policy.training.targets import Targets, denoiser_of
 
 FLOOR = 0.01
 """Smooths the square root near zero, ``sqrt(e^2 + FLOOR^2)``; in normalised action units."""
+NEAR = 0.02
+"""Mean RMSE that chunks of few steps without noise may have; in normalised action units."""
 
 
 class Guessing:
@@ -60,6 +62,9 @@ def near_sampler(
 ) -> SamplerConfig | None:
     """Search a sampler of few steps that ends near the chunk of the head's.
 
+    That is DPM-Solver++; where noise is drawn in every step, it is the head's own sampler without
+    noise. At a low temperature the chunk hardly depends on the noise, and the latter ends near it.
+
     Args:
         policy: with a head.
         cond: ``(n, C)`` conditions to search on.
@@ -67,24 +72,26 @@ def near_sampler(
         steps: network evaluations.
 
     Returns:
-        DPM-Solver++ at searched timesteps; None where noise is drawn in every step, or the
-        base learnt by flow matching, which it does not solve.
+        The sampler at searched timesteps; None where noise is drawn in every step and the chunks
+        are more than ``NEAR`` apart, or where the base learnt by flow matching, which
+        DPM-Solver++ does not solve.
     """
     head = policy.config.head
     assert head is not None
-    if policy.sampler(head.sampler).stochastic or policy.config.schedule.is_flow:
+    if policy.config.schedule.is_flow:
         return None
-    share = head.sampler.temperature
-    most = min(steps, policy.config.schedule.train_steps)
-    few = SamplerConfig("dpmpp_2m", most, temperature=share)
+    noisy = policy.sampler(head.sampler).stochastic
+    most = min(steps, head.sampler.steps if noisy else policy.config.schedule.train_steps)
+    few = SamplerConfig("dpmpp_2m", most, temperature=head.sampler.temperature)
+    if noisy:
+        few = replace(head.sampler, steps=most, temperature=0.0)
     exact = sequential(denoiser_of(policy, cond, None), noise).sample
-    first = replace(noise, steps=None)
 
     def cost(schedule: Schedule) -> float:
         denoise = policy.denoiser(cond, replace(few, timesteps=schedule), None)
-        error = sequential(denoise, first).sample - exact
+        error = sequential(denoise, noise).sample - exact
         return float(error.square().mean(dim=(1, 2)).sqrt().mean())
 
     start = tuple(policy.sampler(few).timesteps.tolist())
-    best, _ = search(cost, [start], policy.config.schedule.train_steps, 0)
-    return replace(few, timesteps=best)
+    best, error = search(cost, [start], policy.config.schedule.train_steps, 0)
+    return replace(few, timesteps=best) if error < NEAR or not noisy else None

@@ -1,6 +1,7 @@
 """Cameras written as videos: each step has its own frame, near to what it was."""
 
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +71,14 @@ def test_episodes_share_a_file(plain: Path, tmp_path: Path) -> None:
     convert(tmp_path / "lr", tmp_path / "back.zarr", images="all")
     frames = open_replay(tmp_path / "back.zarr").arrays["observation.images.top"]
     assert [number_of(image) for image in frames] == list(range(sum(LENGTHS)))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no policies")
+def test_an_encoder_leaves_the_thread_its_priority(plain: Path, tmp_path: Path) -> None:
+    """SVT-AV1 makes its caller realtime where it may: as root, as in most containers."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    convert(plain, tmp_path / "lr", fps=10, lerobot_video="av1")
+    assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before
 
 
 def test_pictures_are_the_default(plain: Path, tmp_path: Path) -> None:

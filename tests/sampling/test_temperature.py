@@ -16,7 +16,7 @@ from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.distillation import with_head
-from pcm_policy.training.guessing import near_sampler
+from pcm_policy.training.guessing import NEAR, near_sampler
 from tests.problems import F64, distance, problem
 from tests.solving import anderson, paradigms, picard, sequential
 
@@ -108,6 +108,34 @@ def test_a_head_and_its_guess_are_at_the_temperature_they_are_asked_for() -> Non
     assert few.temperature == 0.4
     with pytest.raises(PcmError, match="head was trained"):
         policy.solver({"method": "pcm", "rounds": 2, "temperature": 1.0})
+
+
+def headed(**sampler: Any) -> DiffusionPolicy:
+    options = {"width": 8, "nodes": 4, "guess_width": 8, "guess_noises": 1}
+    base = tiny()
+    base.config = replace(base.config, prediction="sample")  # else random weights follow the noise
+    return with_head(base, {"name": "window", "options": options}, sampler, seed=0)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_little_noise_in_every_step_has_a_near_sampler_without_noise(name: str) -> None:
+    eta = {"eta": 1.0} if name == "ddim" else {}
+    policy = headed(name=name, steps=2, temperature=0.01, **eta)
+    assert policy.config.head is not None
+    draws = torch.Generator().manual_seed(0)
+    cond = torch.randn(16, policy.config.cond_dim, generator=draws)
+    noise = Noise(*(torch.randn(*shape, 16, 8, 2, generator=draws) for shape in ((), (2,))))
+    few = near_sampler(policy, cond, noise, 2)
+    assert few is not None
+    assert (few.name, few.steps, few.temperature) == (name, 2, 0.0)
+
+    def chunk(sampler: SamplerConfig) -> torch.Tensor:
+        return sequential(policy.denoiser(cond, sampler), noise).sample
+
+    error = (chunk(few) - chunk(policy.config.head.sampler)).square().mean(dim=(1, 2)).sqrt().mean()
+    assert error < NEAR
+    loud = headed(name=name, steps=2, **eta)
+    assert near_sampler(loud, cond, noise, 2) is None
 
 
 def test_lerobot_has_no_temperature() -> None:

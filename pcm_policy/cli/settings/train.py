@@ -155,8 +155,8 @@ class DistillOptions:
         warm: share of rows that start from an earlier chunk rather than cold
         guess_batch: observations of a step for the head's first guess
         guess_reuse: times each of them is trained on
-        guess_steps: of DPM-Solver++, which solves them; where noise is drawn in every step, the
-            pool above serves
+        guess_steps: of the sampler that solves them; where none of so few ends near the base's
+            chunk, the pool above serves
         prefix: share of rows whose first actions are known already
     """
 
