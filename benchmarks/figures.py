@@ -29,7 +29,7 @@ from benchmarks.compare import picture, users
 from benchmarks.control import arms, cameras
 from benchmarks.lerobot import outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
-from benchmarks.routes import route
+from benchmarks.routes import page as routes
 from benchmarks.solvers import certificates, certified, profile, rounds
 from benchmarks.study import ablation, pareto, pcm, precision, summary
 from examples.images import page as images
@@ -87,7 +87,7 @@ FIGURES = (
         "README.md",
         "routes",
         tuple(f"routes/{name}.json" for name in ROUTES),
-        lambda *found: block(["", *ROUTES], route.rows(found)),
+        lambda *found: block(["", *ROUTES], routes.rows(found)),
     ),
     Figure(
         "docs/control.md",

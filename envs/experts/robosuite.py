@@ -180,7 +180,11 @@ class Square(Grasping):
     """Put a nut with a square hole over a square peg."""
 
     peg: ClassVar[Floats] = np.array([0.23, 0.1])
-    handle: ClassVar[float] = 0.054
+    handle: ClassVar[float] = 0.06
+    """Where the handle is grasped, from the middle of the nut.
+
+    Nearer to the hole its frame, as wide as the open hand, gets stuck between the fingers: at 0.054
+    in 3 of 40 episodes on MuJoCo 3.9."""
     near: ClassVar[float] = 0.01
     closing: ClassVar[int] = 9
     early: ClassVar[float] = 0.2

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.routes import route
+from benchmarks.routes import page, plan, route
 from pcm_policy.cli.commands import COMMANDS
 from pcm_policy.cli.compose import compose
 from pcm_policy.cli.main import run_command
 from pcm_policy.errors import PcmError
 
-SMALL = route.Route(
-    "metaworld/pick-place", 2, 8, ("train.batch=8",), ("max_steps=300",), 2, 2, evaluated=2, keys=""
+SMALL = plan.Route(
+    "metaworld/pick-place", 2, 8, ("train.batch=8",), ("max_steps=300",), 2, 2, 2, 2, ""
 )
 
 
-@pytest.mark.parametrize("name", list(route.ROUTES))
+@pytest.mark.parametrize("name", list(plan.ROUTES))
 def test_every_command_is_one_that_exists(name: str, tmp_path: Path) -> None:
-    spread = [*route.commands(name, tmp_path, ray="127.0.0.1:6379").values()]
+    spread = [*plan.commands(name, tmp_path, ray="127.0.0.1:6379").values()]
     assert sum("launcher=ray" in words for words in spread) >= 5
-    for words in [*route.commands(name, tmp_path).values(), *spread]:
-        if words[0] == route.BC:
-            assert importlib.util.find_spec(route.BC) is not None
+    for words in [*plan.commands(name, tmp_path).values(), *spread]:
+        if words[0] == plan.BC:
+            assert importlib.util.find_spec(plan.BC) is not None
             continue
         name = " ".join(words[:2]) if words[0] == "data" else words[0]
         compose(name, words[len(name.split()) :])
@@ -50,17 +50,17 @@ def test_from_demonstrations_to_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("metaworld")
-    monkeypatch.setattr(route, "ROUTES", {"small": SMALL, "again": SMALL})
+    monkeypatch.setattr(plan, "ROUTES", {"small": SMALL, "again": SMALL})
     route.run("small", tmp_path, here)
     route.main(["small", "--output", str(tmp_path)])  # which runs nothing again
     shown = capfd.readouterr().out
     report = json.loads((tmp_path / "small.json").read_text())
     steps = report["steps"]
-    assert list(steps) == ["generate", "train", "distil", *route.SOLVERS]
+    assert list(steps) == ["generate", "train", "rollouts", "distil", *plan.SOLVERS]
     for step in steps.values():
         assert f"$ {step['command']}" in shown
         assert step["seconds"] > 0
-    for solver, rounds in zip(route.SOLVERS, (16, 1, 2, 3), strict=True):
+    for solver, rounds in zip(plan.SOLVERS, (16, 1, 2, 3), strict=True):
         assert steps[solver]["result"]["rounds"] == rounds
         assert len(steps[solver]["result"]["episodes"]) == 2
 
@@ -70,11 +70,12 @@ def test_from_demonstrations_to_a_table(
     assert route.run("small", tmp_path, refuse) == report  # nothing is run twice
     with pytest.raises(AssertionError, match="train"):  # and the demonstrations are shared
         route.run("again", tmp_path, refuse)
-    lines = {line[0]: line[1] for line in route.rows([report])}
+    lines = {line[0]: line[1] for line in page.rows([report])}
     assert lines["PCM, 2 rounds"].startswith(
         f"{steps['PCM, 2 rounds']['result']['success']['rate']:.2f} ["
     )
     assert lines["train"].endswith(" min")
+    assert lines["a solve: PCM, 2 rounds"].endswith(" ms")
 
 
 def test_a_command_that_fails_ends_the_route(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""The table of routes, made of their reports."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.routes.plan import BASELINE, SOLVERS
+
+TIMED = ("generate", "train", "rollouts", "distil")
+Report = dict[str, Any]
+
+
+def _spent(step: Report) -> str:
+    return f"{step['seconds'] / 60:.1f} min" if "seconds" in step else "(shared)"
+
+
+def _success(step: Report) -> str:
+    found = step["result"]["success"]
+    low, high = found["ci95"]
+    return f"{found['rate']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _solve(step: Report) -> str:
+    return f"{step['result']['latency_ms']['p50']:.1f} ms"
+
+
+def _conditions(step: Report) -> str:
+    return f"{len(step['result']['episodes'])}, {step['result']['hardware']['device']}"
+
+
+def rows(reports: Sequence[Report]) -> list[list[str]]:
+    """Return the table: a column for every route; times, then successes, then times of a solve.
+
+    A cell is empty where a route lacks the step; a step that no route has makes no row.
+    """
+    base, *_ = SOLVERS
+    lines: list[tuple[str, str, Callable[[Report], str]]] = [
+        *((name, name, _spent) for name in TIMED),
+        ("episodes, machine", base, _conditions),
+        *((name, name, _success) for name in (*SOLVERS, BASELINE)),
+        *((f"a solve: {name}", name, _solve) for name in SOLVERS),
+    ]
+    return [
+        [title, *(shown(r["steps"][step]) if step in r["steps"] else "" for r in reports)]
+        for title, step, shown in lines
+        if any(step in r["steps"] for r in reports)
+    ]
