@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks import (
     RESULTS,
-    big_hdf5,
+    big_lerobot,
     engines,
     memory,
     packages,
@@ -24,6 +24,7 @@ from benchmarks import (
     scale_agreement,
     scale_training,
     versions,
+    watched,
 )
 from benchmarks.compare import picture, users
 from benchmarks.control import arms, cameras
@@ -185,7 +186,19 @@ FIGURES = (
         "docs/training.md",
         "big-hdf5",
         ("memory/big_hdf5.json",),
-        lambda found: block(big_hdf5.HEAD, big_hdf5.lines(found)),
+        lambda found: block(watched.HEAD, watched.lines(found)),
+    ),
+    Figure(
+        "docs/training.md",
+        "big-lerobot",
+        ("memory/big_lerobot.json",),
+        lambda found: block(watched.HEAD, watched.lines(found)),
+    ),
+    Figure(
+        "docs/training.md",
+        "big-lerobot-times",
+        ("memory/big_lerobot.json",),
+        lambda found: block(big_lerobot.TIME, big_lerobot.times(found)),
     ),
     Figure(
         "docs/training.md",

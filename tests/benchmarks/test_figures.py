@@ -26,6 +26,7 @@ ELSEWHERE = {
     "images.json": "the example trains its own networks",
     "lerobot/outside.json": "policies of LeRobot, trained briefly",
     "memory/big_hdf5.json": "trains its own policy",
+    "memory/big_lerobot.json": "trains its own policy",
     "scale/agreement.json": "trains its own policy",
     "scale/training.json": "trains its own policy",
     "versions.json": "no policy",

@@ -27,6 +27,26 @@ def test_memory_on_a_large_file() -> None:
         assert more * 1e6 < 0.05 * found["whole"]["bytes"], name
 
 
+def test_a_large_lerobot_folder() -> None:
+    """At most 1.5 GB above the model, a fifth of a step for its batch, the same after two kills."""
+    found = result("memory/big_lerobot.json")
+    whole, page = found["whole"], (ROOT / "docs/training.md").read_text()
+    assert whole["frames"] == 100_000
+    own = {name: row["anon_mb"] for name, row in whole["rows"].items()}
+    above = own["pcm-train"] - own["its policy, loaded"]
+    assert above < 1500
+    assert f"{above / 1e3:.2f} GB above the policy" in page
+    more = own["pcm-train"] - found["tenth"]["rows"]["pcm-train"]["anon_mb"]
+    assert more * 1e6 < 0.05 * whole["decoded_bytes"]
+    assert whole["read_s"] < 0.2 * whole["step_s"]
+    lost = found["interrupted"]
+    assert lost["digest"] == found["digest"]
+    assert (lost["half_decoded_files"], lost["of_them_at_the_end"]) == (1, 0)
+    assert lost["whole_ones_decoded_again"] == 0
+    assert lost["checkpoint"] < lost["killed_after_step"] < found["steps"]
+    assert f"after step {lost['killed_after_step']} of {found['steps']}" in page
+
+
 def test_policies_solved_from_outside() -> None:
     for row in result("lerobot/outside.json")["rounds"]:
         assert row["certified_rows"] == row["rows"]
