@@ -12,9 +12,9 @@ export PYTHONDONTWRITEBYTECODE =
 INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt -e
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[pusht,metaworld,test,robomimic14]' || { \
+	$(INSTALL) '.[pusht,metaworld,adroit,test,robomimic14]' || { \
 	  echo "robomimic is not installed (it compiles egl_probe: cmake below 4, a compiler): its tests skip"; \
-	  $(INSTALL) '.[pusht,metaworld,test]'; }
+	  $(INSTALL) '.[pusht,metaworld,adroit,test]'; }
 	touch $@
 
 demo: $(VENV)/installed

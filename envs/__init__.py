@@ -19,6 +19,11 @@ gym.register(
     entry_point="pcm_policy.envs.pusht:PushTImage",
     max_episode_steps=300,
 )
+gym.register(
+    id="pcm_policy/AdroitDoor-v0",
+    entry_point="pcm_policy.envs.adroit:AdroitDoor",
+    max_episode_steps=300,
+)
 for _task in METAWORLD_TASKS:
     gym.register(
         id=f"pcm_policy/MetaWorld-{_task}-v3",

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.envs.mujoco_state import MujocoState
 from pcm_policy.errors import PcmError
 
 Observation = dict[str, NDArray[np.float32]]
@@ -86,10 +87,7 @@ class MetaWorld(gym.Env[Observation, NDArray[np.float32]]):
         self._env.render_mode = render_mode
         self._env.mujoco_renderer.camera_name = CAMERA
         self._env.mujoco_renderer.camera_id = None
-        self._mujoco = importlib.import_module("mujoco")
-        kinds = self._mujoco.mjtState
-        self._parts = int(kinds.mjSTATE_FULLPHYSICS | kinds.mjSTATE_WARMSTART)
-        self._parts |= int(kinds.mjSTATE_CTRL | kinds.mjSTATE_MOCAP_POS | kinds.mjSTATE_MOCAP_QUAT)
+        self._state = MujocoState(self._env.model, self._env.data)
         boxes: dict[str, gym.spaces.Space[Any]] = {
             name: gym.spaces.Box(-np.inf, np.inf, (n,), np.float32) for name, n in SIZES.items()
         }
@@ -109,7 +107,7 @@ class MetaWorld(gym.Env[Observation, NDArray[np.float32]]):
         self._env.np_random = np.random.default_rng(draw)
         self._env._freeze_rand_vec = False
         # Meta-World sets a scene up twice, the first time on what the last episode left.
-        self._mujoco.mj_resetData(self._env.model, self._env.data)
+        self._state.clear()
         if options is not None and "state" in options:
             values = self._set_state(options["state"])
         else:
@@ -134,26 +132,15 @@ class MetaWorld(gym.Env[Observation, NDArray[np.float32]]):
         self._env.close()
 
     def _info(self, success: bool, reward: float) -> dict[str, Any]:
-        physics = np.empty(self._mujoco.mj_stateSize(self._env.model, self._parts))
-        self._mujoco.mj_getState(self._env.model, self._env.data, physics, self._parts)
-        state = np.concatenate([self._env._last_rand_vec, physics])
+        state = np.concatenate([self._env._last_rand_vec, self._state.read()])
         return {"state": state, "is_success": success, "dense_reward": reward}
 
     def _set_state(self, values: Any) -> NDArray[np.float64]:
-        env, mujoco = self._env, self._mujoco
-        drawn = env._random_reset_space.low.size
-        size = drawn + mujoco.mj_stateSize(env.model, self._parts)
-        state = np.asarray(values, np.float64)
-        if state.shape != (size,) or not np.isfinite(state).all():
-            raise PcmError(
-                f"options['state'] is {size} finite numbers of this task's info['state'], not an "
-                f"array {state.shape}"
-            )
-        env._last_rand_vec, env._freeze_rand_vec = state[:drawn].copy(), True
+        env = self._env
+        drawn, physics = self._state.split(values, env._random_reset_space.low.size)
+        env._last_rand_vec, env._freeze_rand_vec = drawn, True
         env.reset()  # scene, goal, and what rewards remember of the start
-        mujoco.mj_setState(env.model, env.data, state[drawn:], self._parts)
-        mujoco.mj_forward(env.model, env.data)
-        mujoco.mj_setState(env.model, env.data, state[drawn:], self._parts)  # the warm start again
+        self._state.write(physics)
         found: NDArray[np.float64] = env._get_obs()
         return found
 

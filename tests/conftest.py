@@ -94,10 +94,20 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def human_data() -> Path:
     """Path of the human Push-T demonstrations, or skip: they are not part of the project."""
+    return _given("pusht_cchi_v7_replay.zarr")
+
+
+@pytest.fixture(scope="session")
+def door_data() -> Path:
+    """Path of the human demonstrations of Adroit's door, or skip, in the same way."""
+    return _given("adroit_door_human.hdf5")
+
+
+def _given(name: str) -> Path:
     root = os.environ.get("PCM_POLICY_DATA")
-    path = Path(root, "pusht_cchi_v7_replay.zarr") if root else None
+    path = Path(root, name) if root else None
     if path is None or not path.exists():
-        pytest.skip("PCM_POLICY_DATA does not name a folder with pusht_cchi_v7_replay.zarr")
+        pytest.skip(f"PCM_POLICY_DATA does not name a folder with {name}")
     return path
 
 

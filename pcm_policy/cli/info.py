@@ -14,6 +14,7 @@ OPTIONAL = {
     "gymnasium": "",
     "gym-pusht": "pusht",
     "metaworld": "metaworld",
+    "gymnasium-robotics": "adroit",
     "robomimic": "robomimic",
     "robosuite": "robomimic",
     "h5py": "convert",

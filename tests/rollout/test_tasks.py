@@ -21,7 +21,12 @@ from pcm_policy.serving.planner import Planner
 from pcm_policy.serving.server import PolicyServer
 from tests.rollout.tiny import tiny_policy
 
-TASKS = {"pusht": None, "lift": "robosuite", "metaworld/pick-place": "metaworld"}
+TASKS = {
+    "pusht": None,
+    "lift": "robosuite",
+    "metaworld/pick-place": "metaworld",
+    "adroit_door": "gymnasium_robotics",
+}
 MODES = ("default", "async", "prefix", "realtime")
 Made = tuple[str, DiffusionPolicy, dict[str, Any], Path]
 
