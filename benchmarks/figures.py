@@ -31,7 +31,7 @@ from benchmarks.control import arms, cameras
 from benchmarks.lerobot import outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import page as routes
-from benchmarks.solvers import certificates, certified, profile, rounds
+from benchmarks.solvers import certificates, certified, linearised, profile, rounds
 from benchmarks.study import ablation, pareto, pcm, precision, summary
 from examples.images import page as images
 from pcm_policy.measure.conditions import said
@@ -173,6 +173,14 @@ FIGURES = (
         ("rounds.json",),
         lambda found: about(
             found, ", cold, actions in [-1, 1]", rows_of(rounds.HEAD, rounds.cells)(found)
+        ),
+    ),
+    Figure(
+        "docs/solvers.md",
+        "linearised",
+        ("linearised.json",),
+        lambda found: about(
+            found, ", cold, 64 observations", rows_of(linearised.HEAD, linearised.cells)(found)
         ),
     ),
     Figure("docs/solvers.md", "false", ("certificates.json",), _certificates),

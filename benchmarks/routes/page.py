@@ -10,7 +10,9 @@ Report = dict[str, Any]
 
 
 def _spent(step: Report) -> str:
-    return f"{step['seconds'] / 60:.1f} min" if "seconds" in step else "(shared)"
+    if "seconds" in step:
+        return f"{step['seconds'] / 60:.1f} min"
+    return "(shared)" if "shared" in step else "(resumed)"
 
 
 def _success(step: Report) -> str:

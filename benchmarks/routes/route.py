@@ -40,6 +40,13 @@ def execute(words: Sequence[str]) -> None:
         raise PcmError(f"{shell(words)} ended with code {done.returncode}")
 
 
+def resumed(words: Sequence[str]) -> bool:
+    """Say whether an earlier run of a training was cut off, and left checkpoints to go on from."""
+    outputs = [Path(word.partition("=")[2]) for word in words if word.startswith("output_dir=")]
+    trains = words[0] in ("train", "distill")
+    return trains and any((folder / "checkpoints").exists() for folder in outputs)
+
+
 def run(
     name: str,
     folder: Path,
@@ -58,6 +65,8 @@ def run(
         start = time.monotonic()
         if output is not None and output.exists():
             entry["shared"] = True
+        elif resumed(words):  # how long all of it took is not known
+            run_command([*words, "resume=true"])
         else:
             run_command(words)
             entry["seconds"] = round(time.monotonic() - start, 1)

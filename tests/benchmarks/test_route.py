@@ -78,6 +78,30 @@ def test_from_demonstrations_to_a_table(
     assert lines["a solve: PCM, 2 rounds"].endswith(" ms")
 
 
+def test_a_training_that_was_cut_off_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "ROUTES", {"small": SMALL})
+    (tmp_path / "small_pcm/checkpoints").mkdir(parents=True)
+    for name in ("pick-place.hdf5", "small_rollouts.zarr"):
+        (tmp_path / name).mkdir()
+    typed = []
+
+    def note(words: Sequence[str]) -> None:
+        typed.append(list(words))
+        if words[0] == "eval":
+            folder = Path(words[-1].partition("=")[2])
+            folder.mkdir()
+            (folder / "eval.json").write_text("{}")
+
+    steps = route.run("small", tmp_path, note)["steps"]
+    begun, gone_on = (next(w for w in typed if w[0] == name) for name in ("train", "distill"))
+    assert "resume=true" not in begun
+    assert gone_on[-1] == "resume=true"
+    assert "seconds" in steps["train"]
+    assert "seconds" not in steps["distil"]
+
+
 def test_a_command_that_fails_ends_the_route(tmp_path: Path) -> None:
     with pytest.raises(PcmError, match=r"pcm-train .* ended with code 2"):
         route.execute(["train", f"dataset.path={tmp_path}/none.hdf5", f"output_dir={tmp_path}"])
