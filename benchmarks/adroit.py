@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows[-1] |= {"told": compared(told, recorded), "shown": compared(shown, recorded)}
             again.append((told[: cut(told)], actions[: cut(told)]))
     if args.again:
-        with h5py.File(args.again, "x") as file:
+        with h5py.File(args.again, "w") as file:
             for i, (seen, done) in enumerate(again):
                 demo = file.create_group(f"data/demo_{i}")
                 demo.attrs["num_samples"] = len(done)

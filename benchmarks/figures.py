@@ -191,6 +191,12 @@ FIGURES = (
         rows_of(robosuite_versions.HEAD, robosuite_versions.cells),
     ),
     Figure(
+        "docs/tasks.md",
+        "door",
+        ("routes/adroit_door.json",),
+        lambda found: block(["", found["name"]], routes.rows([found])),
+    ),
+    Figure(
         "docs/training.md",
         "big-hdf5",
         ("memory/big_hdf5.json",),

@@ -15,6 +15,9 @@ FEW = ("solver=dpmpp", "solver.steps=4")
 """What acts in the rollouts, near the base's way but not always on it."""
 BASELINE = "robomimic's own BC"
 BC = "benchmarks.routes.robomimic_bc"
+AGAIN = "benchmarks.adroit"
+MODULES = (BC, AGAIN)
+"""Commands that are modules."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Route:
         distil: steps of distillation.
         evaluated: episodes of evaluation.
         keys: what robomimic's own policy observes; empty for none.
+        head: further settings of distillation.
+        given: file of people's demonstrations, in the folder, which are played again in place of
+            an expert's.
     """
 
     task: str
@@ -44,11 +50,14 @@ class Route:
     distil: int = 2500
     evaluated: int = 100
     keys: str = "object,robot0_eef_pos,robot0_eef_quat,robot0_gripper_qpos"
+    head: tuple[str, ...] = ()
+    given: str | None = None
 
 
 _SHORT = ("train.batch=128", "train.warmup=200", "train.ema=0.995")
 _TRANSFORMER = ("network=transformer", "train.lr=0.0003", *_SHORT)
 _META = ("train.ema=0.999",)
+_DOOR = ("policy.prediction=sample", "train.batch=64", "train.warmup=200", "train.ema=0.995")
 ROUTES: Mapping[str, Route] = {
     "lift": Route("lift", 4000, 100, _SHORT),
     "lift-transformer": Route("lift", 4000, 100, _TRANSFORMER, keys=""),
@@ -60,6 +69,16 @@ ROUTES: Mapping[str, Route] = {
         )
         for name in ("pick-place", "peg-insert-side")
     },
+    "adroit_door": Route(
+        "adroit_door",
+        8000,
+        None,
+        (*_DOOR, "dataset.val_fraction=0"),
+        distil=1000,
+        keys="",
+        head=("train.batch=64", "distill.pool=1000", "distill.guess_batch=128"),
+        given="adroit_door_human.hdf5",
+    ),
 }
 
 
@@ -86,9 +105,11 @@ def commands(name: str, folder: Path, ray: str | None = None) -> dict[str, list[
     rollouts = [f"policy={base}/policy", f"episodes={route.rollouts}", "seed=1000000"]
     rollouts += ["failures=true", *FEW, *limit, f"output={visited}"]
     distil = [f"policy={base}/policy", data, f"dataset.more=[{visited}]", f"output_dir={pcm}"]
-    distil += [f"train.steps={route.distil}", threads]
+    distil += [f"train.steps={route.distil}", *route.head, threads]
     found = {
-        "generate": ["data", *generate, f"output={demos}"],
+        "generate": ["data", *generate, f"output={demos}"]
+        if route.given is None
+        else [AGAIN, str(folder / route.given), "--again", str(demos)],
         "train": ["train", task, data, f"output_dir={base}", *train],
         "rollouts": ["data", "generate", task, *rollouts],
         "distil": ["distill", task, *distil],
@@ -107,5 +128,5 @@ def commands(name: str, folder: Path, ray: str | None = None) -> dict[str, list[
 
 def shell(words: Sequence[str]) -> str:
     """Return a command as it is typed."""
-    first = ["python", "-m", BC] if words[0] == BC else [f"pcm-{words[0]}"]
+    first = ["python", "-m", words[0]] if words[0] in MODULES else [f"pcm-{words[0]}"]
     return shlex.join([*first, *words[1:]])

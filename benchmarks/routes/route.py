@@ -9,7 +9,9 @@ robomimic's own behaviour cloning on the same file, with as many steps
 (``benchmarks.routes.robomimic_bc``). Every command is printed and timed; ``DIR/NAME.json`` has
 commands, seconds and results, and a command that it has is not run again, so that a route that was
 cut off goes on. Routes of one task share demonstrations.
-Needs the simulators: pip install '.[robomimic,metaworld]'.
+``adroit_door`` plays people's demonstrations again in place of generating some: put
+``adroit_door_human.hdf5`` into ``DIR`` before.
+Needs the simulators: pip install '.[robomimic,metaworld,adroit]'.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.routes import plan
 from benchmarks.routes.page import Report, rows
-from benchmarks.routes.plan import BC, commands, shell
+from benchmarks.routes.plan import MODULES, commands, shell
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.tables import table
@@ -34,7 +36,7 @@ def execute(words: Sequence[str]) -> None:
     Raises:
         PcmError: it failed.
     """
-    module = words if words[0] == BC else ["pcm_policy.cli", *words]
+    module = words if words[0] in MODULES else ["pcm_policy.cli", *words]
     done = subprocess.run([sys.executable, "-m", *module], check=False)
     if done.returncode:
         raise PcmError(f"{shell(words)} ended with code {done.returncode}")

@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RESULTS_OF_FIGURES = sorted({x for figure in (*FIGURES, *PICTURES) for x in figure.results})
 ELSEWHERE = {
-    **{f"routes/{name}.json": "a route trains its own policy" for name in figures.ROUTES},
+    **{
+        f"routes/{name}.json": "a route trains its own policy"
+        for name in (*figures.ROUTES, "adroit_door")
+    },
     **{f"arms/{name}.json": "of a route's policy" for name in figures.ARMS if name != "pusht"},
     "engines/unet-65m.json": "random weights",
     "compare/cpu-65m.json": "random weights",
