@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcm_policy.envs.mujoco_state import MujocoState
-from pcm_policy.errors import PcmError
+from pcm_policy.envs.rendering import checked_render_mode
 from pcm_policy.optional import require
 
 Observation = dict[str, NDArray[np.float32]]
@@ -52,12 +52,10 @@ class AdroitDoor(gym.Env[Observation, NDArray[np.float32]]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 100}  # noqa: RUF012 (gymnasium's)
 
     def __init__(self, render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise PcmError(f"render_mode is None or 'rgb_array', not {render_mode!r}")
+        self.render_mode = checked_render_mode(render_mode)
         with contextlib.redirect_stderr(io.StringIO()):  # of a change of the dense reward
             require("gymnasium_robotics", "Adroit's door", "adroit")
         made = importlib.import_module("gymnasium_robotics.envs.adroit_hand.adroit_door")
-        self.render_mode = render_mode
         self._env: Any = made.AdroitHandDoorEnv(render_mode=render_mode)
         self._state = MujocoState(self._env.model, self._env.data)
         self._sites = [self._env.grasp_site_id, self._env.handle_site_id]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcm_policy.envs.mujoco_state import MujocoState
+from pcm_policy.envs.rendering import checked_render_mode
 from pcm_policy.errors import PcmError
 
 Observation = dict[str, NDArray[np.float32]]
@@ -75,10 +76,8 @@ class MetaWorld(gym.Env[Observation, NDArray[np.float32]]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 80}  # noqa: RUF012 (gymnasium's)
 
     def __init__(self, task: str, render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise PcmError(f"render_mode is None or 'rgb_array', not {render_mode!r}")
+        self.render_mode = checked_render_mode(render_mode)
         import_metaworld()
-        self.render_mode = render_mode
         made: Any = gym.make(
             "Meta-World/goal_observable", env_name=f"{task}-v3", seed=0, disable_env_checker=True
         )

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pcm_policy.envs.rendering import checked_render_mode
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import maps
 
@@ -195,9 +196,7 @@ class _PushT(gym.Env[Obs, NDArray[np.float32]], Generic[Obs]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's)
 
     def __init__(self, render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise PcmError(f"render_mode is None or 'rgb_array', not {render_mode!r}")
-        self.render_mode = render_mode
+        self.render_mode = checked_render_mode(render_mode)
         self.action_space = gym.spaces.Box(0.0, 512.0, (2,), np.float32)
         self._simulator = _make_simulator()
 

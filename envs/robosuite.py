@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.envs.rendering import checked_render_mode
 from pcm_policy.envs.robosuite_controllers import (
     EnvArgs,
     adapted,
@@ -91,11 +92,9 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
         camera_size: int = 84,
         render_mode: str | None = None,
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise PcmError(f"render_mode is None or 'rgb_array', not {render_mode!r}")
+        self.render_mode = checked_render_mode(render_mode)
         if control not in ("absolute", "delta"):
             raise PcmError(f"control is 'absolute' or 'delta', not {control!r}")
-        self.render_mode = render_mode
         found, soft, where = _description(task, dataset, env_args)
         check_robosuite(described_series(found, where), where)
         self.env_args = adapted(found, control, where)

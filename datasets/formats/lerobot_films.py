@@ -45,7 +45,7 @@ def feature(kind: np.dtype[Any], codec: Codec, fps: float) -> dict[str, Any]:
 
 
 @contextmanager
-def usual_scheduling() -> Iterator[None]:
+def _usual_scheduling() -> Iterator[None]:
     """Take back the realtime priority that SVT-AV1 gives the thread that opens it, run as root.
 
     All that the thread and its children do later would stop every other process of the machine
@@ -89,9 +89,8 @@ class _Film:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def write(self, frames: NDArray[Any]) -> None:
-        with usual_scheduling():
-            for image in frames:
-                self._put(self._frame(np.ascontiguousarray(image), format="rgb24"))
+        for image in frames:
+            self._put(self._frame(np.ascontiguousarray(image), format="rgb24"))
         self.frames += len(frames)
 
     def close(self) -> None:
@@ -101,8 +100,9 @@ class _Film:
             self._container.close()
 
     def _put(self, frame: Any) -> None:
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
+        with _usual_scheduling():  # the first call opens the encoder
+            for packet in self._stream.encode(frame):
+                self._container.mux(packet)
 
 
 class Films:
