@@ -28,7 +28,8 @@ class Video:
 
     def __init__(self, path: Path, fps: float) -> None:
         self._av = require("av", "frames of a video", "video")
-        # made once: a frame that is left to itself makes one of its own, threads and all
+        # A frame that is left to itself makes one of its own, threads and all
+        # (findings/pyav_makes_a_converter_for_every_frame.sh).
         self._converter = self._av.video.reformatter.VideoReformatter()
         self.path, self.fps = path, fps
         if not path.is_file():
