@@ -38,7 +38,9 @@ ROLLED = (
 )
 """What the base meets when it acts; a head is trained there too."""
 NARROW = ("head.options.nodes=6", "head.options.guess_noises=1")
-"""A head that leaves the U-Net's file below 10 MB."""
+"""A head that adds little to the U-Net's file."""
+WIDE = (*NARROW, "head.options.width=128", "head.options.guess_width=448")
+"""One whose first guess is large, for a file below 15 MB."""
 HEAD = ("policy={base}", "dataset.more=[{rollouts.zarr}]", HALF)
 UNET = ("network=unet1d", "train.batch=128")
 SHARP = ("policy.sampler.steps=32", "policy.sampler.eta=1", "policy.sampler.temperature=0.1")
@@ -62,7 +64,37 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             ),
         ),
         ("rollouts.zarr", GENERATE, (*ROLLED, "solver.temperature=0.6")),
-        ("pcm", "distill", (*HEAD, "train.steps=3000", *NARROW)),
+        ("head", "distill", (*HEAD, "train.steps=3000", *NARROW)),
+        (
+            "base.zarr",
+            GENERATE,
+            ("policy={base}", "episodes=300", "seed=2000000", "failures=true", "solver=default"),
+        ),
+        (
+            "one.zarr",
+            GENERATE,
+            (
+                "policy={head}",
+                "episodes=600",
+                "seed=3000000",
+                "failures=true",
+                "solver=pcm",
+                "solver.rounds=1",
+            ),
+        ),
+        (
+            "pcm",
+            "distill",
+            (
+                "policy={base}",
+                "dataset.more=[{rollouts.zarr},{base.zarr},{one.zarr}]",
+                HALF,
+                *WIDE,
+                "distill.reuse=48",
+                "train.steps=5000",
+                "train.lr=0.004",
+            ),
+        ),
     ),
     "pusht_mlp": (
         ("base", "train", (HALF,)),

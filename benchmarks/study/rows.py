@@ -218,13 +218,13 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any
 
 
 def pairs(played: Mapping[str, Played]) -> list[dict[str, Any]]:
-    """Return paired differences: PCM against every few-step sampling of twice its rounds."""
-    found = []
+    """Return paired differences: PCM against few-step sampling of more calls than its rounds."""
+    found, four = [], ("DDIM 4", "DPM-Solver++ 4")
     for ours, others in (
-        ("PCM 1", ("DDIM 2", "DPM-Solver++ 2", "consistency 1")),
-        ("PCM 2", ("DDIM 4", "DPM-Solver++ 4", "consistency 2")),
-        ("PCM mean 1.5", ("DDIM 4", "DPM-Solver++ 4")),
-        ("PCM mean 2", ("DDIM 4", "DPM-Solver++ 4")),
+        ("PCM 1", ("DDIM 2", "DPM-Solver++ 2", "consistency 1", *four)),
+        ("PCM 2", (*four, "consistency 2")),
+        ("PCM mean 1.5", four),
+        ("PCM mean 2", four),
     ):
         for other in (name for name in others if ours in played and name in played):
             mine, theirs = played[ours], played[other]

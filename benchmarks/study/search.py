@@ -52,7 +52,9 @@ def candidates(
 
     The search minimises the mean RMSE to the chunk of ``path`` (of a consistency model, to the
     base's) on ``obs``, which no episode or held-out observation that is reported has a part in.
-    Beside a noisy base, DDIM is tried with as much noise as well.
+    Beside a noisy base, DDIM is tried in three more ways: with as much noise at the same timesteps,
+    and as the base's own sampler, with its noise and without any, at timesteps searched for the
+    base's own chunk.
     """
     assert base.config.head is not None
     own = base.config.head.sampler
@@ -72,6 +74,10 @@ def candidates(
     if family == "DDIM" and policy.sampler(own).stochastic:
         noisy = {"eta": own.eta or 1.0, "temperature": own.temperature}
         found |= {f"{name}, noisy": replace(s, **noisy) for name, s in list(found.items())}
+        near = solved(base, Solver.of("sequential", own), obs, TUNING_SEED).sample
+        for name, share in {"noisy": own.temperature, "without its noise": 0.0}.items():
+            given = [replace(s, eta=noisy["eta"], temperature=share) for s in kinds]
+            found[f"own, {name}"] = searched(policy, given, obs, near, TUNING_SEED)
     return found
 
 

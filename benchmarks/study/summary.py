@@ -18,18 +18,22 @@ def text(unet: Study, mlp: Study, longer: Mapping[str, Any]) -> str:
     Args:
         unet: study of ``released/pusht``.
         mlp: study of ``released/pusht_mlp``.
-        longer: the pair that was played for more episodes with ``released/pusht``.
+        longer: rows of ``released/pusht`` over more episodes.
     """
     both = (unet, mlp)
     lines = [[f"base ({'; '.join(s['base'] for s in both)}): score, success", *map(base, both)]]
     for k in (1, 2, 3):
         gaps = [gaps_of(row(study, f"PCM {k}")) for study in both]
         lines.append([f"PCM {k} - base: score, success", *gaps])
-    for k in (1, 2):
-        names = [best(study, 2 * k) for study in both]
+    for k, calls in ((1, 2), (1, 4), (2, 4)):
+        names = [best(study, calls) for study in both]
         gaps = [pair(s, f"PCM {k} - {name}") for s, name in zip(both, names, strict=True)]
-        lines.append([f"PCM {k} - best few-step of {2 * k}: score, success", *gaps])
-    lines.append([f"{longer['pair']} over {longer['episodes']:,} episodes", gaps_of(longer), ""])
+        lines.append([f"PCM {k} - best few-step of {calls}: score, success", *gaps])
+    count = f"over {longer['episodes']:,} episodes"
+    for one in longer["rows"][1:]:
+        lines.append([f"{one['name']} - base {count}: score, success", gaps_of(one), ""])
+    for one in longer["pairs"]:
+        lines.append([f"{one['pair']} {count}: score, success", gaps_of(one), ""])
     for k in (1, 2):
         found = [pair(study, f"PCM {k} - consistency {k}") for study in both]
         lines.append([f"PCM {k} - consistency model, as many calls: score", *found])
@@ -44,8 +48,8 @@ def text(unet: Study, mlp: Study, longer: Mapping[str, Any]) -> str:
     ]
     head = ["", "`released/pusht` (U-Net)", "`released/pusht_mlp`"]
     counts = " and ".join(dict.fromkeys(str(study["episodes"]) for study in both))
-    start = f"{counts} episodes (full tables in `benchmarks/results/study/*/study.md`; the longer"
-    return f"{start} pair in `benchmarks/results/study/pusht_2400/pairs.json`):\n\n" + block(
+    start = f"{counts} episodes (full tables in `benchmarks/results/study/*/study.md`; the rows of"
+    return f"{start} more episodes in `benchmarks/results/study/pusht/longer.json`):\n\n" + block(
         head, lines
     )
 

@@ -34,7 +34,6 @@ ELSEWHERE = {
     "scale/training.json": "trains its own policy",
     "versions.json": "no policy",
     "robosuite_versions.json": "no policy",
-    "study/pusht_2400/pairs.json": "of the study beside it",
 }
 """Results that show no weights of a released policy, and why."""
 UNMARKED = {"scale/scale.json"}

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_few_steps_stand_for_a_path_without_noise_and_ddim_is_tried_with_it_too(
     noisy_base = DiffusionPolicy.from_pretrained("released/pusht")
     path = SamplerConfig("ddim", 8, temperature=0.6)
     found = candidates(noisy_base, noisy_base, "DDIM", 1, obs[:4], path)
+    own = {name: found.pop(name) for name in ("own, noisy", "own, without its noise")}
     assert set(found) == {
         f"{name}{noise}"
         for name in ("leading", "linspace", "trailing", "searched")
@@ -116,6 +118,19 @@ def test_few_steps_stand_for_a_path_without_noise_and_ddim_is_tried_with_it_too(
         for name in ("leading", "linspace", "trailing", "searched")
     }
     assert min(off, key=lambda name: off[name]) == "searched"
+    assert [(s.eta, s.temperature) for s in own.values()] == [(1.0, 0.1), (1.0, 0.0)]
+    base = Solver.of("sequential", noisy_base.config.head.sampler)  # type: ignore[union-attr]
+    near = solved(noisy_base, base, obs[:4], TUNING_SEED).sample
+    for sampler in own.values():
+        spaced = [
+            replace(sampler, timesteps=found[s].timesteps, spacing=found[s].spacing)
+            for s in ("leading", "linspace", "trailing")
+        ]
+        least = min(float(rmse(noisy_base, s, obs[:4], near, TUNING_SEED).mean()) for s in spaced)
+        assert float(rmse(noisy_base, sampler, obs[:4], near, TUNING_SEED).mean()) <= least
+    assert "own" not in " ".join(
+        candidates(noisy_base, noisy_base, "DPM-Solver++", 1, obs[:4], path)
+    )
     assert "noisy" not in " ".join(
         candidates(noisy_base, noisy_base, "DPM-Solver++", 1, obs[:4], path)
     )
