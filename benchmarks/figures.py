@@ -115,7 +115,7 @@ FIGURES = (
         ("certified.json",),
         lambda found: about(found, ", batch 1", rows_of(certified.HEAD, certified.cells)(found)),
     ),
-    Figure("docs/pcm.md", "study", (*STUDIES, "study/pusht/longer.json"), summary.text),
+    Figure("docs/pcm.md", "study", STUDIES, summary.text),
     Figure("docs/pcm.md", "ablation", ("ablation.json",), ablation.text),
     Figure(
         "docs/performance.md",

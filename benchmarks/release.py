@@ -37,6 +37,8 @@ ROLLED = (
     "solver.steps=4",
 )
 """What the base meets when it acts; a head is trained there too."""
+ROUNDS = ("policy={head}", "failures=true", "solver=pcm")
+"""What a first head meets when it acts, where the second one is trained."""
 NARROW = ("head.options.nodes=6", "head.options.guess_noises=1")
 """A head that adds little to the U-Net's file."""
 WIDE = (*NARROW, "head.options.width=128", "head.options.guess_width=448")
@@ -65,29 +67,14 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         ),
         ("rollouts.zarr", GENERATE, (*ROLLED, "solver.temperature=0.6")),
         ("head", "distill", (*HEAD, "train.steps=3000", *NARROW)),
-        (
-            "base.zarr",
-            GENERATE,
-            ("policy={base}", "episodes=300", "seed=2000000", "failures=true", "solver=default"),
-        ),
-        (
-            "one.zarr",
-            GENERATE,
-            (
-                "policy={head}",
-                "episodes=600",
-                "seed=3000000",
-                "failures=true",
-                "solver=pcm",
-                "solver.rounds=1",
-            ),
-        ),
+        ("two.zarr", GENERATE, (*ROUNDS, "episodes=300", "seed=2000000", "solver.rounds=2")),
+        ("one.zarr", GENERATE, (*ROUNDS, "episodes=600", "seed=3000000", "solver.rounds=1")),
         (
             "pcm",
             "distill",
             (
                 "policy={base}",
-                "dataset.more=[{rollouts.zarr},{base.zarr},{one.zarr}]",
+                "dataset.more=[{rollouts.zarr},{two.zarr},{one.zarr}]",
                 HALF,
                 *WIDE,
                 "distill.reuse=48",

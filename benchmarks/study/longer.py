@@ -25,9 +25,8 @@ from pcm_policy.measure.tables import table
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.registry import Solver
 
-BASE = "base 32"
-ROWS = (BASE, "PCM 1", "PCM 2")
-PCM = "PCM "
+BASE, PCM = "base ", "PCM "
+ROWS = ("PCM 1", "PCM 2")
 HEAD = ["", "success", "success - base [95 %]", "score", "score - base [95 %]"]
 
 
@@ -89,10 +88,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--policy", default="released/pusht")
     parser.add_argument("--output", type=Path, required=True, help="folder of a study")
     parser.add_argument("--episodes", type=int, default=2400)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="the first is compared with")
+    parser.add_argument("--rows", nargs="+", default=ROWS, help="beside the study's base")
     options = parser.parse_args(argv)
     study = json.loads((options.output / "study.json").read_text())
     solvers = {row["name"]: row["solver"] for row in study["rows"]}
+    base = next(name for name in solvers if name.startswith(BASE))
     missing = [name for name in options.rows if name not in solvers]
     if missing:
         raise PcmError(f"no row {', '.join(missing)}: the study has {', '.join(solvers)}")
@@ -103,9 +103,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: played(
             policy, policy.solver(todays(solvers[name])), seed, options.episodes, block, kept
         )
-        for name in options.rows
+        for name in (base, *options.rows)
     }
-    base = options.rows[0]
     report = {**conditions(policy), "seed": seed, "episodes": options.episodes, "base": base}
     report |= {"rows": rows(found, base), "pairs": pairs(found, base)}
     write_text(options.output / "longer.json", to_json(report))

@@ -12,14 +12,8 @@ CERTIFIED = {"adaptive PCM": "pcm adaptive", "Anderson": "anderson", "Picard": "
 TO_ERROR = {"PCM": "PCM", "quasi-Newton": "Newton", "Picard": "Picard", "ParaDiGMS": "ParaDiGMS"}
 
 
-def text(unet: Study, mlp: Study, longer: Mapping[str, Any]) -> str:
-    """Return the table.
-
-    Args:
-        unet: study of ``released/pusht``.
-        mlp: study of ``released/pusht_mlp``.
-        longer: rows of ``released/pusht`` over more episodes.
-    """
+def text(unet: Study, mlp: Study) -> str:
+    """Return the table of the studies of ``released/pusht`` and ``released/pusht_mlp``."""
     both = (unet, mlp)
     lines = [[f"base ({'; '.join(s['base'] for s in both)}): score, success", *map(base, both)]]
     for k in (1, 2, 3):
@@ -29,11 +23,6 @@ def text(unet: Study, mlp: Study, longer: Mapping[str, Any]) -> str:
         names = [best(study, calls) for study in both]
         gaps = [pair(s, f"PCM {k} - {name}") for s, name in zip(both, names, strict=True)]
         lines.append([f"PCM {k} - best few-step of {calls}: score, success", *gaps])
-    count = f"over {longer['episodes']:,} episodes"
-    for one in longer["rows"][1:]:
-        lines.append([f"{one['name']} - base {count}: score, success", gaps_of(one), ""])
-    for one in longer["pairs"]:
-        lines.append([f"{one['pair']} {count}: score, success", gaps_of(one), ""])
     for k in (1, 2):
         found = [pair(study, f"PCM {k} - consistency {k}") for study in both]
         lines.append([f"PCM {k} - consistency model, as many calls: score", *found])
@@ -48,10 +37,8 @@ def text(unet: Study, mlp: Study, longer: Mapping[str, Any]) -> str:
     ]
     head = ["", "`released/pusht` (U-Net)", "`released/pusht_mlp`"]
     counts = " and ".join(dict.fromkeys(str(study["episodes"]) for study in both))
-    start = f"{counts} episodes (full tables in `benchmarks/results/study/*/study.md`; the rows of"
-    return f"{start} more episodes in `benchmarks/results/study/pusht/longer.json`):\n\n" + block(
-        head, lines
-    )
+    start = f"{counts} episodes (full tables in `benchmarks/results/study/*/study.md`):\n\n"
+    return start + block(head, lines)
 
 
 def row(study: Study, name: str) -> Mapping[str, Any]:

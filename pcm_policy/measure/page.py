@@ -17,6 +17,13 @@ def embed(path: Path) -> str:
     return f'<img style="max-width:100%" src="data:image/png;base64,{data}">'
 
 
+def captioned(path: Path, caption: str) -> str:
+    """Return an image or film with a line under it; several stand side by side."""
+    style = "display:inline-block;margin:0 12px 12px 0"
+    line = f"<figcaption>{html.escape(caption)}</figcaption>"
+    return f'<figure style="{style}">{embed(path)}{line}</figure>'
+
+
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a table in HTML."""
 

@@ -1,5 +1,6 @@
 """Pictures of measurements; matplotlib is imported when one is drawn."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,35 @@ def save_figure(figure: Any, path: Path, dpi: int = 110) -> None:
     """Lay a figure out and write it; the file is complete or not there."""
     figure.tight_layout()
     write_file(path, lambda scratch: figure.savefig(scratch, dpi=dpi))
+
+
+def success_picture(reports: Sequence[Mapping[str, Any]], names: Sequence[str], path: Path) -> None:
+    """Draw success, with its interval, against time per chunk.
+
+    Args:
+        reports: what ``eval.json`` holds, with times.
+        names: what stands beside their points.
+        path: of the picture.
+    """
+    from matplotlib import ticker
+
+    figure = new_figure(9, 4.5)
+    axes = figure.subplots()
+    for report, name in zip(reports, names, strict=True):
+        rate, (low, high) = report["success"]["rate"], report["success"]["ci95"]
+        ms, colour = report["latency_ms"]["p50"], SOLVER_COLOURS.get(report["solver"]["method"])
+        interval = [[max(0.0, rate - low)], [max(0.0, high - rate)]]
+        axes.errorbar(ms, rate, yerr=interval, fmt="o", ms=9, capsize=4, color=colour or OTHER)
+        axes.annotate(name, (ms, rate), xytext=(8, 6), textcoords="offset points", fontsize=10)
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("time per chunk, median [ms]")
+    axes.set_ylabel("success, with its 95 % interval")
+    axes.set_title(f"{len(reports[0]['episodes'])} episodes each\n{said(reports[0])}", fontsize=10)
+    save_figure(figure, path)
 
 
 def bench_picture(bench: Bench, path: Path) -> None:

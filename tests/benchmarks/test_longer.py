@@ -40,7 +40,7 @@ def study(tmp_path: Path, policy: DiffusionPolicy) -> Path:
 def test_blocks_are_the_episodes_and_go_on(study: Path, policy: DiffusionPolicy) -> None:
     first = {file: file.stat().st_mtime_ns for file in (study / "episodes").iterdir()}
     few = ["--policy", NAME, "--output", str(study), "--episodes", "3"]
-    longer.main([*few, "--rows", "base 2", "PCM 1", "DDIM 1"])
+    longer.main([*few, "--rows", "PCM 1", "DDIM 1"])
     report = json.loads((study / "longer.json").read_text())
     assert {file: file.stat().st_mtime_ns for file in first} == first  # the study's own block
     assert len(list((study / "episodes").iterdir())) == 3 * 2  # two episodes, and the third
@@ -55,7 +55,7 @@ def test_blocks_are_the_episodes_and_go_on(study: Path, policy: DiffusionPolicy)
 
 def test_a_row_that_the_study_has_not_is_an_error(study: Path) -> None:
     with pytest.raises(PcmError, match="no row PCM 7: the study has base 2, PCM 1, DDIM 1"):
-        longer.main(["--policy", NAME, "--output", str(study), "--rows", "base 2", "PCM 7"])
+        longer.main(["--policy", NAME, "--output", str(study), "--rows", "PCM 7"])
 
 
 def test_pairs_by_hand() -> None:

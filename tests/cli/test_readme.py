@@ -253,7 +253,9 @@ def run(command: Command, *more: str, **instead: str) -> None:
     name, words = named(command)
     words = [instead.get(word, word) for word in words]
     words = ["=".join(instead.get(part, part) for part in w.split("=", 1)) for w in words]
-    run_command(name, None, [*words, *QUICK.get(name, []), *more])
+    rolls = name == "data generate" and any(w.startswith("policy=") for w in words)
+    short = ["max_steps=16"] if rolls else []  # an expert's episode ends when it succeeds
+    run_command(name, None, [*words, *QUICK.get(name, []), *short, *more])
 
 
 def readme(*beginnings: str) -> list[Command]:
