@@ -15,6 +15,7 @@ def test_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "ENGINES", {})  # engines have their own tests
+    monkeypatch.setattr(demo, "RELEASED_POLICY", "released/pusht_mlp")  # a quick one
     output = tmp_path / "demo"
     demo.main(output, episodes=2, train_steps=4, distill_steps=2)
     text = (output / "report.html").read_text()
