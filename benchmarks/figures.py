@@ -78,8 +78,7 @@ def _packages(found: Any) -> str:
 
 def _measured(found: Any) -> str:
     executed = {"threads": 1, "mode": "eager", "precision": "float32", "tf32": False}
-    command = f"python -m benchmarks.study.pcm {found['command'].partition('.py ')[2]}"
-    return pcm.excerpt(command, {"runtime": executed} | found)
+    return pcm.excerpt(found["command"], {"runtime": executed} | found)
 
 
 FIGURES = (

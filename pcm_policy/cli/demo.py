@@ -45,7 +45,7 @@ ENGINES = {"openvino": "openvino", "onnxruntime": "onnx"}
 
 
 def main(
-    output: Path, *, episodes: int = 50, train_steps: int = 1500, distill_steps: int = 200
+    output: Path, *, episodes: int = 30, train_steps: int = 1000, distill_steps: int = 150
 ) -> None:
     """Run everything and leave ``report.html`` in ``output``."""
     shutil.rmtree(output, ignore_errors=True)
@@ -90,8 +90,8 @@ def main(
                 f"policy={RELEASED_POLICY}",
                 f"output_dir={output}/bench",
                 "methods=[picard,pcm,adaptive]",
-                "observations=16",
-                "calls=10",
+                "observations=8",
+                "calls=5",
                 "overwrite=true",
             ],
         )
