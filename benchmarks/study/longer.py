@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.packages import todays
-from benchmarks.study.rows import Played, compare, difference, play
+from benchmarks.study.rows import Played, compare, differences, play
 from benchmarks.study.show import gap
 from pcm_policy.errors import PcmError
 from pcm_policy.files import to_json, write_text
@@ -59,11 +59,7 @@ def pairs(found: Mapping[str, Played], base: str) -> list[dict[str, Any]]:
     ours = [name for name in found if name.startswith(PCM)]
     others = [name for name in found if name not in (base, *ours)]
     return [
-        {
-            "pair": f"{mine} - {other}",
-            "score": difference(found[mine].scores, found[other].scores),
-            "success": difference(found[mine].successes, found[other].successes),
-        }
+        {"pair": f"{mine} - {other}", **differences(found[mine], found[other])}
         for mine in ours
         for other in others
     ]

@@ -217,6 +217,14 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, Any
     }
 
 
+def differences(mine: Played, theirs: Played) -> dict[str, Any]:
+    """Return the paired differences of score and of success."""
+    return {
+        "score": difference(mine.scores, theirs.scores),
+        "success": difference(mine.successes, theirs.successes),
+    }
+
+
 def pairs(played: Mapping[str, Played]) -> list[dict[str, Any]]:
     """Return paired differences: PCM against few-step sampling of more calls than its rounds."""
     found, four = [], ("DDIM 4", "DPM-Solver++ 4")
@@ -227,11 +235,7 @@ def pairs(played: Mapping[str, Played]) -> list[dict[str, Any]]:
         ("PCM mean 2", four),
     ):
         for other in (name for name in others if ours in played and name in played):
-            mine, theirs = played[ours], played[other]
-            gaps = {
-                "score": difference(mine.scores, theirs.scores),
-                "success": difference(mine.successes, theirs.successes),
-            }
+            gaps = differences(played[ours], played[other])
             found.append({"pair": f"{ours} - {other}", **gaps})
     return found
 

@@ -50,9 +50,12 @@ def success_picture(reports: Sequence[Mapping[str, Any]], names: Sequence[str], 
     axes = figure.subplots()
     for report, name in zip(reports, names, strict=True):
         rate, (low, high) = report["success"]["rate"], report["success"]["ci95"]
-        ms, colour = report["latency_ms"]["p50"], SOLVER_COLOURS.get(report["solver"]["method"])
+        ms, colour = (
+            report["latency_ms"]["p50"],
+            SOLVER_COLOURS.get(report["solver"]["method"], OTHER),
+        )
         interval = [[max(0.0, rate - low)], [max(0.0, high - rate)]]
-        axes.errorbar(ms, rate, yerr=interval, fmt="o", ms=9, capsize=4, color=colour or OTHER)
+        axes.errorbar(ms, rate, yerr=interval, fmt="o", ms=9, capsize=4, color=colour)
         axes.annotate(name, (ms, rate), xytext=(8, 6), textcoords="offset points", fontsize=10)
     axes.set_xscale("log")
     axes.margins(x=0.25)
