@@ -4,7 +4,6 @@ What it does unasked is switched off: on a processor with bfloat16 instructions 
 that type, and it would tie its threads to the first cores, which other processes use as well.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy.optional import require
+from pcm_policy.robot.engine import calling
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.runtime.engine import Engine
 from pcm_policy.runtime.graphs import require_exporter
@@ -37,7 +37,7 @@ class OpenVino(Engine):
         require("openvino", "runtime.mode=openvino", "openvino")
 
     def open(self, path: Path, config: RuntimeConfig) -> Function:
-        """Return what runs an ONNX file; every thread has a request of its own."""
+        """Return what runs an ONNX file."""
         openvino = require("openvino", "runtime.mode=openvino", "openvino")
         core = openvino.Core()
         options: dict[str, Any] = {
@@ -48,14 +48,9 @@ class OpenVino(Engine):
         model = core.compile_model(
             core.read_model(str(path)), "CPU", {**options, **_PRECISION[config.precision]}
         )
-        own = threading.local()
+        call = calling(model)
 
         def run(values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            if not hasattr(own, "request"):
-                own.request = model.create_infer_request()
-            request: Any = own.request
-            given = [value.contiguous().numpy() for value in values]
-            found = request.infer(given, share_inputs=True, share_outputs=False)
-            return tuple(torch.from_numpy(found[i]) for i in range(len(found)))
+            return tuple(map(torch.from_numpy, call([value.numpy() for value in values])))
 
         return run
