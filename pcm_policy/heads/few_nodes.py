@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy.heads.base import Head
-from pcm_policy.sampling.denoise import Denoiser, Nodes
+from pcm_policy.sampling.denoise import Denoiser, Nodes, at_nodes
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler
 from pcm_policy.solvers.coarse import between_nodes, coarse_nodes
@@ -61,11 +61,16 @@ class FewNodes(Head):
         (nodes, between), states = self.nodes(s.denoise.sampler), x.X[:-1]
         if base is None:
             with torch.no_grad():
-                base = s.denoise(states[nodes], nodes)
+                base = s.denoise(at_nodes(states, nodes), nodes)
         found = self.base_predictions(s, x, base)
-        residual = (s.F[:-1] + combine(s.denoise.sampler.M[:-1], found) - states)[nodes]
-        at = x.round_of_rows()
-        correction = self._correct(s.denoise, states[nodes], found[nodes], residual, at)
+        residual = s.F[:-1] + combine(s.denoise.sampler.M[:-1], found) - states
+        correction = self._correct(
+            s.denoise,
+            at_nodes(states, nodes),
+            at_nodes(found, nodes),
+            at_nodes(residual, nodes),
+            x.round_of_rows(),
+        )
         if between is not None:
             correction = combine(between, correction)
         return (found + share * correction).clamp(-LIMIT, LIMIT)

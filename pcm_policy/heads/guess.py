@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pcm_policy.networks.mlp import AdaLNBlock
+from pcm_policy.networks.mlp import AdaLNBlock, decode_blocks, encode_blocks
 from pcm_policy.sampling.denoise import Prefix
 
 
@@ -62,8 +62,7 @@ class FirstGuess(nn.Module):
             known = prefix.known.expand_as(like).to(like)
             shown = torch.where(prefix.known, prefix.values, 0.0)
         parts = torch.cat([forced, shown[None], known[None]]).transpose(0, 1).flatten(1)
-        h, c = self.inp(torch.cat([parts, cond], dim=1)), self.cond(cond)
-        for block in self.blocks:
-            h = block(h, c)
+        h = self.inp(torch.cat([parts, cond], dim=1))
+        h = decode_blocks(self.blocks, h, encode_blocks(self.blocks, self.cond(cond)))
         found: Tensor = self.out(h).view(like.shape)
         return found if prefix is None else prefix.apply(found)

@@ -9,8 +9,8 @@ from pcm_policy.errors import PcmError
 from pcm_policy.heads.base import HEADS
 from pcm_policy.heads.few_nodes import FewNodes, scale_of
 from pcm_policy.heads.guess import FirstGuess
-from pcm_policy.networks.mlp import AdaLNBlock
-from pcm_policy.sampling.denoise import Denoiser
+from pcm_policy.networks.mlp import AdaLNBlock, decode_blocks, encode_blocks
+from pcm_policy.sampling.denoise import Denoiser, at_nodes
 from pcm_policy.settings import Count, Depth, Range, Width
 from pcm_policy.solvers.system import System
 
@@ -133,7 +133,7 @@ class WindowHead(FewNodes):
         if self.guess is None:
             return None
         nodes = self.nodes(s.denoise.sampler)[0] if self.guess_noises > 1 else slice(0, 1)
-        found: Tensor = self.guess(s.F[:-1][nodes], s.denoise.cond, s.denoise.prefix)
+        found: Tensor = self.guess(at_nodes(s.F[:-1], nodes), s.denoise.cond, s.denoise.prefix)
         return found
 
     def _correct(
@@ -144,8 +144,7 @@ class WindowHead(FewNodes):
         level = self.level(scale[0, :, 0].log())
         c = self.cond(denoise.cond) + self.round(rounds.clamp(max=self.max_rounds - 1)) + level
         h = self.inp(cat([states, base]).transpose(0, 1).flatten(1))
-        for block in self.blocks:
-            h = block(h, c)
+        h = decode_blocks(self.blocks, h, encode_blocks(self.blocks, c))
         moved = self.residual((residual / scale).transpose(0, 1).flatten(1))
         found: Tensor = self.out(self.factors(h) * moved)
         return scale * found.view(states.transpose(0, 1).shape).transpose(0, 1)

@@ -8,12 +8,6 @@ from torch import Tensor
 from pcm_policy.errors import PcmError
 
 
-def side_by_side(first: Tensor, second: Tensor) -> Tensor:
-    """Concatenate the last dimensions; those before them broadcast."""
-    shape = leading(first, second)
-    return torch.cat([first.expand(*shape, -1), second.expand(*shape, -1)], dim=-1)
-
-
 def leading(first: Tensor, second: Tensor) -> torch.Size:
     """Return the common shape of all dimensions but the last, which may be empty."""
     both = torch.broadcast_tensors(first[..., :1], second[..., :1])  # type: ignore[no-untyped-call]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pcm_policy.networks.embedding import (
     check_step_width,
-    side_by_side,
     sinusoidal_embedding,
 )
+from pcm_policy.networks.linears import linears
 from pcm_policy.settings import Depth, Width
 
 
@@ -34,17 +34,35 @@ class AdaLNBlock(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """Map ``(B, width)`` and ``(B, cond_dim)`` to ``(B, width)``."""
-        return self.modulated(x, *self.film(cond))
-
-    def film(self, cond: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map ``(..., cond_dim)`` to shift, scale and gate, each ``(..., width)``."""
-        shift, scale, gate = self.modulation(cond).chunk(3, dim=-1)
-        return shift, 1 + scale, gate
+        return decode_blocks([self], x, encode_blocks([self], cond))
 
     def modulated(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         """Map ``(B, width)`` under given shift, scale and gate to ``(B, width)``."""
         h = torch.addcmul(shift, torch.layer_norm(x, x.shape[-1:]), scale)
         return torch.addcmul(x, gate, self.down(nn.functional.silu(self.up(h), inplace=True)))
+
+
+def encode_blocks(blocks: Iterable[nn.Module], cond: Tensor) -> Tensor:
+    """Return shift, scale and gate of all blocks side by side, ``(..., 3 depth width)``.
+
+    Args:
+        blocks: each an :class:`AdaLNBlock`.
+        cond: ``(..., cond_dim)``.
+    """
+    layers = [cast(AdaLNBlock, block).modulation for block in blocks]
+    if not layers:
+        return cond[..., :0]
+    films = torch.unflatten(linears(layers, cond), -1, (len(layers), 3, -1))
+    one = torch.eye(3, dtype=cond.dtype, device=cond.device)[1]  # a new block has a scale of one
+    return (films + one[:, None]).flatten(-3)
+
+
+def decode_blocks(blocks: Iterable[nn.Module], x: Tensor, encoded: Tensor) -> Tensor:
+    """Map ``(B, width)`` through blocks, under what :func:`encode_blocks` gives ``(B, E)``."""
+    films = iter(encoded.split_with_sizes([x.shape[-1]] * (encoded.shape[-1] // x.shape[-1]), -1))
+    for block in blocks:
+        x = cast(AdaLNBlock, block).modulated(x, next(films), next(films), next(films))
+    return x
 
 
 class ResidualMLP(nn.Module):
@@ -104,16 +122,12 @@ class ResidualMLP(nn.Module):
             cond: ``(..., C)`` conditions; leading dimensions broadcast against those of ``t``.
         """
         step = self.step(sinusoidal_embedding(t, self.step_embed_dim).to(cond.dtype))
-        c = self.mix(side_by_side(step, self.cond(cond)))
-        blocks = cast(Iterable[AdaLNBlock], self.blocks)
-        films = [part for block in blocks for part in block.film(c)]
-        return torch.cat([c[..., :0], *films], dim=-1)  # the empty part: for no blocks at all
+        layer, activation = self.mix
+        c = activation(linears([cast(nn.Linear, layer)], step, self.cond(cond)))
+        return encode_blocks(self.blocks, c)
 
     def decode(self, x: Tensor, encoded: Tensor) -> Tensor:
         """Map ``(B, T, Da)`` chunks and their ``(B, E)`` to ``(B, T, Da)``."""
-        h = self.inp(x.flatten(1))
-        films = encoded.split_with_sizes([h.shape[-1]] * (3 * len(self.blocks)), dim=-1)
-        for i, block in enumerate(cast(Iterable[AdaLNBlock], self.blocks)):
-            h = block.modulated(h, *films[3 * i : 3 * i + 3])
+        h = decode_blocks(self.blocks, self.inp(x.flatten(1)), encoded)
         result: Tensor = self.out(h).view_as(x)
         return result

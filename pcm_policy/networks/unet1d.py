@@ -10,17 +10,18 @@ parameters keep their place where a name depends on it.
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import mish
 
 from pcm_policy.errors import PcmError
 from pcm_policy.networks.embedding import (
     check_step_width,
-    side_by_side,
     sinusoidal_embedding,
 )
+from pcm_policy.networks.linears import linears
 from pcm_policy.settings import Range, Width
 
 _FINAL_GROUPS = 8  # Diffusion Policy's last block has 8 groups whatever ``n_groups`` is
@@ -195,8 +196,9 @@ class ConditionalUnet1d(nn.Module):
         """
         embedded = sinusoidal_embedding(t, self.step_embed_dim).to(cond.dtype)
         step = self.diffusion_step_encoder(embedded)
-        seen = nn.functional.mish(side_by_side(step, cond))  # the first layer of every encoder
-        return torch.cat([block.cond_encoder[1](seen) for block in self._residual_blocks()], dim=-1)
+        step, seen = mish(step), mish(cond)  # the first layer of every encoder
+        encoders = [cast(nn.Linear, block.cond_encoder[1]) for block in self._residual_blocks()]
+        return linears(encoders, step, seen)
 
     def decode(self, x: Tensor, encoded: Tensor) -> Tensor:
         """Maps chunks (B, T, Da) and their encoding (B, E) to predictions (B, T, Da)."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
-from pcm_policy.sampling.denoise import Denoiser, Nodes
+from pcm_policy.sampling.denoise import Denoiser, Nodes, at_nodes
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import AffineSampler
 from pcm_policy.solvers.jacobian import Jacobian
@@ -202,10 +202,10 @@ class Iterate:
 
     def evaluate(self, s: System, nodes: Nodes) -> Tensor:
         """Return ``D(X)`` at some nodes; rows that have ended keep their predictions."""
-        x, rows = self.X[nodes], self.rows
+        x, rows = at_nodes(self.X, nodes), self.rows
         if rows is None:
             return self._kept(s.denoise(x, nodes), nodes)
-        return self.P[nodes].index_copy(1, rows, s.denoise.pick(rows)(x[:, rows], nodes))
+        return at_nodes(self.P, nodes).index_copy(1, rows, s.denoise.pick(rows)(x[:, rows], nodes))
 
     def correct(self, s: System, share: float, base: Tensor | None = None) -> Tensor:
         """Return the head's predictions at all nodes; rows that have ended keep theirs.
@@ -242,7 +242,7 @@ class Iterate:
         """Return the new predictions at some nodes; rows that have ended keep theirs."""
         if self.over is None:
             return found
-        return torch.where(wide(self.over, found[0]), self.P[nodes], found)
+        return torch.where(wide(self.over, found[0]), at_nodes(self.P, nodes), found)
 
     def head_round(self, s: System, P: Tensor) -> "Round":
         """Sweep a head's predictions; every state may move, except in rows that have ended."""

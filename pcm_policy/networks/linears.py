@@ -1,0 +1,45 @@
+"""Linear layers whose inputs broadcast, or who read one input: fewer and smaller products."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+def linears(layers: Sequence[nn.Linear], *parts: Tensor) -> Tensor:
+    """Return the outputs of some layers side by side, of an input whose parts are side by side.
+
+    A part is multiplied before it is broadcast: a solve has one condition for many steps. In a
+    program that is exported the layers are one product, because an engine joins their weights when
+    it loads them.
+
+    Args:
+        layers: one or more, each with a bias, of as many inputs as the parts have together.
+        parts: ``(..., D_i)``, whose leading dimensions broadcast.
+
+    Returns:
+        ``(..., E)``.
+
+    Example:
+        >>> import torch
+        >>> layers = [torch.nn.Linear(5, 2), torch.nn.Linear(5, 3)]
+        >>> step, seen = torch.randn(4, 1, 2), torch.randn(6, 3)
+        >>> linears(layers, step, seen).shape
+        torch.Size([4, 6, 5])
+    """
+    exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.7 and later
+    if exporting is not None and exporting():
+        weight = torch.cat([layer.weight for layer in layers])
+        return _product(weight, torch.cat([layer.bias for layer in layers]), parts)
+    found = [_product(layer.weight, layer.bias, parts) for layer in layers]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+def _product(weight: Tensor, bias: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    columns = torch.split(weight, [part.shape[-1] for part in parts], dim=1)
+    *others, last = zip(parts, columns, strict=True)
+    found = linear(*last, bias)
+    for part, its in others:
+        found = linear(part, its) + found
+    return found
