@@ -84,7 +84,8 @@ def starts(sides: Mapping[str, str], count: int) -> dict[str, dict[str, float]]:
             "first_action_s": float(np.median([one["s"] for one in rows])),
             "least_s": min(one["s"] for one in rows),
             "most_s": max(one["s"] for one in rows),
-            "peak_mib": max(one["mib"] for one in rows),
+            "peak_mib": float(np.median([one["mib"] for one in rows])),
+            "most_mib": max(one["mib"] for one in rows),
         }
         for kind, rows in found.items()
     }

@@ -37,9 +37,9 @@ def linears(layers: Sequence[nn.Linear], *parts: Tensor) -> Tensor:
 
 
 def _product(weight: Tensor, bias: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    columns = torch.split(weight, [part.shape[-1] for part in parts], dim=1)
-    *others, last = zip(parts, columns, strict=True)
-    found = linear(*last, bias)
-    for part, its in others:
-        found = linear(part, its) + found
+    begin = weight.shape[1] - parts[-1].shape[-1]
+    found = linear(parts[-1], weight[:, begin:], bias)
+    for part in reversed(parts[:-1]):
+        end, begin = begin, begin - part.shape[-1]
+        found = linear(part, weight[:, begin:end]) + found
     return found
