@@ -32,7 +32,7 @@ from benchmarks.lerobot import outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import page as routes
 from benchmarks.solvers import certificates, certified, linearised, profile, rounds
-from benchmarks.study import ablation, pareto, pcm, summary
+from benchmarks.study import ablation, pareto, pcm, precision, summary
 from examples.images import page as images
 from pcm_policy.measure.conditions import said
 
@@ -121,6 +121,12 @@ FIGURES = (
         "users",
         ("compare/users.json",),
         lambda found: block(users.HEAD, users.lines(found["rows"])),
+    ),
+    Figure(
+        "docs/performance.md",
+        "precision",
+        ("study/precision.json",),
+        rows_of(precision.HEAD, precision.cells),
     ),
     Figure("docs/performance.md", "packages", ("packages/packages.json",), _packages),
     Figure(
