@@ -6,7 +6,9 @@ One process, one thread, batch 1 unless a batch is said. Every side computes the
 its largest difference to eager execution stands beside its time (normalised action units). ``onnx,
 as written`` is ONNX Runtime without :mod:`pcm_policy.runtime.lowered`: what ``runtime.mode=onnx``
 was before. Times are wall-clock percentiles; ``cpu`` is the median of the time that the process
-itself computed, which other work on the machine lengthens less.
+itself computed, which other work on the machine lengthens less. ``least`` is what the processor
+needs at least, by ceilings that are measured first: for the operations, and to read every weight
+from memory once.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from benchmarks import RESULTS
+from benchmarks.compare.floor import Ceilings, ceilings, operations, weight_bytes
 from benchmarks.compare.policies import load
 from pcm_policy.export import FixedSolve, example
 from pcm_policy.files import to_json, write_text
@@ -144,7 +148,20 @@ def timed(sides: Mapping[str, Call], calls: int, seconds: float) -> dict[str, di
     return found
 
 
-def measured(policy: DiffusionPolicy, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def least(
+    policy: DiffusionPolicy, module: nn.Module, given: Sequence[Tensor], limits: Ceilings
+) -> dict[str, float]:
+    """Return the least milliseconds that a call can take: ``operations`` and ``weights``."""
+    with torch.inference_mode():
+        count = operations(lambda: module(*given))
+    whole = isinstance(module, Network) or policy.head is None
+    size = weight_bytes(policy.network) + (0 if whole else weight_bytes(policy.head))
+    return {"operations": 1e3 * count / limits.peak, "weights": 1e3 * size / limits.bandwidth}
+
+
+def measured(
+    policy: DiffusionPolicy, args: argparse.Namespace, limits: Ceilings
+) -> Iterator[dict[str, Any]]:
     """Time everything of one policy, row by row."""
     for name, module, given in tqdm(list(subjects(policy, args.batches)), disable=None):
         with tempfile.TemporaryDirectory() as folder, catch_warnings():
@@ -154,7 +171,8 @@ def measured(policy: DiffusionPolicy, args: argparse.Namespace) -> Iterator[dict
             off = {side: float((call() - exact).abs().max()) for side, call in sides.items()}
             spent = timed(sides, args.calls, args.seconds)
         found = {side: spent[side] | {"difference": off[side]} for side in sides}
-        yield {"name": name, "sides": found, "load": os.getloadavg()[0]}
+        bound = least(policy, module, given, limits)
+        yield {"name": name, "sides": found, "least": bound, "load": os.getloadavg()[0]}
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -165,10 +183,12 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     for name in ("onnx", "openvino"):
         best = min(sides[one]["cpu"] for one in TODAY)
         ratios.append(f"{best / sides[name]['cpu']:.2f}x")
-    return [row["name"], *shown, *ratios, f"{sides['openvino']['difference']:.0e}"]
+    bound = " / ".join(f"{row['least'][name]:.2f}" for name in ("operations", "weights"))
+    return [row["name"], *shown, *ratios, f"{sides['openvino']['difference']:.0e}", bound]
 
 
 HEAD = ["", "eager", *ENGINES, "onnx gains", "openvino gains", "openvino off by"]
+HEAD += ["least: operations / weights"]
 
 
 def main() -> None:
@@ -184,13 +204,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "engines")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    limits = ceilings(torch.device("cpu"), torch.float32)
     lines = []
     for name in args.policies:
         policy, _, weights = load(name, torch.device("cpu"))
         rows: list[dict[str, Any]] = []
         about = conditions(policy) | {"policy": name, "trained": weights}
-        about |= {"engines": versions(), "batch": 1}
-        for row in measured(policy, args):  # written each time: a row takes minutes
+        about |= {"engines": versions(), "batch": 1, "ceilings": asdict(limits)}
+        for row in measured(policy, args, limits):  # written each time: a row takes minutes
             rows.append(row)
             write_text(args.output / f"{Path(name).name}.json", to_json(about | {"rows": rows}))
         lines += [[f"{Path(name).name}: {first}", *rest] for first, *rest in map(cells, rows)]
