@@ -16,20 +16,17 @@ def test_the_table(
     pytest.importorskip("openvino")
     needs_exporter()
     words = ["--policies", "released/pusht_mlp", "--batches", "6", "--calls", "2"]
+    monkeypatch.setattr(engines, "SOLVES", {"one PCM round": engines.SOLVES["one PCM round"]})
     monkeypatch.setattr(sys, "argv", ["engines", *words, "--output", str(tmp_path)])
     engines.main()
-    call, *solves = json.loads((tmp_path / "pusht_mlp.json").read_text())["rows"]
-    assert call["name"] == "one network call, batch 6"
-    assert [row["name"] for row in solves] == list(engines.SOLVES)
-    for row in (call, *solves):
+    call, solve = json.loads((tmp_path / "pusht_mlp.json").read_text())["rows"]
+    assert (call["name"], solve["name"]) == ("one network call, batch 6", "one PCM round")
+    for row in (call, solve):
         assert set(row["sides"]) == {"eager", *engines.ENGINES}
         assert all(side["difference"] < 1e-3 for side in row["sides"].values())
-    two, one, base = (row["least"] for row in solves)
-    assert one["operations"] > call["least"]["operations"]  # the head's own come on top
-    assert (
-        two["operations"] > one["operations"] + 0.7 * call["least"]["operations"]
-    )  # steps are encoded once
-    assert one["weights"] == two["weights"] > call["least"]["weights"] > 0
-    assert base["operations"] > 2 * call["least"]["operations"]  # 16 states for 6
+    call, solve = call["least"], solve["least"]
+    assert solve["operations"] > 0.5 * call["operations"]  # it encodes what a call does, once
+    assert solve["weights"] > call["weights"] > 0  # the head's are read too
     printed = capsys.readouterr().out
-    assert "least" in printed and "pusht_mlp: one PCM round" in printed
+    assert "least" in printed
+    assert "pusht_mlp: one PCM round" in printed
