@@ -32,7 +32,7 @@ from benchmarks.lerobot import outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import page as routes
 from benchmarks.solvers import certificates, certified, linearised, profile, rounds
-from benchmarks.study import ablation, pareto, pcm, precision, summary
+from benchmarks.study import ablation, longer, pareto, pcm, precision, summary
 from examples.images import page as images
 from pcm_policy.measure.conditions import said
 
@@ -83,6 +83,12 @@ def _measured(found: Any) -> str:
 
 FIGURES = (
     Figure("README.md", "measured", STUDIES[:1], _measured),
+    Figure(
+        "README.md",
+        "longer",
+        ("study/pusht/longer.json",),
+        lambda found: about(found, "", rows_of(longer.HEAD, longer.cells)(found)),
+    ),
     Figure(
         "README.md",
         "routes",

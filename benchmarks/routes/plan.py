@@ -71,7 +71,7 @@ ROUTES: Mapping[str, Route] = {
     },
     "adroit_door": Route(
         "adroit_door",
-        8000,
+        5000,
         None,
         (*_DOOR, "dataset.val_fraction=0"),
         distil=1000,

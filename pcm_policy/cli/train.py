@@ -49,6 +49,8 @@ def train_main(config: TrainSettings) -> Path:
     kind = weights_kind(config.fsdp, accelerator)
     with occupied(output, resume=config.resume):
         dataset, data, policy, start = _new_base(config, training, accelerator)
+        if policy.vision is not None:
+            say(f"cameras {policy.vision.config.describe()}")
         windows, held_out = data.windows(policy)
         objective = Cloning(policy, windows, held_out, training.batch, training.seed)
         made_from = {
