@@ -33,6 +33,7 @@ from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import page as routes
 from benchmarks.solvers import certificates, certified, linearised, profile, rounds
 from benchmarks.study import ablation, longer, pareto, pcm, precision, summary
+from benchmarks.study import engines as study_engines
 from examples.images import page as images
 from pcm_policy.measure.conditions import said
 
@@ -243,6 +244,7 @@ FIGURES = (
 )
 PICTURES = (
     Picture("study/pusht/pareto.png", STUDIES[:1], pareto.picture),
+    Picture("study/pusht/engines.png", ("study/pusht/engines.json",), study_engines.picture),
     Picture("compare/cpu-65m.png", ("compare/cpu-65m.json",), picture.draw),
 )
 """Of results alone; that of docs/library.md shows what its networks drew, and comes with them."""
