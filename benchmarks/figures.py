@@ -198,6 +198,12 @@ FIGURES = (
     ),
     Figure(
         "docs/tasks.md",
+        "lift15",
+        ("routes/lift-robosuite-1.5.json",),
+        lambda found: block(["", found["name"]], routes.rows([found])),
+    ),
+    Figure(
+        "docs/tasks.md",
         "door",
         ("routes/adroit_door.json",),
         lambda found: block(["", found["name"]], routes.rows([found])),

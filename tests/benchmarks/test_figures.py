@@ -20,7 +20,7 @@ RESULTS_OF_FIGURES = sorted({x for figure in (*FIGURES, *PICTURES) for x in figu
 ELSEWHERE = {
     **{
         f"routes/{name}.json": "a route trains its own policy"
-        for name in (*figures.ROUTES, "adroit_door")
+        for name in (*figures.ROUTES, "adroit_door", "lift-robosuite-1.5")
     },
     **{f"arms/{name}.json": "of a route's policy" for name in figures.ARMS if name != "pusht"},
     "engines/unet-65m.json": "random weights",
