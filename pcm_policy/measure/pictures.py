@@ -1,6 +1,7 @@
 """Pictures of measurements; matplotlib is imported when one is drawn."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -41,22 +42,22 @@ def success_picture(reports: Sequence[Mapping[str, Any]], names: Sequence[str], 
 
     Args:
         reports: what ``eval.json`` holds, with times.
-        names: what stands beside their points.
+        names: what they are called in the legend.
         path: of the picture.
     """
     from matplotlib import ticker
 
     figure = new_figure(9, 4.5)
     axes = figure.subplots()
-    for report, name in zip(reports, names, strict=True):
+    markers = islice(cycle("osD^vP"), len(names))
+    for report, name, marker in zip(reports, names, markers, strict=True):
         rate, (low, high) = report["success"]["rate"], report["success"]["ci95"]
-        ms, colour = (
-            report["latency_ms"]["p50"],
-            SOLVER_COLOURS.get(report["solver"]["method"], OTHER),
-        )
+        ms, method = report["latency_ms"]["p50"], report["solver"]["method"]
         interval = [[max(0.0, rate - low)], [max(0.0, high - rate)]]
-        axes.errorbar(ms, rate, yerr=interval, fmt="o", ms=9, capsize=4, color=colour)
-        axes.annotate(name, (ms, rate), xytext=(8, 6), textcoords="offset points", fontsize=10)
+        look = {"fmt": marker, "ms": 9, "capsize": 4, "color": SOLVER_COLOURS.get(method, OTHER)}
+        shown = f"{name}: {rate:.2f} in {ms:.1f} ms"
+        axes.errorbar(ms, rate, yerr=interval, label=shown, **look)
+    axes.legend(loc="lower center", fontsize=10)
     axes.set_xscale("log")
     axes.margins(x=0.25)
     axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
