@@ -254,7 +254,8 @@ def run(command: Command, *more: str, **instead: str) -> None:
     words = [instead.get(word, word) for word in words]
     words = ["=".join(instead.get(part, part) for part in w.split("=", 1)) for w in words]
     rolls = name == "data generate" and any(w.startswith("policy=") for w in words)
-    short = ["max_steps=16"] if rolls else []  # an expert's episode ends when it succeeds
+    # A policy's episodes run as many at once as a solve has rows; an expert's end with success.
+    short = ["max_steps=16", "num_envs=1", "solve_batch=1"] if rolls else []
     run_command(name, None, [*words, *QUICK.get(name, []), *short, *more])
 
 
