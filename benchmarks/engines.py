@@ -148,14 +148,11 @@ def timed(sides: Mapping[str, Call], calls: int, seconds: float) -> dict[str, di
     return found
 
 
-def least(
-    policy: DiffusionPolicy, module: nn.Module, given: Sequence[Tensor], limits: Ceilings
-) -> dict[str, float]:
+def least(module: nn.Module, given: Sequence[Tensor], limits: Ceilings) -> dict[str, float]:
     """Return the least milliseconds that a call can take: ``operations`` and ``weights``."""
     with torch.inference_mode():
         count = operations(lambda: module(*given))
-    whole = isinstance(module, Network) or policy.head is None
-    size = weight_bytes(policy.network) + (0 if whole else weight_bytes(policy.head))
+    size = weight_bytes(module)
     return {"operations": 1e3 * count / limits.peak, "weights": 1e3 * size / limits.bandwidth}
 
 
@@ -171,7 +168,7 @@ def measured(
             off = {side: float((call() - exact).abs().max()) for side, call in sides.items()}
             spent = timed(sides, args.calls, args.seconds)
         found = {side: spent[side] | {"difference": off[side]} for side in sides}
-        bound = least(policy, module, given, limits)
+        bound = least(module, given, limits)
         yield {"name": name, "sides": found, "least": bound, "load": os.getloadavg()[0]}
 
 

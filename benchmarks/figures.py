@@ -72,6 +72,10 @@ def _engines(*found: Any) -> str:
     return block(engines.HEAD, lines)
 
 
+def _routes(*found: Any) -> str:
+    return block(["", *(report["name"] for report in found)], routes.rows(found))
+
+
 def _packages(found: Any) -> str:
     first, *_ = found["rows"]
     return block(packages.HEAD, [packages.cells(row, first) for row in found["rows"]])
@@ -94,7 +98,7 @@ FIGURES = (
         "README.md",
         "routes",
         tuple(f"routes/{name}.json" for name in ROUTES),
-        lambda *found: block(["", *ROUTES], routes.rows(found)),
+        _routes,
     ),
     Figure(
         "docs/control.md",
@@ -200,13 +204,13 @@ FIGURES = (
         "docs/tasks.md",
         "lift15",
         ("routes/lift-robosuite-1.5.json",),
-        lambda found: block(["", found["name"]], routes.rows([found])),
+        _routes,
     ),
     Figure(
         "docs/tasks.md",
         "door",
         ("routes/adroit_door.json",),
-        lambda found: block(["", found["name"]], routes.rows([found])),
+        _routes,
     ),
     Figure(
         "docs/training.md",

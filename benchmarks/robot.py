@@ -183,13 +183,13 @@ def main() -> None:
     if options.episodes:
         sampler = policy.sampler(policy.default_solver().sampler)
         steps, shape = sampler.noise_steps, policy.config.chunk_shape
-        both: dict[str, Callable[[], Predict]] = {
+        rolled: dict[str, Callable[[], Predict]] = {
             "policy": lambda: of_policy(policy, steps, "eager"),
             "policy in ONNX Runtime": lambda: of_policy(policy, steps, "onnx"),
             "robot": lambda: of_robot(folder, shape, steps),
         }
         kept = options.output / f"{name}_scores.json"
-        report["pusht"] = episodes(both, options.episodes, kept)
+        report["pusht"] = episodes(rolled, options.episodes, kept)
         print(to_json(report["pusht"]))
     write_text(path, to_json(report))
     print(path)

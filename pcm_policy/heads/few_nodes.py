@@ -59,18 +59,14 @@ class FewNodes(Head):
     def forward(self, s: System, x: Iterate, share: float, base: Tensor | None = None) -> Tensor:
         """Predict the clean chunks of one PCM round; see :meth:`Head.forward`."""
         (nodes, between), states = self.nodes(s.denoise.sampler), x.X[:-1]
+        seen = at_nodes(states, nodes)
         if base is None:
             with torch.no_grad():
-                base = s.denoise(at_nodes(states, nodes), nodes)
+                base = s.denoise(seen, nodes)
         found = self.base_predictions(s, x, base)
         residual = s.F[:-1] + combine(s.denoise.sampler.M[:-1], found) - states
-        correction = self._correct(
-            s.denoise,
-            at_nodes(states, nodes),
-            at_nodes(found, nodes),
-            at_nodes(residual, nodes),
-            x.round_of_rows(),
-        )
+        predicted, left = at_nodes(found, nodes), at_nodes(residual, nodes)
+        correction = self._correct(s.denoise, seen, predicted, left, x.round_of_rows())
         if between is not None:
             correction = combine(between, correction)
         return (found + share * correction).clamp(-LIMIT, LIMIT)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from pcm_policy.networks.clip import TowerConfig, VisionTower
-from pcm_policy.networks.resnet import CHANNELS, STRIDE, ResNet
+from pcm_policy.networks.resnet import CHANNELS, ResNet, map_size
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -69,16 +69,16 @@ class CameraEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.resize, self.crop, self.keypoints = resize, crop, keypoints
-        height, width = crop or resize or size
+        size = crop or resize or size
         self.backbone: nn.Module
         if vit is None:
             self.backbone = ResNet(backbone, norm)
         else:
-            self.backbone = VisionTower(vit, (height, width))
+            self.backbone = VisionTower(vit, size)
         self.pool: nn.Module | None = None
         self.out: nn.Module | None = None
         if keypoints:
-            self.pool = SpatialSoftmax(keypoints, (-(-height // STRIDE), -(-width // STRIDE)))
+            self.pool = SpatialSoftmax(keypoints, map_size(size))
             self.out = nn.Linear(2 * keypoints, features) if features else None
 
     def forward(self, x: Tensor, places: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear layers whose inputs broadcast, or who read one input: fewer and smaller products."""
+"""Linear layers whose inputs broadcast, or that read one input: fewer and smaller products."""
 
 from collections.abc import Sequence
 
@@ -28,8 +28,7 @@ def linears(layers: Sequence[nn.Linear], *parts: Tensor) -> Tensor:
         >>> linears(layers, step, seen).shape
         torch.Size([4, 6, 5])
     """
-    exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.7 and later
-    if exporting is not None and exporting():
+    if getattr(torch.compiler, "is_exporting", bool)():  # older torch cannot say: several products
         weight = torch.cat([layer.weight for layer in layers])
         return _product(weight, torch.cat([layer.bias for layer in layers]), parts)
     found = [_product(layer.weight, layer.bias, parts) for layer in layers]

@@ -18,9 +18,14 @@ DEPTHS: Mapping[str, tuple[int, int, int, int]] = {
 }
 CHANNELS = 512
 """Channels of the feature map."""
-STRIDE = 32
-"""Pixels of the image for one of the feature map."""
+_STRIDE = 32
 _PER_GROUP = 16
+
+
+def map_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of the feature map of images of a size."""
+    height, width = size
+    return -(-height // _STRIDE), -(-width // _STRIDE)
 
 
 class _KeptBatchNorm(nn.BatchNorm2d):

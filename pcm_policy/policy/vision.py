@@ -22,7 +22,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.fields import STATE, laid_out
 from pcm_policy.networks.camera import CameraEncoder, Size, centre_crop
 from pcm_policy.networks.clip import TowerConfig
-from pcm_policy.networks.resnet import CHANNELS, STRIDE
+from pcm_policy.networks.resnet import CHANNELS, map_size
 
 _PIXELS = 10_000  # a config could name any size
 _MOST = 100_000
@@ -111,8 +111,8 @@ class VisionConfig:
         names = ", ".join(f"{name} {h} x {w}" for name, (h, w) in self.cameras.items())
         resized = "" if self.resize is None else f", resized to {self.resize[0]} x {self.resize[1]}"
         cut = "" if self.crop is None else f", cropped to {self.crop[0]} x {self.crop[1]}"
-        sizes = {self.crop or self.resize or size for size in self.cameras.values()}
-        maps = " and ".join(f"{-(-h // STRIDE)} x {-(-w // STRIDE)}" for h, w in sorted(sizes))
+        sizes = {map_size(self.crop or self.resize or size) for size in self.cameras.values()}
+        maps = " and ".join(f"{h} x {w}" for h, w in sorted(sizes))
         pool = f"{self.keypoints} keypoints" if self.keypoints else "mean features"
         how = f"{self.backbone}, {self.norm} norm, {pool} of maps of {maps}"
         if self.vit is not None:
