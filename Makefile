@@ -12,9 +12,10 @@ export PYTHONDONTWRITEBYTECODE =
 INSTALL = $(BIN)/pip install -q --no-compile -c constraints.txt -e
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) '.[pusht,metaworld,adroit,test,robomimic14]' || { \
-	  echo "robomimic is not installed (it compiles egl_probe: cmake below 4, a compiler): its tests skip"; \
-	  $(INSTALL) '.[pusht,metaworld,adroit,test]'; }
+	$(INSTALL) '.[pusht,metaworld,adroit,test,robomimic14,aloha]' || { \
+	  $(INSTALL) '.[pusht,metaworld,adroit,test]'; \
+	  $(INSTALL) '.[robomimic14]' || echo "without robomimic (it compiles egl_probe: cmake below 4, a compiler)"; \
+	  $(INSTALL) '.[aloha]' || echo "without gym-aloha (labmaze has no wheel for this Python)"; }
 	touch $@
 
 demo: $(VENV)/installed

@@ -202,14 +202,20 @@ FIGURES = (
     ),
     Figure(
         "docs/tasks.md",
-        "lift15",
-        ("routes/lift-robosuite-1.5.json",),
+        "robosuite15",
+        tuple(f"routes/{name}-robosuite-1.5.json" for name in ("lift", "can", "square")),
         _routes,
     ),
     Figure(
         "docs/tasks.md",
         "door",
         ("routes/adroit_door.json",),
+        _routes,
+    ),
+    Figure(
+        "docs/tasks.md",
+        "aloha",
+        ("routes/aloha_transfer_cube.json",),
         _routes,
     ),
     Figure(
@@ -239,13 +245,13 @@ FIGURES = (
     Figure(
         "docs/vla.md",
         "rounds",
-        ("lerobot/outside.json",),
+        ("lerobot/rounds.json",),
         lambda found: block(outside_page.ROUNDS_HEAD, outside_page.rounds_lines(found["rounds"])),
     ),
     Figure(
         "docs/vla.md",
         "speed",
-        ("lerobot/outside.json",),
+        ("lerobot/speed.json",),
         lambda found: block(
             outside_page.SPEED_HEAD,
             list(map(outside_page.speed_cells, outside_page.speed_rows(found["speed"]))),

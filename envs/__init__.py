@@ -24,6 +24,18 @@ gym.register(
     entry_point="pcm_policy.envs.adroit:AdroitDoor",
     max_episode_steps=300,
 )
+gym.register(
+    id="pcm_policy/FrankaKitchen-v0",
+    entry_point="pcm_policy.envs.kitchen:Kitchen",
+    max_episode_steps=280,
+)
+for _name, _aloha in {"TransferCube": "transfer_cube", "Insertion": "insertion"}.items():
+    gym.register(
+        id=f"pcm_policy/Aloha{_name}-v0",
+        entry_point="pcm_policy.envs.aloha:Aloha",
+        max_episode_steps=300,
+        kwargs={"task": _aloha},
+    )
 for _task in METAWORLD_TASKS:
     gym.register(
         id=f"pcm_policy/MetaWorld-{_task}-v3",

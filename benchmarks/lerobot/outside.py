@@ -1,7 +1,7 @@
 """Rounds and times of LeRobot's policies solved from outside.
 
-    python -m benchmarks.lerobot.outside benchmarks/results/lerobot/outside.json --lerobot PYTHON
-    python -m benchmarks.lerobot.outside_page benchmarks/results/lerobot/outside.json
+    python -m benchmarks.lerobot.outside rounds rounds.json --lerobot PYTHON
+    python -m benchmarks.lerobot.outside speed speed.json --lerobot PYTHON
 
 PYTHON has ``lerobot[smolvla,pi,multi_task_dit]==0.6.1``; it runs this file. Policies are small and
 trained here on a toy task (``small.py``): rounds and errors say that the method works, not how
@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torch import Tensor
 from benchmarks.lerobot import small
 from pcm_policy.adopt.parallel import parallel
 from pcm_policy.adopt.seam import Seam
+from pcm_policy.measure.conditions import hardware
 from pcm_policy.solvers import Rounds, SolveResult
 from pcm_policy.solvers.loop import collect, rounds
 from pcm_policy.solvers.registry import Solver
@@ -57,7 +58,11 @@ BOTH = [
 FEW = {
     "ddpm-100": [("ddpm", n) for n in (10, 20, 50)],
     "ddim-100": [(name, n) for name in ("ddim", "dpmpp_2m") for n in (6, 7, 8, 9, 10, 12, 15, 20)],
-    "flow-100": [(name, n) for name in ("flow_euler", "flow_2m") for n in (6, 7, 8, 9, 10, 12, 20)],
+    "flow-100": [
+        (name, n)
+        for name in ("flow_euler", "flow_2m", "flow_adams")
+        for n in (6, 7, 8, 9, 10, 11, 12, 16, 20)
+    ],
 }
 
 
@@ -88,15 +93,25 @@ class Case:
 
     def chunk(self, batch: int, seed: int) -> Tensor:
         """Return a chunk ``(B, T, A)``, normalised, of a whole call of the policy."""
-        seen = small.observed(batch, seed, 2 if self.dit else None)
         torch.manual_seed(seed)
         if not self.dit:
             noise = torch.randn(batch, small.T, 8)
-            return self.policy.predict_action_chunk(seen, noise=noise)
-        with torch.no_grad():
-            encoded = self.policy.observation_encoder.encode(self.policy._prepare_batch(seen))
-            loop = self.policy.objective.conditional_sample
-            return loop(self.policy.noise_predictor, batch, encoded)
+            return self.policy.predict_action_chunk(small.observed(batch, seed), noise=noise)
+        return self.loop(self.encoded(batch, seed))
+
+    @torch.no_grad()
+    def encoded(self, batch: int, seed: int) -> Tensor:
+        """Return what the encoders of a multi_task_dit make of an observation, ``(B, C)``."""
+        seen = self.policy._prepare_batch(small.observed(batch, seed, 2))
+        found: Tensor = self.policy.observation_encoder.encode(seen)
+        return found
+
+    @torch.no_grad()
+    def loop(self, encoded: Tensor) -> Tensor:
+        """Return a chunk of the loop alone; the noise is torch's own generator's."""
+        draw: Any = self.policy.objective.conditional_sample
+        found: Tensor = draw(self.policy.noise_predictor, len(encoded), encoded)
+        return found
 
 
 def rounds_of(case: Case, name: str, steps: int, batch: int = 4, seed: int = 7) -> list[Any]:
@@ -150,20 +165,31 @@ def errors_of(case: Case, settings: dict[str, Any], own: list[Tensor]) -> tuple[
     return float(off.abs().max()), float(off.square().mean().sqrt()), seam
 
 
-def speeds(case: Case, name: str, seeds: int = 12, calls: int = 7) -> list[dict[str, Any]]:
+def speeds(case: Case, name: str, seeds: int = 40, calls: int = 7) -> list[dict[str, Any]]:
     """Return a row for each solver whose largest error is at most 0.1: errors and times."""
     own, found = [case.chunk(1, seed) for seed in range(seeds)], []
     few = [{"method": "sequential", "sampler": s, "steps": n} for s, n in FEW[name]]
+    encoded = case.encoded(1, 0)
     for settings in [*few, *BOTH]:
         largest, rms, seam = errors_of(case, settings, own)
         if largest > 0.1:
             continue
 
-        def ours(seed: int, seam: Seam = seam) -> None:
-            with seam:
-                case.chunk(1, seed)
+        def inside(call: Callable[[Any], Any], seam: Seam = seam) -> Callable[[Any], None]:
+            def ours(given: Any) -> None:
+                with seam:
+                    call(given)
 
-        theirs_ms, ours_ms = turns(lambda seed: case.chunk(1, seed), ours, calls)
+            return ours
+
+        def whole(seed: int) -> Tensor:
+            return case.chunk(1, seed)
+
+        def loop(_: int) -> Tensor:
+            return case.loop(encoded)
+
+        theirs_ms, ours_ms = turns(whole, inside(whole), calls)
+        loop_ms, our_loop_ms = turns(loop, inside(loop), calls)
         assert seam.last is not None
         found.append(
             {
@@ -176,41 +202,49 @@ def speeds(case: Case, name: str, seeds: int = 12, calls: int = 7) -> list[dict[
                 "lerobot_ms": theirs_ms,
                 "ours_ms": ours_ms,
                 "faster": theirs_ms / ours_ms,
+                "lerobot_loop_ms": loop_ms,
+                "our_loop_ms": our_loop_ms,
+                "loop_faster": loop_ms / our_loop_ms,
             }
         )
         print(found[-1], flush=True)
     return found
 
 
-def there(python: str, output: Path, given: list[str]) -> None:
-    """Run this module by LeRobot's Python."""
+def there(python: str, module: str, given: list[str]) -> None:
+    """Run a module of this package by LeRobot's Python."""
     root = Path(__file__).parents[2]
     with tempfile.TemporaryDirectory() as folder:  # the checkout's `datasets` would hide another
         for name in ("pcm_policy", "benchmarks"):
             (Path(folder) / name).symlink_to(root / name)
         environment = os.environ | {"PYTHONPATH": folder, "HF_HUB_OFFLINE": "1"}
-        words = [python, "-m", "benchmarks.lerobot.outside", str(output.resolve()), *given]
-        subprocess.run(words, check=True, cwd=folder, env=environment)
+        subprocess.run([python, "-m", module, *given], check=True, cwd=folder, env=environment)
 
 
-def measured(steps: int, dit_steps: int) -> dict[str, Any]:
-    """Train all policies and measure them."""
-    torch.set_num_threads(1)
-    found: dict[str, Any] = {"rounds": [], "speed": [], "steps": steps, "dit_steps": dit_steps}
-    found |= {"python": platform.python_version(), "torch": torch.__version__}
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in small.KINDS[:3]:
-            policy = small.train(small.make(kind, Path(folder) / kind), steps)
-            setting = "num_steps" if kind == "smolvla" else "num_inference_steps"
-            for count in (10, 50):
-                setattr(policy.config, setting, count)
-                found["rounds"] += rounds_of(Case(kind, policy), kind, count)
-        for name, settings in DITS.items():
-            policy = small.make("multi_task_dit", Path(folder) / name, **settings)
-            case = Case("multi_task_dit", small.train(policy, dit_steps, frames=2))
-            found["rounds"] += rounds_of(case, f"multi_task_dit {name}", 100)
-            found["speed"] += speeds(case, name)
+def dits(folder: Path, steps: int) -> Iterator[tuple[str, Case]]:
+    """Yield trained multi_task_dit policies, by their loops."""
+    for name, settings in DITS.items():
+        policy = small.make("multi_task_dit", folder / name, **settings)
+        yield name, Case("multi_task_dit", small.train(policy, steps, frames=2))
+
+
+def all_rounds(folder: Path, steps: int, dit_steps: int) -> list[dict[str, Any]]:
+    """Train all policies and count rounds."""
+    found = []
+    for kind in small.KINDS[:3]:
+        policy = small.train(small.make(kind, folder / kind), steps)
+        setting = "num_steps" if kind == "smolvla" else "num_inference_steps"
+        for count in (10, 50):
+            setattr(policy.config, setting, count)
+            found += rounds_of(Case(kind, policy), kind, count)
+    for name, case in dits(folder, dit_steps):
+        found += rounds_of(case, f"multi_task_dit {name}", 100)
     return found
+
+
+def all_speeds(folder: Path, dit_steps: int) -> list[dict[str, Any]]:
+    """Train multi_task_dit policies and time them."""
+    return [row for name, case in dits(folder, dit_steps) for row in speeds(case, name)]
 
 
 def main() -> None:
@@ -218,6 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("what", choices=["rounds", "speed"])
     parser.add_argument("output", type=Path)
     parser.add_argument("--lerobot", help="LeRobot's Python; left out: this one")
     parser.add_argument("--steps", type=int, default=120, help="training steps of a VLA")
@@ -225,10 +260,19 @@ def main() -> None:
     given = parser.parse_args()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     if given.lerobot is not None:
-        steps = ["--steps", str(given.steps), "--dit-steps", str(given.dit_steps)]
-        there(given.lerobot, given.output, steps)
+        words = [given.what, str(given.output.resolve()), "--steps", str(given.steps)]
+        words += ["--dit-steps", str(given.dit_steps)]
+        there(given.lerobot, "benchmarks.lerobot.outside", words)
         return
-    found = measured(given.steps, given.dit_steps)
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {"steps": given.steps, "dit_steps": given.dit_steps}
+    found |= {"python": platform.python_version(), "torch": torch.__version__}
+    with tempfile.TemporaryDirectory() as folder:
+        if given.what == "rounds":
+            found["rounds"] = all_rounds(Path(folder), given.steps, given.dit_steps)
+        else:
+            found["hardware"] = hardware(torch.device("cpu"))
+            found["speed"] = all_speeds(Path(folder), given.dit_steps)
     given.output.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -58,6 +58,7 @@ _SHORT = ("train.batch=128", "train.warmup=200", "train.ema=0.995")
 _TRANSFORMER = ("network=transformer", "train.lr=0.0003", *_SHORT)
 _META = ("train.ema=0.999",)
 _DOOR = ("policy.prediction=sample", "train.batch=64", "train.warmup=200", "train.ema=0.995")
+_ALOHA = ("policy.prediction=sample", "train.batch=128", "train.warmup=200", "train.ema=0.995")
 ROUTES: Mapping[str, Route] = {
     "lift": Route("lift", 4000, 100, _SHORT),
     "lift-transformer": Route("lift", 4000, 100, _TRANSFORMER, keys=""),
@@ -69,6 +70,7 @@ ROUTES: Mapping[str, Route] = {
         )
         for name in ("pick-place", "peg-insert-side")
     },
+    "aloha_transfer_cube": Route("aloha_transfer_cube", 5000, None, _ALOHA, keys=""),
     "adroit_door": Route(
         "adroit_door",
         5000,

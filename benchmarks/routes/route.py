@@ -11,7 +11,7 @@ commands, seconds and results, and a command that it has is not run again, so th
 cut off goes on. Routes of one task share demonstrations.
 ``adroit_door`` plays people's demonstrations again in place of generating some: put
 ``adroit_door_human.hdf5`` into ``DIR`` before.
-Needs the simulators: pip install '.[robomimic,metaworld,adroit]'.
+Needs the simulators: pip install '.[robomimic,metaworld,adroit,aloha]'.
 """
 
 import argparse

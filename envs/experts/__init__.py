@@ -34,6 +34,10 @@ def make_expert(task: str) -> Expert:
         from pcm_policy.envs.metaworld import Demonstrator
 
         return Demonstrator(task.removeprefix("metaworld/"))
+    if task == "aloha_transfer_cube":
+        from pcm_policy.envs.experts.aloha import TransferCube
+
+        return TransferCube()
     from pcm_policy.envs.experts import robosuite
     from pcm_policy.envs.simulators import installed_series
 
@@ -45,6 +49,6 @@ def make_expert(task: str) -> Expert:
     if (low_dim := task.removesuffix("_image")) in known:  # experts see the poses all the same
         return known[low_dim](series=installed_series())
     raise PcmError(
-        f"no expert knows task {task!r}: use {', '.join(known)} or metaworld/NAME, or roll a "
-        "policy out with policy=..."
+        f"no expert knows task {task!r}: use {', '.join(known)}, aloha_transfer_cube or "
+        "metaworld/NAME, or roll a policy out with policy=..."
     )

@@ -15,6 +15,7 @@ OPTIONAL = {
     "gym-pusht": "pusht",
     "metaworld": "metaworld",
     "gymnasium-robotics": "adroit",
+    "gym-aloha": "aloha",
     "robomimic": "robomimic",
     "robosuite": "robomimic",
     "h5py": "convert",

@@ -76,6 +76,8 @@ class SamplerConfig:
         variance: DDPM's step variance.
         shift: a flow's timestep shift (Esser et al. 2024, eq. 23); above one, more steps at high
             noise.
+        follows: for ``flow_adams``, the Euler steps whose chunk is wanted; 0 for the flow's own
+            end, which a loop of more and more Euler steps comes near.
         timesteps: the ``N`` training timesteps themselves, descending, in place of ``spacing``.
         temperature: factor on all drawn noise. 1 samples the learnt distribution, a smaller factor
             nearer to its modes (Ajay et al. 2023); with 0 the observation determines the chunk.
@@ -98,6 +100,7 @@ class SamplerConfig:
     rederive_epsilon: bool = True
     variance: Variance = "fixed_small"
     shift: Positive = 1.0
+    follows: Natural = 0
     timesteps: tuple[Natural, ...] | None = None
     temperature: Share = 1.0
 
@@ -125,7 +128,8 @@ class SamplerConfig:
         """Short name for tables, such as ``ddim-16`` or ``ddim-32 eta 1 at 0.3``."""
         noisy = f" eta {self.eta:g}" if self.eta and self.name == "ddim" else ""
         cool = f" at {self.temperature:g}" if self.temperature != 1 else ""
-        return f"{self.name}-{self.steps}{noisy}{cool}"
+        of = f" of {self.follows}" if self.follows else ""
+        return f"{self.name}-{self.steps}{of}{noisy}{cool}"
 
     def _check_types(self) -> None:
         """Refuse a value of another type or out of range, as a file may hold one."""
@@ -136,6 +140,7 @@ class SamplerConfig:
         number("sampler shift", self.shift, finite=False)
         for name in ("final_alpha_one", "rederive_epsilon"):
             flag(f"sampler {name}", getattr(self, name))
+        whole("sampler follows", self.follows, 0)
         if self.timesteps is not None:
             if not isinstance(self.timesteps, tuple | list):
                 raise PcmError(f"sampler timesteps={self.timesteps!r}: use a list of timesteps")
@@ -160,6 +165,10 @@ class SamplerConfig:
         kind = SAMPLERS.find(self.name)
         if self.shift != 1 and not kind.flow:
             raise PcmError(f"sampler shift={self.shift} is for flows: {self.name} takes shift=1")
+        if self.follows and self.name != "flow_adams":
+            raise PcmError(
+                f"sampler follows={self.follows} is for flow_adams: {self.name} takes follows=0"
+            )
         if not kind.steps_anywhere and (
             self.eta or self.previous != "next" or (kind.flow and self.offset)
         ):

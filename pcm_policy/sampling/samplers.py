@@ -1,7 +1,7 @@
 """The samplers that ship, and how one is built.
 
 Each is an :class:`~pcm_policy.sampling.affine.AffineSampler`, ``X = p x_0 + S z + M xhat``, and a
-file: DDPM, DDIM, DPM-Solver++, multistep consistency sampling and two for flow matching.
+file: DDPM, DDIM, DPM-Solver++, multistep consistency sampling and three for flow matching.
 docs/affine.md has the derivations, docs/extend.md shows how to add one.
 """
 
@@ -10,7 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from pcm_policy.errors import PcmError
-from pcm_policy.sampling import consistency, ddim, ddpm, dpmpp, flow  # they register themselves
+from pcm_policy.sampling import (
+    adams,
+    consistency,
+    ddim,
+    ddpm,
+    dpmpp,
+    flow,
+)  # they register themselves
 from pcm_policy.sampling.affine import AffineSampler, unroll
 from pcm_policy.sampling.config import SAMPLERS, Previous, SamplerConfig, Variance, sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
@@ -26,7 +33,7 @@ __all__ = [
     "sampler",
     "unroll",
 ]
-SHIPPED = (ddpm, ddim, dpmpp, consistency, flow)
+SHIPPED = (ddpm, ddim, dpmpp, consistency, flow, adams)
 
 
 def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:
@@ -50,6 +57,8 @@ def build_sampler(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampl
 def chosen_sampler(own: SamplerConfig, said: Mapping[str, Any], train_steps: int) -> SamplerConfig:
     """Return the sampler that is wanted: what was said, the rest as another's.
 
+    ``flow_adams`` in place of ``flow_euler`` follows its steps, unless ``follows`` is said.
+
     Args:
         own: the other sampler, such as the policy's.
         said: fields of :class:`SamplerConfig`.
@@ -60,7 +69,8 @@ def chosen_sampler(own: SamplerConfig, said: Mapping[str, Any], train_steps: int
     """
     name, said = said.get("name", own.name), dict(said)
     if name in SAMPLERS and SAMPLERS.find(name).flow and SAMPLERS.find(own.name).flow:
-        own = replace(own, name=name)
+        loop = own.steps if own.name == "flow_euler" else own.follows
+        own = replace(own, name=name, follows=loop if name == "flow_adams" else 0)
     elif name != own.name:  # of another one only steps and temperature carry over
         steps = train_steps if name == "ddpm" else own.steps
         own = SamplerConfig(name, steps, temperature=own.temperature)

@@ -20,14 +20,22 @@ RESULTS_OF_FIGURES = sorted({x for figure in (*FIGURES, *PICTURES) for x in figu
 ELSEWHERE = {
     **{
         f"routes/{name}.json": "a route trains its own policy"
-        for name in (*figures.ROUTES, "adroit_door", "lift-robosuite-1.5")
+        for name in (
+            *figures.ROUTES,
+            "adroit_door",
+            "aloha_transfer_cube",
+            *(f"{task}-robosuite-1.5" for task in ("lift", "can", "square")),
+        )
     },
     **{f"arms/{name}.json": "of a route's policy" for name in figures.ARMS if name != "pusht"},
     "engines/unet-65m.json": "random weights",
     "compare/cpu-65m.json": "random weights",
     "cameras/cameras.json": "untrained weights",
     "images.json": "the example trains its own networks",
-    "lerobot/outside.json": "policies of LeRobot, trained briefly",
+    **{
+        f"lerobot/{name}.json": "policies of LeRobot, trained briefly"
+        for name in ("rounds", "speed", "heads")
+    },
     "memory/big_hdf5.json": "trains its own policy",
     "memory/big_lerobot.json": "trains its own policy",
     "scale/agreement.json": "trains its own policy",

@@ -48,7 +48,7 @@ def test_a_large_lerobot_folder() -> None:
 
 
 def test_policies_solved_from_outside() -> None:
-    for row in result("lerobot/outside.json")["rounds"]:
+    for row in result("lerobot/rounds.json")["rounds"]:
         assert row["certified_rows"] == row["rows"]
         assert row["error"] < 1e-3
 

@@ -43,7 +43,16 @@ def task_of(command: str, policy: object, *words: str) -> TaskSettings:
 
 @pytest.mark.parametrize("command", ROLLING)
 @pytest.mark.parametrize(
-    "task", ["pusht", "lift", "adroit_door", "metaworld/pick-place", "pusht_image"]
+    "task",
+    [
+        "pusht",
+        "lift",
+        "adroit_door",
+        "kitchen",
+        "aloha_transfer_cube",
+        "metaworld/pick-place",
+        "pusht_image",
+    ],
 )
 def test_the_task_is_the_policys(tmp_path: Path, command: str, task: str) -> None:
     found = task_of(command, of_task(tmp_path / "policy", task))

@@ -26,7 +26,13 @@ TASKS = {
     "lift": "robosuite",
     "metaworld/pick-place": "metaworld",
     "adroit_door": "gymnasium_robotics",
+    "kitchen": "gymnasium_robotics",
+    "aloha_transfer_cube": "gym_aloha",
 }
+VELOCITIES = {"metaworld/pick-place": (0.0, 0.0, 0.0, None), "kitchen": (0.0,) * 9}
+"""What holds a robot whose actions are moves; others hold the positions that they have."""
+MOVES = {"metaworld/pick-place": (0.0, 0.0, 0.0, None), "kitchen": (0.0,) * 9}
+"""What holds a robot whose actions are moves; others hold the positions that they have."""
 MODES = ("default", "async", "prefix", "realtime")
 Made = tuple[str, DiffusionPolicy, dict[str, Any], Path]
 
@@ -102,9 +108,9 @@ def test_a_waiting_robot_stands_still(made: Made) -> None:
     """Absolute commands are repeated; moves are not."""
     rest = rest_command(made[2], made[1].config.obs_fields)
     hold = robot_settings({}, made[2]).hold
-    if made[0].startswith("metaworld"):
+    if made[0] in MOVES:
         assert rest is not None
-        np.testing.assert_array_equal(rest({}), np.zeros(4))
-        assert hold == (0.0, 0.0, 0.0, None)
+        np.testing.assert_array_equal(rest({}), np.zeros(len(MOVES[made[0]])))
+        assert hold == MOVES[made[0]]
     else:
         assert hold is None

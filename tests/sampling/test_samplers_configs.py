@@ -60,6 +60,17 @@ def test_a_flow_keeps_its_shift() -> None:
     assert named(own, "solver=flow", "solver.sampler=flow_2m") == own
 
 
+def test_adams_steps_follow_the_policys_euler_loop() -> None:
+    own = SamplerConfig("flow_euler", 100, shift=3.0)
+    words = ("solver=flow", "solver.sampler=flow_adams", "solver.steps=12")
+    assert named(own, *words) == SamplerConfig("flow_adams", 12, shift=3.0, follows=100)
+    assert named(own, *words).label == "flow_adams-12 of 100"
+    assert named(own, *words, "solver.follows=0") == SamplerConfig("flow_adams", 12, shift=3.0)
+    other = SamplerConfig("flow_adams", 12, follows=50)
+    assert named(other, "solver=default") == other
+    assert named(other, "solver=flow") == SamplerConfig("flow_euler", 12)
+
+
 def test_the_other_kind_of_schedule_is_named_in_the_refusal() -> None:
     """Not the first setting that happens to differ."""
     flow = named(SamplerConfig("flow_euler", shift=3.0), "solver=dpmpp")
@@ -72,7 +83,7 @@ def test_the_other_kind_of_schedule_is_named_in_the_refusal() -> None:
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(["flow_euler", "flow_2m"]),
+    st.sampled_from(["flow_euler", "flow_2m", "flow_adams"]),
     st.integers(2, 1000),
     st.integers(1, 20),
     st.sampled_from(get_args(Spacing)),

@@ -131,7 +131,7 @@ def test_flow_2m_from_pure_noise_is_the_published_formula(steps: int, spacing: S
     torch.testing.assert_close(sequential(denoise, noise).sample, x, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["flow_euler", "flow_2m"])
+@pytest.mark.parametrize("name", ["flow_euler", "flow_2m", "flow_adams"])
 def test_parallel_rounds_find_the_sequential_chunk(name: Any) -> None:
     denoise, noise = ours(SamplerConfig(name, 12, shift=2.0))
     exact = sequential(denoise, noise)
@@ -169,7 +169,7 @@ def test_what_does_not_belong_together_is_refused() -> None:
         build_sampler(FLOW, SamplerConfig("ddim"))
     with pytest.raises(PcmError, match="does not belong"):
         build_sampler(NoiseSchedule(), SamplerConfig("flow_euler"))
-    with pytest.raises(PcmError, match="use one of flow_euler, flow_2m"):
+    with pytest.raises(PcmError, match="use one of flow_adams, flow_euler, flow_2m"):
         build_sampler(FLOW, SamplerConfig("dpmpp_2m"))
     with pytest.raises(PcmError, match="no table of alphas"):
         FLOW.alphas_cumprod()
@@ -180,6 +180,8 @@ def test_what_does_not_belong_together_is_refused() -> None:
         ("flow_euler", {"eta": 0.5}),
         ("flow_2m", {"previous": "ratio"}),
         ("flow_2m", {"offset": 1}),
+        ("flow_euler", {"follows": 100}),
+        ("flow_adams", {"follows": -1}),
         ("dpmpp_3m", {"eta": 0.5}),
     ]
     for name, given in settings:
