@@ -28,7 +28,7 @@ from benchmarks import (
 )
 from benchmarks.compare import picture, users
 from benchmarks.control import arms, cameras
-from benchmarks.lerobot import outside_page
+from benchmarks.lerobot import heads, outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import page as routes
 from benchmarks.solvers import certificates, certified, linearised, profile, rounds
@@ -247,6 +247,12 @@ FIGURES = (
         "rounds",
         ("lerobot/rounds.json",),
         lambda found: block(outside_page.ROUNDS_HEAD, outside_page.rounds_lines(found["rounds"])),
+    ),
+    Figure(
+        "docs/vla.md",
+        "heads",
+        ("lerobot/heads.json",),
+        rows_of(heads.HEAD, heads.cells),
     ),
     Figure(
         "docs/vla.md",

@@ -7,6 +7,7 @@ python -m benchmarks.lerobot.heads_there measure FOLDER
 import json
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pcm_policy.adopt.multi_task_dit import drawn
 from pcm_policy.measure.conditions import hardware
 from pcm_policy.policy.policy import DiffusionPolicy
 
-NAMES = ("ddpm-100", "flow-100")
+NAMES = ("flow-100",)
 INSTRUCTION = "push the"
 TRAINED = 240
 SEEDS, CALLS = 40, 15
@@ -37,7 +38,7 @@ def identity(policy: Any) -> dict[str, dict[str, Tensor]]:
 
 
 def make(folder: Path) -> None:
-    """Train both policies, and write them with their processors as LeRobot does."""
+    """Train the policies, and write them with their processors as LeRobot does."""
     from lerobot.policies.multi_task_dit import processor_multi_task_dit as processors
 
     for name in NAMES:
@@ -82,22 +83,26 @@ class Pair:
         return found
 
     @torch.no_grad()
-    def loop(self, seed: int, encoded: Tensor) -> Tensor:
-        """Return LeRobot's chunk, normalised; the noise is the seed's."""
-        torch.manual_seed(seed)
+    def loop(self, encoded: Tensor) -> Tensor:
+        """Return LeRobot's chunk, normalised; the noise is torch's own generator's."""
         draw: Any = self.theirs.objective.conditional_sample
         found: Tensor = draw(self.theirs.noise_predictor, 1, encoded)
         return found
 
-    def rounds(self, seed: int, obs: Tensor, solver: Any) -> Tensor:
-        """Return our chunk for the same noise, normalised."""
-        torch.manual_seed(seed)
+    def rounds(self, obs: Tensor, solver: Any) -> Tensor:
+        """Return our chunk for the noise that LeRobot's loop would draw, normalised."""
         sampler = self.ours.config.sampler
         noisy = self.ours.sampler(sampler).stochastic
         added = [noisy and j < sampler.steps - 1 for j in range(sampler.steps)]
         shape = (1, small.T, small.A)
         noise = drawn(added, torch.empty(shape), torch.float32)
         return self.ours.solve(obs, solver, noise).sample
+
+
+def seeded(seed: int, call: Callable[[Any], Tensor], given: Any) -> Tensor:
+    """Return what a call gives after torch's generator was seeded."""
+    torch.manual_seed(seed)
+    return call(given)
 
 
 def measured(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -107,24 +112,22 @@ def measured(folder: Path, name: str) -> list[dict[str, Any]]:
     given = [observed(seed)[1] for seed in range(SEEDS)]
     encoded = [pair.encoded(one) for one in ready]
     obs = [pair.ours.observe(one) for one in given]
-    own = torch.stack([pair.loop(seed, encoded[seed]) for seed in range(SEEDS)])
+    own = torch.stack([seeded(seed, pair.loop, encoded[seed]) for seed in range(SEEDS)])
     found = []
     for rounds in (1, 2, 3, 4):
         solver = pair.ours.solver({"method": "pcm", "rounds": rounds})
 
         def loop(seed: int, solver: Any = solver) -> Tensor:
-            return pair.rounds(seed, obs[seed % SEEDS], solver)
+            return pair.rounds(obs[seed % SEEDS], solver)
 
         def whole(seed: int, solver: Any = solver) -> Tensor:
-            return pair.rounds(seed, pair.ours.observe(given[seed % SEEDS]), solver)
+            return pair.rounds(pair.ours.observe(given[seed % SEEDS]), solver)
 
-        off = torch.stack([loop(seed) for seed in range(SEEDS)]) - own
+        off = torch.stack([seeded(seed, loop, seed) for seed in range(SEEDS)]) - own
         theirs_ms, ours_ms = turns(
-            lambda seed: pair.loop(seed, pair.encoded(ready[seed % SEEDS])), whole, CALLS
+            lambda seed: pair.loop(pair.encoded(ready[seed % SEEDS])), whole, CALLS
         )
-        loop_ms, our_loop_ms = turns(
-            lambda seed: pair.loop(seed, encoded[seed % SEEDS]), loop, CALLS
-        )
+        loop_ms, our_loop_ms = turns(lambda seed: pair.loop(encoded[seed % SEEDS]), loop, CALLS)
         found.append(
             {
                 "policy": name,

@@ -165,7 +165,7 @@ def errors_of(case: Case, settings: dict[str, Any], own: list[Tensor]) -> tuple[
     return float(off.abs().max()), float(off.square().mean().sqrt()), seam
 
 
-def speeds(case: Case, name: str, seeds: int = 40, calls: int = 7) -> list[dict[str, Any]]:
+def speeds(case: Case, name: str, seeds: int = 40, calls: int = 15) -> list[dict[str, Any]]:
     """Return a row for each solver whose largest error is at most 0.1: errors and times."""
     own, found = [case.chunk(1, seed) for seed in range(seeds)], []
     few = [{"method": "sequential", "sampler": s, "steps": n} for s, n in FEW[name]]

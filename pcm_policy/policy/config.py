@@ -152,8 +152,8 @@ class PolicyConfig:
         if self.prediction not in fitting or flow != self.sampler.name.startswith("flow"):
             raise PcmError(
                 f"schedule={self.schedule.name} with prediction={self.prediction} and sampler="
-                f"{self.sampler.name}: a flow takes flow_velocity or sample, and flow_euler or "
-                "flow_2m; the other schedules take epsilon, sample or v_prediction"
+                f"{self.sampler.name}: a flow takes flow_velocity or sample, and flow_euler, "
+                "flow_2m or flow_adams; the other schedules take epsilon, sample or v_prediction"
             )
         for name, sampler in (
             ("sampler", self.sampler),

@@ -5,7 +5,7 @@ Adams-Bashforth method (Hairer, Norsett and Wanner 1993, III.1) takes it as the 
 through the last few values, and integrates that. An Euler loop of a hundred steps is itself some
 way from the integral, so a method of few steps comes no nearer to the loop's chunk than that. The
 polynomial may therefore be summed over the loop's own levels in place of being integrated. What is
-left is the polynomial's own error, and an eighth of the calls gives the loop's chunk.
+left is the polynomial's own error, and a tenth of the calls gives the loop's chunk.
 """
 
 from dataclasses import replace
@@ -43,7 +43,8 @@ def flow_adams(schedule: NoiseSchedule, config: SamplerConfig) -> AffineSampler:
     if count < config.steps:
         raise PcmError(
             f"sampler follows={count} with steps={config.steps}: flow_adams has at most as many "
-            "steps as the loop that it follows"
+            "steps as the Euler loop that it follows (the policy's own unless said); follows=0 is "
+            "for any number"
         )
     fine = flow_levels(schedule.train_steps, count, config.spacing, config.shift)
     at = begins(config.steps, count)

@@ -83,7 +83,7 @@ class NoiseSchedule:
             PcmError: a flow, which has no such table.
         """
         if self.is_flow:
-            raise PcmError("schedule=flow has no table of alphas: use sampler=flow_euler, flow_2m")
+            raise PcmError("schedule=flow has no table of alphas: use sampler=flow_euler")
         if self.name == "linear":
             betas = torch.linspace(
                 self.beta_start, self.beta_end, self.train_steps, dtype=torch.float32

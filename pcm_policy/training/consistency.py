@@ -144,6 +144,11 @@ class Consistency:
         target_ema: Annotated[float, Range(least=0, below=1)] = 0.95,
     ) -> None:
         refuse_inpainting(base)
+        if base.config.schedule.is_flow:
+            raise PcmError(
+                "head=consistency is for policies that predict epsilon, sample or v_prediction, "
+                "and this one is a flow: use head=window"
+            )
         if loss not in get_args(Loss) or not 0 <= target_ema < 1:
             raise PcmError(
                 f"head.options.loss={loss}, target_ema={target_ema}: use huber or l2, and a decay "

@@ -192,6 +192,10 @@ def test_what_is_refused() -> None:
         Consistency(base, {}, data, data, 4, 0, loss="l1")
     with pytest.raises(PcmError, match=r"not ddpm: use sampler.name=ddim sampler.eta=0"):
         Consistency(base, {"name": "ddpm"}, data, data, 4, 0)
+    euler = SamplerConfig("flow_euler", 8)
+    flow = tiny(schedule=NoiseSchedule("flow"), prediction="flow_velocity", sampler=euler)
+    with pytest.raises(PcmError, match="this one is a flow: use head=window"):
+        Consistency(flow, {}, data, data, 4, 0)
 
 
 def test_distils_to_a_policy_folder(demos: Path, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ class SamplerChoice:
         steps: number of denoising steps
         spacing: which training timesteps are visited
         eta: DDIM's noise
+        follows: of flow_adams, the Euler steps whose chunk is wanted; 0: the flow's own end
         temperature: all drawn noise is multiplied by this
     """
 
@@ -133,6 +134,7 @@ class SamplerChoice:
     steps: Count | None = None
     spacing: Spacing | None = None
     eta: Share | None = None
+    follows: Natural | None = None
     temperature: Share | None = None
 
     def __post_init__(self) -> None:
