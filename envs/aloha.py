@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from pcm_policy.envs.mujoco_state import MujocoState
+from pcm_policy.envs.mujoco_state import MujocoState, finite
 from pcm_policy.envs.rendering import checked_render_mode
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
@@ -76,7 +76,8 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
         render_mode: None or "rgb_array".
 
     Raises:
-        PcmError: gym-aloha is not installed, or the task or render mode is unknown.
+        PcmError: gym-aloha is not installed, the task, a camera or the render mode is unknown, or
+            a camera's size is none.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012 (gymnasium's)
@@ -100,8 +101,7 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
         model = self._physics.model.ptr
         self._state = MujocoState(model, self._physics.data.ptr)
         self._unstable = import_aloha("dm_control.rl.control").PhysicsError
-        self._cameras = tuple(cameras)
-        self._size = tuple(camera_size)
+        self._cameras, self._size = self._checked(cameras, camera_size)
         shapes = {"agent_pos": (14,), "env_state": (model.nq - ROBOT,)}
         boxes: dict[str, gym.spaces.Space[Any]] = {
             name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
@@ -135,8 +135,12 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Move towards an action for 20 ms."""
-        self._task.before_step(np.asarray(action, np.float64), self._physics)
+        """Move towards an action for 20 ms.
+
+        Raises:
+            PcmError: the action is not 14 finite numbers.
+        """
+        self._task.before_step(finite("an action", action, 14), self._physics)
         try:
             self._physics.step(SUBSTEPS)
         except self._unstable:
@@ -144,7 +148,7 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
         return self._now()
 
     def render(self) -> NDArray[np.uint8] | None:
-        """Draw the scene from above, (480, 640, 3), or nothing without a render mode."""
+        """Draw the scene from the front, (480, 640, 3), or nothing without a render mode."""
         return None if self.render_mode is None else self._picture("angle", (480, 640))
 
     def close(self) -> None:
@@ -155,8 +159,32 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
         found = self._draw(seed)
         return found if isinstance(found, tuple) else (found,)
 
+    def _checked(
+        self, cameras: Sequence[str], size: Sequence[int]
+    ) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return names and size of cameras, if they are the scene's and can be drawn."""
+        model = self._physics.model
+        known = [model.id2name(i, "camera") for i in range(model.ncam)]
+        if isinstance(cameras, str) or len({c for c in known if c in cameras}) < len(cameras):
+            raise PcmError(f"cameras are some of {', '.join(known)}, each once, not {cameras}")
+        whole = not isinstance(size, str | int | float) and all(type(n) is int for n in size)
+        if not whole or len(size) != 2 or min(size) < 1 or size[0] > 480 or size[1] > 640:
+            raise PcmError(f"camera_size is [height, width], at most [480, 640], not {size}")
+        return tuple(cameras), tuple(size)
+
     def _picture(self, camera: str, size: Sequence[int]) -> NDArray[np.uint8]:
-        found: NDArray[np.uint8] = self._physics.render(*size, camera_id=camera)
+        """Draw what a camera sees, ``(height, width, 3)``.
+
+        Raises:
+            PcmError: nothing can be drawn here.
+        """
+        try:
+            found: NDArray[np.uint8] = self._physics.render(*size, camera_id=camera)
+        except Exception as error:  # whatever a platform's OpenGL raises
+            raise PcmError(
+                f"camera {camera}: nothing can be drawn ({error}): set MUJOCO_GL=egl, which needs "
+                "libegl1, or MUJOCO_GL=osmesa"
+            ) from error
         return found
 
     def _seen(self) -> Observation:

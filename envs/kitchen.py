@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from pcm_policy.envs.mujoco_state import MujocoState
+from pcm_policy.envs.mujoco_state import MujocoState, finite
 from pcm_policy.envs.rendering import checked_render_mode
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
@@ -81,9 +81,10 @@ class Kitchen(gym.Env[Observation, NDArray[np.float32]]):
         with contextlib.redirect_stderr(io.StringIO()):  # of a change of Adroit's reward
             require("gymnasium_robotics", "Franka Kitchen", "adroit")
         made = importlib.import_module("gymnasium_robotics.envs.franka_kitchen.kitchen_env")
-        if not tasks or not set(tasks) <= set(made.OBS_ELEMENT_GOALS):
-            known = ", ".join(made.OBS_ELEMENT_GOALS)
-            raise PcmError(f"tasks are some of {known}, not {list(tasks)}")
+        known = list(made.OBS_ELEMENT_GOALS)
+        named = isinstance(tasks, Sequence) and not isinstance(tasks, str)
+        if not named or not tasks or len({t for t in known if t in tasks}) < len(tasks):
+            raise PcmError(f"tasks are some of {', '.join(known)}, each once, not {tasks}")
         self.tasks = tuple(tasks)
         self._env: Any = made.KitchenEnv(tasks_to_complete=list(tasks), render_mode=render_mode)
         self._robot: Any = self._env.robot_env
@@ -111,14 +112,18 @@ class Kitchen(gym.Env[Observation, NDArray[np.float32]]):
     def step(
         self, action: NDArray[np.float32]
     ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Move the joints for 80 ms."""
+        """Move the joints for 80 ms.
+
+        Raises:
+            PcmError: the action is not nine finite numbers.
+        """
         self._noise = generator_words(self._robot.np_random)
-        values, _, success, _, _ = self._env.step(np.asarray(action, np.float64))
+        values, _, success, _, _ = self._env.step(finite("an action", action, 9))
         return self._seen(values), self._done().mean(), bool(success), False, self._info()
 
     def render(self) -> NDArray[np.uint8] | None:
         """Draw the scene, (480, 480, 3), or nothing without a render mode."""
-        found: NDArray[np.uint8] | None = self._env.render()
+        found: NDArray[np.uint8] | None = self._env.render() if self.render_mode else None
         return found
 
     def close(self) -> None:

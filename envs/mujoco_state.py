@@ -9,6 +9,30 @@ from numpy.typing import NDArray
 from pcm_policy.errors import PcmError
 
 
+def finite(what: str, values: Any, size: int, more: str = "") -> NDArray[np.float64]:
+    """Return so many finite numbers as an array, ``(size,)`` float64.
+
+    Args:
+        what: what they are, for the message.
+        values: the numbers.
+        size: how many are expected.
+        more: whose they are, for the message.
+
+    Raises:
+        PcmError: they are not.
+    """
+    try:
+        found = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise PcmError(f"{what} is {size} finite numbers{more}, not {values!r:.60}") from None
+    if found.shape != (size,):
+        raise PcmError(f"{what} is {size} finite numbers{more}, not an array {found.shape}")
+    if not np.isfinite(found).all():
+        bad = int(np.flatnonzero(~np.isfinite(found))[0])
+        raise PcmError(f"{what} is {size} finite numbers{more}: number {bad} is {found[bad]}")
+    return found
+
+
 class MujocoState:
     """Reads and writes time, positions, velocities, warm start, controls and hand targets.
 
@@ -48,10 +72,5 @@ class MujocoState:
             PcmError: it is not as many finite numbers.
         """
         size = before + self._size
-        state = np.asarray(values, np.float64)
-        if state.shape != (size,) or not np.isfinite(state).all():
-            raise PcmError(
-                f"options['state'] is {size} finite numbers of this task's info['state'], not an "
-                f"array {state.shape}"
-            )
+        state = finite("options['state']", values, size, " of this task's info['state']")
         return state[:before].copy(), state[before:]

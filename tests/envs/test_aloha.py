@@ -1,5 +1,8 @@
 """ALOHA's simulation for real: it is gym-aloha's, repeats bit by bit, and its expert succeeds."""
 
+import ctypes.util
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,6 +24,14 @@ IDS = {
     "insertion": "pcm_policy/AlohaInsertion-v0",
 }
 Env = gym.Env[Any, Any]
+SEEING = """
+from pcm_policy.envs.aloha import Aloha
+env = Aloha("transfer_cube", cameras=["top", "left_wrist"], camera_size=[60, 80])
+seen, _ = env.reset(seed=0)
+assert env.observation_space.contains(seen)
+assert seen["top"].shape == (60, 80, 3) and seen["top"].std() > 5
+assert env.render() is None
+"""
 
 
 @pytest.fixture(scope="module", params=IDS)
@@ -109,6 +120,41 @@ def test_what_is_wrong_is_refused(env: Env, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "gym_aloha.tasks.sim", None)
     with pytest.raises(PcmError, match=r"pip install 'pcm_policy\[aloha\]'"):
         Aloha(next(iter(TASKS)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cameras": ["topp"]}, "cameras are some of left_pillar, .*top.*, not"),
+        ({"cameras": ["top", "top"]}, "each once"),
+        ({"cameras": "top"}, "cameras are some of"),
+        ({"cameras": ["top"], "camera_size": [2000, 3000]}, r"at most \[480, 640\]"),
+        ({"cameras": ["top"], "camera_size": [96]}, "camera_size is"),
+        ({"camera_size": "foo"}, "camera_size is"),
+        ({"camera_size": [96.5, 10]}, "camera_size is"),
+        ({"camera_size": 96}, "camera_size is"),
+        ({"camera_size": [0, 10]}, "camera_size is"),
+    ],
+)
+def test_cameras_that_are_none(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(PcmError, match=message):
+        Aloha("transfer_cube", **given)
+
+
+@pytest.mark.skipif(ctypes.util.find_library("EGL") is None, reason="nothing draws here")
+def test_cameras_see_the_table_at_their_size() -> None:
+    words = [sys.executable, "-c", SEEING]
+    done = subprocess.run(words, env=os.environ | {"MUJOCO_GL": "egl"}, check=True, text=True)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros(15), np.zeros(13), np.zeros((1, 14)), np.full(14, np.inf)]
+)
+def test_an_action_is_fourteen_finite_numbers(cube: Env, bad: Any) -> None:
+    cube.reset(seed=0)
+    with pytest.raises(PcmError, match="an action is 14 finite numbers"):
+        cube.step(bad)
 
 
 def test_a_simulation_that_fails_ends_its_episode(cube: Env) -> None:

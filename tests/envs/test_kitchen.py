@@ -114,8 +114,17 @@ def test_a_generator_goes_back_to_its_words() -> None:
 def test_what_is_wrong_is_refused(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PcmError, match=r"finite numbers of this task's info\['state'\]"):
         env.reset(options={"state": np.zeros(3)})
-    with pytest.raises(PcmError, match=r"tasks are some of .*microwave.*, not \['oven'\]"):
-        Kitchen(["oven"])
+    for state in (np.full(110, np.nan), "start"):
+        with pytest.raises(PcmError, match=r"options\['state'\] is 110 finite numbers"):
+            env.reset(options={"state": state})
+    for tasks in (["oven"], ["kettle", "kettle"], "kettle", [], None, 5):
+        with pytest.raises(PcmError, match=r"tasks are some of .*microwave.*, each once, not"):
+            Kitchen(tasks)  # type: ignore[arg-type]
+    env.reset(seed=0)
+    for action in (np.zeros(8), 0.5, np.full(9, np.nan)):
+        with pytest.raises(PcmError, match="an action is 9 finite numbers"):
+            env.step(action)
+    assert env.render() is None
     monkeypatch.setitem(sys.modules, "gymnasium_robotics", None)
     with pytest.raises(PcmError, match=r"pip install 'pcm_policy\[adroit\]'"):
         Kitchen()
