@@ -4,9 +4,8 @@ python -m benchmarks.lerobot.heads_there make FOLDER
 python -m benchmarks.lerobot.heads_there measure FOLDER
 """
 
-import json
+import argparse
 import platform
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from benchmarks.lerobot import small
 from benchmarks.lerobot.outside import DITS, turns
 from pcm_policy.adopt.multi_task_dit import drawn
+from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.conditions import hardware
 from pcm_policy.policy.policy import DiffusionPolicy
 
@@ -146,18 +146,24 @@ def measured(folder: Path, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def main(how: str, folder: Path) -> None:
+def main() -> None:
     """Make the policies, or measure them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("what", choices=["make", "measure"])
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    if how == "make":
-        make(folder)
+    if given.what == "make":
+        make(given.folder)
         return
-    rows = [row for name in NAMES for row in measured(folder, name)]
+    rows = [row for name in NAMES for row in measured(given.folder, name)]
     about = {"python": platform.python_version(), "torch": torch.__version__}
     about |= {"numpy": np.__version__, "trained": TRAINED}
     about |= {"hardware": hardware(torch.device("cpu"))}
-    (folder / "heads.json").write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    write_text(given.folder / "heads.json", to_json(about | {"rows": rows}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main()
