@@ -18,11 +18,12 @@ import numpy as np
 from benchmarks.lerobot import small
 from benchmarks.lerobot.heads_there import CAMERA, INSTRUCTION, NAMES, STATE
 from benchmarks.lerobot.outside import there
+from benchmarks.lerobot.outside_page import TIMES_HEAD, times
 from benchmarks.routes.route import execute
 from pcm_policy.files import to_json, write_text
 
 HEAD = ["LeRobot's loop", "in its place", "largest error", "RMS error"]
-HEAD += ["loop ms, LeRobot / here", "faster", "whole call ms", "faster"]
+HEAD += TIMES_HEAD
 EPISODES, LENGTH = 250, 20
 SAMPLER = ("sampler.name=flow_adams", "sampler.steps=10")
 """The chunk of LeRobot's hundred steps, in ten: a head for ten states is small and fast."""
@@ -33,12 +34,7 @@ DISTIL += ("distill.guess_batch=128", "distill.pool=2000")
 def cells(row: dict[str, Any]) -> list[str]:
     """Return a line of the table."""
     errors = [f"{row['largest']:.1e}", f"{row['rms']:.1e}"]
-    loop = [
-        f"{row['lerobot_loop_ms']:.0f} / {row['our_loop_ms']:.1f}",
-        f"{row['loop_faster']:.1f}x",
-    ]
-    whole = [f"{row['lerobot_ms']:.0f} / {row['ours_ms']:.1f}", f"{row['faster']:.1f}x"]
-    return [row["policy"], row["solver"], *errors, *loop, *whole]
+    return [row["policy"], row["solver"], *errors, *times(row)]
 
 
 def write_observations(file: Path) -> None:
