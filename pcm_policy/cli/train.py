@@ -52,10 +52,13 @@ def train_main(config: TrainSettings) -> Path:
         if policy.vision is not None:
             say(f"cameras {policy.vision.config.describe()}")
         windows, held_out = data.windows(policy)
-        objective = Cloning(policy, windows, held_out, training.batch, training.seed)
+        objective = Cloning(
+            policy, windows, held_out, training.batch, training.seed, noises=config.noises
+        )
         made_from = {
             "policy": _settings(policy) | {"normalizer": config.policy.normalizer},
             "init": start,
+            "noises": config.noises,
             **_learnt_from(dataset, data, accelerator),
         }
         average = fit(

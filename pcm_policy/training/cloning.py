@@ -34,13 +34,13 @@ class _Batch:
 
     Attributes:
         chunk: ``(B, T, Da)`` normalised actions.
-        drawn: the random numbers.
+        drawn: the random numbers, once for every noise level that a window is seen at.
         seen: ``(B, To * Do)`` observations, without images.
         sight: states, images of every camera, and places of their crops; None without cameras.
     """
 
     chunk: Tensor
-    drawn: Drawn
+    drawn: tuple[Drawn, ...]
     seen: Tensor
     sight: tuple[Tensor, Mapping[str, Tensor], Tensor] | None
 
@@ -54,19 +54,27 @@ class Cloning:
         held_out: windows of other episodes, for the log; may be empty.
         batch: rows per step over all processes.
         seed: all randomness derives from it.
+        noises: noise levels that a step trains every window at. Images are encoded once for them.
 
     Raises:
         PcmError: the policy sees its observations by inpainting.
     """
 
     def __init__(
-        self, policy: DiffusionPolicy, train: Windows, held_out: Windows, batch: int, seed: int
+        self,
+        policy: DiffusionPolicy,
+        train: Windows,
+        held_out: Windows,
+        batch: int,
+        seed: int,
+        *,
+        noises: int = 1,
     ) -> None:
         refuse_inpainting(policy)
         seeing = train.sight is not None
         self.module: nn.Module = SeeingNetwork(policy) if seeing else policy.network
         self.policy, self.train, self.held_out = policy, train, held_out
-        self.rows, self.seed = Batches(len(train.chunk), batch, seed), seed
+        self.rows, self.seed, self.noises = Batches(len(train.chunk), batch, seed), seed, noises
         self.denoising = Denoising(policy.config)
         self._reading = Stopwatch()
 
@@ -119,7 +127,10 @@ class Cloning:
     ) -> _Batch:
         """Draw what is random for the whole batch, and read this process's rows of it."""
         device = windows.chunk.device
-        drawn = self.denoising.draw(len(rows), generator).each(lambda v: share(v).to(device))
+        drawn = tuple(
+            self.denoising.draw(len(rows), generator).each(lambda v: share(v).to(device))
+            for _ in range(self.noises)
+        )
         sight = None
         if windows.sight is not None:
             shape = len(rows), self.policy.config.obs_steps, len(windows.sight.frames), 2
@@ -137,4 +148,5 @@ class Cloning:
         def condition(prefix: Prefix) -> Tensor:
             return self.policy.join(seen, prefix)
 
-        return self.denoising.loss(module, condition, batch.chunk, batch.drawn)
+        losses = [self.denoising.loss(module, condition, batch.chunk, one) for one in batch.drawn]
+        return torch.stack(losses).mean()

@@ -12,7 +12,7 @@ from pcm_policy.cli.compose import compose
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
-from pcm_policy.training.batches import Windows
+from pcm_policy.training.batches import Windows, step_generator
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.sharing import Share
 from tests.training.small import assert_same, distill, forget, lines, train
@@ -39,7 +39,7 @@ class Seen(nn.Module):
         return found
 
 
-def cloning(prefix_steps: int) -> tuple[Cloning, Seen]:
+def cloning(prefix_steps: int, noises: int = 1) -> tuple[Cloning, Seen]:
     torch.manual_seed(0)
     options = {"width": 16, "depth": 1}
     config = PolicyConfig(
@@ -47,7 +47,29 @@ def cloning(prefix_steps: int) -> tuple[Cloning, Seen]:
     )
     policy = DiffusionPolicy(config)
     data = Windows(torch.randn(40, 6), torch.rand(40, 8, 2) * 2 - 1)
-    return Cloning(policy, data, data, 24, 3), Seen(policy)
+    return Cloning(policy, data, data, 24, 3, noises=noises), Seen(policy)
+
+
+@pytest.mark.parametrize("prefix_steps", [0, 5])
+def test_every_window_is_seen_at_several_noise_levels(prefix_steps: int) -> None:
+    """The loss is the mean of as many losses, each of its own noise; the first is that of one."""
+    objective, network = cloning(prefix_steps, noises=3)
+    loss = objective.loss(network, 7, Share(0, 1))
+    alone, first = cloning(prefix_steps)
+    alone.loss(first, 7, Share(0, 1))
+    assert len(network.asked) == 3
+    for mine, its in zip(network.asked[0], first.asked[0], strict=True):
+        assert torch.equal(mine, its)
+    (x, t, cond), (y, s, other) = network.asked[1:]
+    assert not torch.equal(x, y)
+    assert not torch.equal(t, s)
+    assert torch.equal(cond[:, :6], other[:, :6])
+    batch = objective._read(objective.train, objective.rows(7), step_generator(3, 7), Share(0, 1))
+    slow = [
+        objective.denoising.loss(network, lambda p: objective.policy.join(batch.seen, p), *given)
+        for given in ((batch.chunk, drawn) for drawn in batch.drawn)
+    ]
+    assert loss.item() == pytest.approx(sum(one.item() for one in slow) / 3, rel=1e-6)
 
 
 @pytest.mark.parametrize("prefix_steps", [0, 5])

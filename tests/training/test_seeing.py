@@ -16,6 +16,7 @@ from pcm_policy.datasets.formats.writing import write_replay
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.held_out import held_out_observations, held_out_sights
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.training.cameras import SeeingNetwork
 
 SMALL = [
     *("task=pusht_image", "network.options.width=32", "network.options.depth=1", "device=cpu"),
@@ -69,6 +70,21 @@ def test_encoders_are_trained_and_a_resumed_run_is_the_same(
     again = train(frames, trained, "train.steps=4", "train.save_every=2", "resume=true")
     for a, b in zip(policy.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_images_are_encoded_once_for_all_noise_levels(
+    frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    see = SeeingNetwork.see
+
+    def counted(self: SeeingNetwork, *given: Any) -> torch.Tensor:
+        encoded.append(1)
+        return see(self, *given)
+
+    monkeypatch.setattr(SeeingNetwork, "see", counted)
+    train(frames, tmp_path / "many", "noises=5", "train.steps=3", "dataset.val_fraction=0")
+    assert len(encoded) == 3
 
 
 def test_a_batch_in_parts_is_cut_at_the_same_places(frames: Path, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ class TrainSettings(Training):
 
     init: str | None = None
     fsdp: bool = False
+    noises: Count = 1
     task: TaskSettings
     network: NetworkSettings
     policy: PolicySettings = field(default_factory=PolicySettings)
