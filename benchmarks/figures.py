@@ -1,10 +1,10 @@
 """All measured tables and pictures of README and docs, made again from the committed results.
 
-    python -m benchmarks.figures [--check] [--pictures]
+    python -m benchmarks.figures [--quick] [--check]
 
 A figure is made of files in ``benchmarks/results`` alone, so that nothing is measured here; what a
 file was measured with is in it (``command``). ``--check`` changes nothing, and fails where a
-document shows another table than its results give. ``--pictures`` also draws the pictures.
+document shows another table than its results give. ``--quick`` leaves out the pictures.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from benchmarks import (
     watched,
 )
 from benchmarks.compare import picture, users
-from benchmarks.control import arms, cameras
+from benchmarks.control import arms, cameras, history, warm
 from benchmarks.lerobot import heads, outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import page as routes
@@ -107,6 +107,21 @@ FIGURES = (
         lambda found: block(cameras.HEAD, cameras.lines(found)),
     ),
     Figure("docs/control.md", "arms", tuple(f"arms/{x}.json" for x in ARMS), arms.tables),
+    Figure(
+        "docs/control.md",
+        "history",
+        ("history/history.json",),
+        rows_of(history.HEAD, history.cells),
+    ),
+    *(
+        Figure(
+            "docs/control.md",
+            f"warm-{sampler}",
+            (f"warm/{sampler}/warm.json",),
+            lambda found: about(found, "", rows_of(warm.HEAD, warm.cells)(found)),
+        )
+        for sampler in ("ddim32", "ddim16")
+    ),
     Figure(
         "docs/library.md",
         "images-solvers",
@@ -278,14 +293,14 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--check", action="store_true", help="compare, and change nothing")
-    parser.add_argument("--pictures", action="store_true", help="draw the pictures too")
+    parser.add_argument("--quick", action="store_true", help="the tables alone")
     asked = parser.parse_args(argv)
     old = [f for f in FIGURES if f.made() != pasted(f.document, f.name)]
     for figure in old:
         print(f"{figure.document} {figure.name}: {'another' if asked.check else 'made again'}")
         if not asked.check:
             paste(figure.document, figure.name, figure.made())
-    for drawn in PICTURES if asked.pictures and not asked.check else ():
+    for drawn in () if asked.quick or asked.check else PICTURES:
         drawn.draw(*drawn.found(), RESULTS / drawn.file)
         print(RESULTS / drawn.file)
     if asked.check and old:

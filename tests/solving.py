@@ -23,6 +23,7 @@ from pcm_policy.solvers import (
     SolveResult,
     Step,
     Stop,
+    Subspace,
     System,
     Tolerance,
     start,
@@ -34,6 +35,7 @@ from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.sequential import sequential
 
 __all__ = ["adaptive", "anderson", "call", "coarse", "newton", "paradigms", "picard", "sequential"]
+__all__ += ["subspace"]
 
 
 def stop_of(
@@ -122,6 +124,13 @@ def newton(
     step = mixed(memory, Newton(Picard(window)))
     step = Coarse(tuple(shares), step) if shares else step
     return run(step, denoise, noise, jacobian=jacobian, **options)
+
+
+def subspace(
+    denoise: Denoiser, noise: Noise, *, modes: int = 3, nodes: int = 4, **options: Any
+) -> SolveResult:
+    """Newton rounds in a subspace."""
+    return run(Subspace(modes, nodes), denoise, noise, **options)
 
 
 def adaptive(

@@ -27,6 +27,7 @@ from pcm_policy.serving.planner import Planner
 
 ENV, SEED = "pcm_policy/PushTKeypoints-v0", 100_000
 WAYS = ("every step", "once a chunk", "the newest twice")
+HEAD = ["observations that the policy sees", "score [95 %]", "difference [95 %]"]
 
 
 def scores(planner: Planner, way: str, episodes: int) -> list[float]:
@@ -78,15 +79,18 @@ def main() -> None:
         rows.append(row | {"difference_ci95": list(off), "scores": found})
     report = {"policy": options.policy, "solver": planner.solver.label, "rows": rows}
     write_text(options.output / "history.json", to_json(report | conditions(policy)))
-    cells = [
-        [
-            row["way"],
-            f"{row['score']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}]",
-            f"[{row['difference_ci95'][0]:+.3f}, {row['difference_ci95'][1]:+.3f}]",
-        ]
-        for row in rows
+    print(table(HEAD, list(map(cells, rows))))
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table."""
+    low, high = row["ci95"]
+    less, more = row["difference_ci95"]
+    return [
+        row["way"],
+        f"{row['score']:.3f} [{low:.3f}, {high:.3f}]",
+        f"[{less:+.3f}, {more:+.3f}]",
     ]
-    print(table(["observations shown", "score [95 %]", "difference [95 %]"], cells))
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ METHODS = ("picard", "pcm")
 STARTS = ("off", "chunk", "trajectory")
 FOLDS = 5
 RIDGE = 1.0
-HEAD = ["solver", "start", "noise", "RMSE", "vs cold", "executed", "vs cold", "score [95 %]"]
-HEAD += ["gain [95 %]", "seam jump", "seam jerk", "noise explained"]
+HEAD = ["solver", "start", "noise", "RMSE (cold over it)", "score [95 %]", "score - cold [95 %]"]
+HEAD += ["seam jump", "seam jerk", "noise explained"]
 
 
 def rollout(
@@ -169,7 +169,7 @@ def main() -> None:
     write_text(options.output / "warm.json", to_json(report))
     if len({row["method"] for row in rows}) > 1:
         picture(rows, options.output / "warm.png")
-    print(table(HEAD, [_cells(row) for row in rows]))
+    print(table(HEAD, list(map(cells, rows))))
 
 
 def measure(policy: DiffusionPolicy, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -194,18 +194,16 @@ def measure(policy: DiffusionPolicy, options: argparse.Namespace) -> list[dict[s
     return rows
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a line of the table."""
     return [
         row["solver"],
         row["start"],
         row["noise"],
-        f"{row['rmse']:.4f}",
-        f"{row['rmse_ratio']:.2f}x",
-        f"{row['rmse_executed']:.4f}",
-        f"{row['rmse_executed_ratio']:.2f}x",
+        f"{row['rmse']:.4f} ({row['rmse_ratio']:.1f}x)",
         "{:.3f} [{:.3f}, {:.3f}]".format(row["score"]["mean"], *row["score"]["ci95"]),
         "{:+.3f} [{:+.3f}, {:+.3f}]".format(row["gain"]["mean"], *row["gain"]["ci95"]),
-        f"{row['seams']['jump']:.2f}",
+        f"{row['seams']['jump']:.1f}",
         f"{row['seams']['jerk']:.0f}",
         f"{row['explained']['kept']:.3f}",
     ]

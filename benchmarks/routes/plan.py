@@ -31,7 +31,8 @@ class Route:
         train: further settings of training.
         generate: further settings of the demonstrations.
         episodes: demonstrations.
-        rollouts: episodes of the base, good and bad, that the head is distilled on as well.
+        rollouts: episodes of the base, good and bad, that the head is distilled on as well; 0 for
+            none.
         distil: steps of distillation.
         evaluated: episodes of evaluation.
         keys: what robomimic's own policy observes; empty for none.
@@ -58,10 +59,15 @@ _SHORT = ("train.batch=128", "train.warmup=200", "train.ema=0.995")
 _TRANSFORMER = ("network=transformer", "train.lr=0.0003", *_SHORT)
 _META = ("train.ema=0.999",)
 _DOOR = ("policy.prediction=sample", "train.batch=64", "train.warmup=200", "train.ema=0.995")
+_SEEING = ("policy.prediction=sample", "noises=8", "train.batch=32", "train.lr=0.0006")
+_SEEING += ("train.warmup=100", "train.ema=0.995", "precision=bf16")
 _ALOHA = ("policy.prediction=sample", "train.batch=128", "train.warmup=200", "train.ema=0.995")
 ROUTES: Mapping[str, Route] = {
     "lift": Route("lift", 4000, 100, _SHORT),
     "lift-transformer": Route("lift", 4000, 100, _TRANSFORMER, keys=""),
+    "lift_image": Route(
+        "lift_image", 2200, 100, _SEEING, (), episodes=100, rollouts=0, distil=1000, keys=""
+    ),
     "can": Route("can", 24000, 250),
     "square": Route("square", 24000, 300),
     **{
@@ -106,14 +112,15 @@ def commands(name: str, folder: Path, ray: str | None = None) -> dict[str, list[
     limit += ["num_envs=5", "solve_batch=5", threads, *spread]
     rollouts = [f"policy={base}/policy", f"episodes={route.rollouts}", "seed=1000000"]
     rollouts += ["failures=true", *FEW, *limit, f"output={visited}"]
-    distil = [f"policy={base}/policy", data, f"dataset.more=[{visited}]", f"output_dir={pcm}"]
+    more = [f"dataset.more=[{visited}]"] if route.rollouts else []
+    distil = [f"policy={base}/policy", data, *more, f"output_dir={pcm}"]
     distil += [f"train.steps={route.distil}", *route.head, threads]
     found = {
         "generate": ["data", *generate, f"output={demos}"]
         if route.given is None
         else [AGAIN, str(folder / route.given), "--again", str(demos)],
         "train": ["train", task, data, f"output_dir={base}", *train],
-        "rollouts": ["data", "generate", task, *rollouts],
+        **({"rollouts": ["data", "generate", task, *rollouts]} if route.rollouts else {}),
         "distil": ["distill", task, *distil],
     }
     limit += [f"episodes={route.evaluated}", "seed=100000", "overwrite=true"]  # of one cut off

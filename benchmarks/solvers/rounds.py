@@ -44,7 +44,7 @@ def solvers_of(policy: DiffusionPolicy, sampler: SamplerConfig) -> dict[str, Sol
         "paradigms": Solver.of("paradigms", sampler, rounds=most),
         "picard full": Solver.of("picard", sampler, rounds=most),
     }
-    for name in ("picard", "coarse", "anderson", "newton"):
+    for name in ("picard", "coarse", "anderson", "newton", "subspace"):
         found[name] = Solver.of(name, sampler, tolerance=ERROR, rounds=most)  # type: ignore[arg-type]
     found["newton coarse"] = replace(found["newton"], step=Coarse(then=found["newton"].step))
     head = policy.config.head
@@ -52,6 +52,8 @@ def solvers_of(policy: DiffusionPolicy, sampler: SamplerConfig) -> dict[str, Sol
         for r in (1, 2, 3):
             words = {"method": "pcm", "rounds": most, "shares": [1.0] * r}
             found[f"pcm {r} + base"] = policy.solver(words)
+        words = {"method": "pcm", "rounds": most, "shares": [1.0], "then": "subspace"}
+        found["pcm 1 + subspace"] = policy.solver(words)
         words = {"method": "adaptive", "rounds": most, "tolerance": ERROR}
         found["adaptive"] = policy.solver(words)
     return found

@@ -34,7 +34,7 @@ COVERAGE, CONFIDENCE = 0.999, 0.95
 TOLERANCES = (1e-2, 1e-3)
 LADDER = tuple(float(f"{SAFETY * 1.25**i:.3g}") for i in range(24))
 """Factors that are tried, from the usual one up; none of them is below it."""
-WITHOUT_HEAD = ("picard", "anderson", "newton", "coarse")
+WITHOUT_HEAD = ("picard", "anderson", "newton", "coarse", "subspace")
 WITH_HEAD = ("pcm", "adaptive")
 """Steps that are measured on the sampler of a policy's head as well."""
 

@@ -12,6 +12,7 @@ from pcm_policy.solvers.result import Ended, SolveResult
 from pcm_policy.solvers.sequential import Sequential
 from pcm_policy.solvers.step import STEPS, Step
 from pcm_policy.solvers.stops import Rounds, Settle, Stop, Tolerance
+from pcm_policy.solvers.subspace import Subspace
 from pcm_policy.solvers.system import Iterate, Round, System
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "SolveResult",
     "Step",
     "Stop",
+    "Subspace",
     "System",
     "Tolerance",
     "advance",

@@ -200,9 +200,15 @@ class Iterate:
             return self.at
         return torch.full((self.X.shape[1],), self.k, dtype=torch.int64, device=self.X.device)
 
-    def evaluate(self, s: System, nodes: Nodes) -> Tensor:
-        """Return ``D(X)`` at some nodes; rows that have ended keep their predictions."""
-        x, rows = at_nodes(self.X, nodes), self.rows
+    def evaluate(self, s: System, nodes: Nodes, states: Tensor | None = None) -> Tensor:
+        """Return ``D(X)`` at some nodes; rows that have ended keep their predictions.
+
+        Args:
+            s: the system.
+            nodes: which; ``n`` of them.
+            states: ``(n, B, T, Da)`` to evaluate in place of ``X`` at these nodes.
+        """
+        x, rows = at_nodes(self.X, nodes) if states is None else states, self.rows
         if rows is None:
             return self._kept(s.denoise(x, nodes), nodes)
         return at_nodes(self.P, nodes).index_copy(1, rows, s.denoise.pick(rows)(x[:, rows], nodes))

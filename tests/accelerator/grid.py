@@ -32,6 +32,7 @@ from pcm_policy.solvers import (
     Settle,
     Step,
     Stop,
+    Subspace,
     System,
     Tolerance,
     advance,
@@ -61,6 +62,7 @@ SOLVERS: dict[str, tuple[Step, int]] = {
     "coarse": (Coarse(), 3),
     "newton": (Newton(), 3),
     "newton-coarse": (Coarse((0.5,), then=Anderson(inner=Newton())), 4),
+    "subspace": (Subspace(2, 3), 2),
     "paradigms": (Paradigms(), 4),
 }
 """Every solver that needs no head, and a number of rounds."""
@@ -69,6 +71,7 @@ WITH_HEAD: dict[str, tuple[Step, int]] = {
     "pcm-one": (PCM(), 1),
     "pcm-then": (PCM(then=Anderson()), 4),
     "pcm-ramp": (PCM((1.0, 0.5, 0.0, 0.5), then=Picard()), 4),
+    "pcm-subspace": (PCM((1.0,), then=Subspace(2, 3)), 3),
     "pcm-newton": (PCM(then=Anderson(inner=Newton())), 4),
     "adaptive": (Adaptive(), 3),
 }

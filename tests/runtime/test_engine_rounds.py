@@ -17,6 +17,7 @@ SOLVERS: list[dict[str, Any]] = [  # two to four recordings each, which take sec
     {"method": "coarse", "then": "picard", "tolerance": 1e-2, "rounds": 3},
     {"method": "adaptive", "tolerance": 1e-2, "rounds": 2},
     {"method": "pcm", "rounds": 2, "settle": 1e-2},
+    {"method": "subspace", "modes": 2, "nodes": 3, "tolerance": 1e-2, "rounds": 3},
 ]
 
 

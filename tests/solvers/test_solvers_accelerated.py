@@ -37,7 +37,7 @@ from tests.problems import (
     make_head,
     problem,
 )
-from tests.solving import adaptive, anderson, coarse, newton, picard, run, sequential
+from tests.solving import adaptive, anderson, coarse, newton, picard, run, sequential, subspace
 
 
 def jacobian(denoise: Denoiser, scale: float = 0.5) -> Jacobian:
@@ -57,6 +57,7 @@ def solvers(denoise: Denoiser) -> dict[str, Any]:
         "newton": partial(newton, jacobian=jacobian(denoise)),
         "newton-0": partial(newton, jacobian=jacobian(denoise), memory=0),
         "newton-coarse": partial(newton, jacobian=jacobian(denoise), shares=(0.25, 0.5)),
+        "subspace": subspace,
     }
 
 
@@ -68,7 +69,11 @@ def prefixes(denoise: Denoiser) -> list[Prefix | None]:
 
 
 @pytest.mark.parametrize(
-    "name", ["coarse", "coarser", "coarse-0", "anderson", "anderson-3", "newton", "newton-coarse"]
+    "name",
+    [
+        *("coarse", "coarser", "coarse-0", "anderson", "anderson-3", "newton", "newton-coarse"),
+        "subspace",
+    ],
 )
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -88,7 +93,9 @@ def test_every_solver_finds_the_sequential_sample(
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("name", ["coarse", "anderson", "newton", "newton-0", "newton-coarse"])
+@pytest.mark.parametrize(
+    "name", ["coarse", "anderson", "newton", "newton-0", "newton-coarse", "subspace"]
+)
 def test_every_solver_in_float64_clipped_and_not(name: str, clip: float | None) -> None:
     denoise, noise = problem(F64, name="ddpm")
     denoise = replace(denoise, clip=clip)
@@ -101,7 +108,7 @@ def test_every_solver_in_float64_clipped_and_not(name: str, clip: float | None) 
 @given(
     st.tuples(st.integers(3, 12), st.integers(0, 2**31)),
     st.booleans(),
-    st.sampled_from(["coarse", "anderson", "newton", "newton-coarse"]),
+    st.sampled_from(["coarse", "anderson", "newton", "newton-coarse", "subspace"]),
 )
 def test_any_strictly_triangular_system(system: tuple[int, int], one_step: bool, name: str) -> None:
     steps, seed = system
@@ -113,7 +120,7 @@ def test_any_strictly_triangular_system(system: tuple[int, int], one_step: bool,
         assert found.rounds <= steps
 
 
-@pytest.mark.parametrize("name", ["coarse", "anderson", "newton"])
+@pytest.mark.parametrize("name", ["coarse", "anderson", "newton", "subspace"])
 def test_rows_are_independent(name: str) -> None:
     """Rows that settle in different rounds do not move each other."""
     denoise, noise = problem(F64, "v_prediction", batch=4, steps=16, name="ddim")
