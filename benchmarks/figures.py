@@ -37,7 +37,7 @@ from benchmarks.study import engines as study_engines
 from examples.images import page as images
 from pcm_policy.measure.conditions import said
 
-ARMS = ("lift", "metaworld_pick-place", "pusht")
+ARMS = ("lift", "lift_image", "metaworld_pick-place", "pusht")
 ROUTES = ("lift", "lift-transformer", "can", "square", "pick-place", "peg-insert-side")
 STUDIES = ("study/pusht/study.json", "study/pusht_mlp/study.json")
 
@@ -225,6 +225,12 @@ FIGURES = (
         "docs/tasks.md",
         "door",
         ("routes/adroit_door.json",),
+        _routes,
+    ),
+    Figure(
+        "docs/tasks.md",
+        "lift-image",
+        ("routes/lift_image.json",),
         _routes,
     ),
     Figure(

@@ -66,7 +66,16 @@ ROUTES: Mapping[str, Route] = {
     "lift": Route("lift", 4000, 100, _SHORT),
     "lift-transformer": Route("lift", 4000, 100, _TRANSFORMER, keys=""),
     "lift_image": Route(
-        "lift_image", 2200, 100, _SEEING, (), episodes=100, rollouts=0, distil=1000, keys=""
+        "lift_image",
+        2200,
+        100,
+        _SEEING,
+        (),
+        episodes=100,
+        rollouts=0,
+        distil=1000,
+        evaluated=50,
+        keys="",
     ),
     "can": Route("can", 24000, 250),
     "square": Route("square", 24000, 300),

@@ -24,6 +24,7 @@ ELSEWHERE = {
             *figures.ROUTES,
             "adroit_door",
             "aloha_transfer_cube",
+            "lift_image",
             *(f"{task}-robosuite-1.5" for task in ("lift", "can", "square")),
         )
     },
