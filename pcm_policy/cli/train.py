@@ -53,12 +53,19 @@ def train_main(config: TrainSettings) -> Path:
             say(f"cameras {policy.vision.config.describe()}")
         windows, held_out = data.windows(policy)
         objective = Cloning(
-            policy, windows, held_out, training.batch, training.seed, noises=config.noises
+            policy,
+            windows,
+            held_out,
+            training.batch,
+            training.seed,
+            noises=config.noises,
+            times=config.times,
         )
         made_from = {
             "policy": _settings(policy) | {"normalizer": config.policy.normalizer},
             "init": start,
             "noises": config.noises,
+            "times": config.times,
             **_learnt_from(dataset, data, accelerator),
         }
         average = fit(

@@ -11,7 +11,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.cameras import SeeingNetwork, seeded
-from pcm_policy.training.denoising import Denoising, Drawn
+from pcm_policy.training.denoising import Denoising, Drawn, Times
 from pcm_policy.training.sharing import Share, Team
 from pcm_policy.training.timing import Stopwatch
 
@@ -55,6 +55,7 @@ class Cloning:
         batch: rows per step over all processes.
         seed: all randomness derives from it.
         noises: noise levels that a step trains every window at. Images are encoded once for them.
+        times: how these levels are drawn.
 
     Raises:
         PcmError: the policy sees its observations by inpainting.
@@ -69,13 +70,14 @@ class Cloning:
         seed: int,
         *,
         noises: int = 1,
+        times: Times = "uniform",
     ) -> None:
         refuse_inpainting(policy)
         seeing = train.sight is not None
         self.module: nn.Module = SeeingNetwork(policy) if seeing else policy.network
         self.policy, self.train, self.held_out = policy, train, held_out
         self.rows, self.seed, self.noises = Batches(len(train.chunk), batch, seed), seed, noises
-        self.denoising = Denoising(policy.config)
+        self.denoising = Denoising(policy.config, times)
         self._reading = Stopwatch()
 
     def to(self, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,11 @@ from torch import Tensor, nn
 from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.sampling.denoise import Network, Prefix, training_target
 from pcm_policy.training.batches import random_prefixes
+
+Times = Literal["uniform", "high_noise"]
+"""How noise levels are drawn: all alike, or most of them near pure noise (Chen et al. 2026)."""
+HIGHEST = 3
+"""Of so many even draws ``high_noise`` takes the noisiest: its levels follow Beta(3, 1)."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,11 @@ class Denoising:
 
     Args:
         config: of the policy: what is predicted, on which schedule, with which known actions.
+        times: how noise levels are drawn.
     """
 
-    def __init__(self, config: PolicyConfig) -> None:
-        self.config, schedule = config, config.schedule
+    def __init__(self, config: PolicyConfig, times: Times = "uniform") -> None:
+        self.config, schedule, self.times = config, config.schedule, times
         self._abar = None if schedule.name == "flow" else schedule.alphas_cumprod().float()
 
     def to(self, device: torch.device) -> None:
@@ -50,7 +57,11 @@ class Denoising:
     def draw(self, rows: int, generator: torch.Generator | None = None) -> Drawn:
         """Draw the random numbers of a batch on the CPU; None is torch's default generator."""
         trained = self.config.schedule.train_steps
-        if self._abar is None:  # any level of a flow, zero noise left out
+        if self.times == "high_noise":
+            level = 1.0 - torch.rand(HIGHEST, rows, generator=generator).amin(dim=0)
+            t = level * trained
+            t = t if self._abar is None else (t.ceil().long() - 1).clamp(min=0)
+        elif self._abar is None:  # any level of a flow, zero noise left out
             t = (1.0 - torch.rand(rows, generator=generator)) * trained
         else:
             t = torch.randint(trained, (rows,), generator=generator)

@@ -19,6 +19,7 @@ from pcm_policy.sampling.schedules import NoiseSchedule, Spacing
 from pcm_policy.settings import Count, Natural, NonNegative, Positive, Share
 from pcm_policy.training.config import TrainConfig
 from pcm_policy.training.dataset import DatasetConfig
+from pcm_policy.training.denoising import Times
 
 Weights = Literal["float32", "float16"]
 Precision = Literal["no", "fp16", "bf16"]
@@ -100,6 +101,9 @@ class TrainSettings(Training):
         init: folder of a policy whose weights and normalisers to start from
         fsdp: every process keeps a share of weights, moments and average (FSDP2), where they are
             too large for one card
+        noises: noise levels that a step trains every window at
+        times: how these levels are drawn; high_noise: most of them near pure noise, for sampling in
+            one step
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {"task": "custom", "network": "mlp"}
@@ -112,6 +116,7 @@ class TrainSettings(Training):
     init: str | None = None
     fsdp: bool = False
     noises: Count = 1
+    times: Times = "uniform"
     task: TaskSettings
     network: NetworkSettings
     policy: PolicySettings = field(default_factory=PolicySettings)
