@@ -1,11 +1,13 @@
 """PCM against everything a user would otherwise take, at 1, 2, 3, 4, 6 and 8 network rounds.
 
-    python -m benchmarks.study.pcm --policy P [--consistency P2] [--episodes 600] --output DIR
+    python -m benchmarks.study.pcm --policy P [--consistency P2] [--high-noise P3] --output DIR
 
 P has a PCM head; its base sampler's sequential chunk is what errors and paired differences refer
-to. P2 is a consistency model of the same base (``pcm-distill head=consistency``). Rounds past the
-head's are base rounds. "PCM mean 2" stops each chunk when it settles (``solver.settle``), after
-four rounds at the latest and two on average. Few-step DDIM, DPM-Solver++ and the consistency model
+to. P2 is a consistency model of the same base (``pcm-distill head=consistency``), P3 the base
+trained on at high noise (``benchmarks.peers.high_noise``). Rounds past the head's are base rounds.
+"PCM mean 2" stops each chunk when it settles (``solver.settle``), after four rounds at the latest
+and two on average. EPD-Solver and STEP (``benchmarks/peers/``) run on the base's weights, "EPD 2"
+in two calls one after another. Few-step DDIM, DPM-Solver++ and the consistency model
 run at the best of three spacings and a searched schedule, the first two at their best temperature;
 these, the level to settle at and Newton's Jacobian are chosen on episodes from seed 500000.
 Reported are 256 held-out observations and episodes from seed 100000, with paired noise. Executed
@@ -28,6 +30,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.peers.rows import PEERS, best_peer, families
 from benchmarks.study import pareto as pcm_study_pareto
 from benchmarks.study.perturbed import robustness
 from benchmarks.study.ratios import (
@@ -41,6 +44,7 @@ from benchmarks.study.ratios import (
 from benchmarks.study.rows import (
     FEW_STEPS,
     SETTLING,
+    TRAINED,
     Played,
     Row,
     certified_rounds,
@@ -60,7 +64,6 @@ from pcm_policy.files import to_json, write_text
 from pcm_policy.measure.bench import time_predictions
 from pcm_policy.measure.conditions import conditions, said
 from pcm_policy.measure.exactness import ON_AVERAGE, settle_level, settling, solved
-from pcm_policy.measure.few_steps import rmse
 from pcm_policy.measure.tables import markdown, table
 from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.held_out import held_out_observations
@@ -81,9 +84,9 @@ class Study:
             raise PcmError(f"{options.policy} has no PCM head: give a folder of pcm-distill")
         self.options, self.policy, self.exact = options, policy, policy.config.head.sampler
         self.base = Solver.of("sequential", self.exact)
-        self.consistency = None
-        if options.consistency:
-            self.consistency = DiffusionPolicy.from_pretrained(options.consistency)
+        given = {family: getattr(options, family.replace("-", "_")) for family in TRAINED}
+        self.folders = {family: folder for family, folder in given.items() if folder}
+        self.trained = {f: DiffusionPolicy.from_pretrained(p) for f, p in self.folders.items()}
         self.obs = held_out_observations(options.policy)[: options.observations]
         self.kept = options.output / "episodes"
         self.visited = visited_observations(policy, options.search_episodes)
@@ -91,8 +94,7 @@ class Study:
 
     def model(self, family: str) -> DiffusionPolicy:
         """Return the weights of a family."""
-        other = self.consistency if family == "consistency" else None
-        return self.policy if other is None else other
+        return self.trained.get(family, self.policy)
 
     def chosen(self, family: str, rounds: float) -> bool:
         """Whether a row is asked for."""
@@ -100,7 +102,7 @@ class Study:
 
     def rows(self) -> tuple[list[Row], dict[str, Any]]:
         """Return all rows, the base first, and how the few-step schedules were chosen."""
-        rows, chosen = [Row("base", self.exact.steps, self.base)], {}
+        rows = [Row("base", self.exact.steps, self.base)]
         schedule = self.policy.config.schedule
         ancestral = self.exact.name != "ddpm" and not schedule.is_flow
         if ancestral and self.chosen("DDPM", schedule.train_steps):
@@ -115,11 +117,13 @@ class Study:
             if self.chosen(SETTLING, mean):
                 level = settle_level(self.policy, self.visited[:256], mean)
                 rows.append(Row(SETTLING, mean, settling(self.policy, level)))
-        few = [f for f in FEW_STEPS if f != "consistency" or self.consistency is not None]
-        every = [(family, r) for family in few for r in self.options.rounds]
+        peers, chosen = self.peers()
+        rows += peers
+        few = [f for f in FEW_STEPS if f not in TRAINED or f in self.trained]
+        every = [(f, r) for f in few for r in self.options.rounds if r == 1 or f != "drifting"]
         searched = [(family, r) for family, r in every if self.chosen(family, r)]
         path = self.exact
-        if searched:
+        if any(family not in TRAINED for family, _ in searched):
             path = best_path(self.policy, self.options.tuning_episodes, self.kept)
             chosen["path"] = asdict(path)
         for family, r in tqdm(searched, desc="schedules", disable=None):
@@ -136,6 +140,26 @@ class Study:
             rows.append(Row(family, r, Solver.of("sequential", sampler)))
         return rows, chosen
 
+    def peers(self) -> tuple[list[Row], dict[str, Any]]:
+        """Return the rows of other methods on the base's weights, and how they were chosen."""
+        rows, chosen = list[Row](), dict[str, Any]()
+        every = [
+            (f, r) for f in families(self.policy) for r in PEERS[f] if r in self.options.rounds
+        ]
+        asked = [(family, r) for family, r in every if self.chosen(family, r)]
+        for family, r in tqdm(asked, desc="peers", disable=None):
+            solver, chosen[f"{family} {r}"] = best_peer(
+                self.policy,
+                family,
+                r,
+                self.visited,
+                self.options.tuning_episodes,
+                self.kept,
+                self.options.fit_steps,
+            )
+            rows.append(Row(family, r, solver))
+        return rows, chosen
+
     def errors(self, rows: Sequence[Row]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return ``(n,)`` RMSE of every row by name, and ``(rounds, n)`` by parallel family."""
         wanted = solved(self.policy, self.base, self.obs).sample
@@ -148,13 +172,14 @@ class Study:
             if row.family in traces:
                 trace = traces[row.family]
                 found[row.name] = trace[min(int(row.rounds), len(trace)) - 1]
-            elif row.family == SETTLING:
-                off = solved(self.policy, row.solver, self.obs).sample - wanted
-                found[row.name] = off.square().mean(dim=(1, 2)).sqrt()
             else:
-                model = self.model(row.family)
-                found[row.name] = rmse(model, row.solver.sampler, self.obs, wanted, 0)
+                found[row.name] = self.error(row, wanted)
         return found, traces
+
+    def error(self, row: Row, wanted: Tensor) -> Tensor:
+        """Return ``(n,)`` RMSE of one row to the base's ``(n, T, Da)`` chunks."""
+        off = solved(self.model(row.family), row.solver, self.obs).sample - wanted
+        return off.square().mean(dim=(1, 2)).sqrt().cpu()
 
     def crossings(
         self, rows: Sequence[Row], off: dict[str, Tensor], traces: dict[str, Tensor], error: float
@@ -186,14 +211,15 @@ class Study:
         options = self.options
         if options.ray is None:
             return
-        models = [self.policy, *filter(None, [self.consistency])]
-        given = [options.policy, *filter(None, [options.consistency])]
-        places = tuple(absolute(policy) for policy in given)
+        models = [self.policy, *self.trained.values()]
+        places = tuple(absolute(folder) for folder in (options.policy, *self.folders.values()))
         setting = Setting(
             places, self.visited[:128], self.exact, options.episodes, SEED, options.threads
         )
         tasks = [
-            Task(row.name, int(self.model(row.family) is not self.policy), row.solver)
+            Task(row.name, [*("", *self.trained)].index(row.family), row.solver)
+            if row.family in self.trained
+            else Task(row.name, 0, row.solver)
             for row in rows
         ]
         play_rows(setting, models, tasks, self.kept, options.ray)
@@ -256,7 +282,7 @@ class Study:
 
 def excerpt(command: str, report: Mapping[str, Any]) -> str:
     """Return the rows of few rounds and calls as markdown, with what they mean."""
-    shown = ["base", "DDPM", *FEW_STEPS, "Picard", "Newton", "PCM", SETTLING]
+    shown = ["base", "DDPM", *FEW_STEPS, *PEERS, "Picard", "Newton", "PCM", SETTLING]
     rows = [row for f in shown for row in report["rows"] if row["family"] == f]
     chosen = [row for row in rows if row["rounds"] <= 4 or row["family"] in ("base", "DDPM")]
     return (
@@ -286,13 +312,10 @@ def _noisy(base: str) -> str:
     return f": its steps draw noise (`eta={eta}`){at}"
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Measure, print, write, draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--policy", default="released/pusht")
-    parser.add_argument("--consistency", default=None)
+def add_rows(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which rows there are and what they are measured on."""
+    for family in TRAINED:
+        parser.add_argument(f"--{family}", default=None, help="folder of such a model")
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, nargs="+", default=list(ROUNDS))
@@ -300,15 +323,26 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--observations", type=int, default=256)
     parser.add_argument("--tuning-episodes", type=int, default=100)
     parser.add_argument("--search-episodes", type=int, default=8)
-    parser.add_argument("--calls", type=int, default=200)
+    parser.add_argument("--fit-steps", type=int, default=60, help="of an EPD-Solver's numbers")
     parser.add_argument("--threads", type=int, default=1)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, print, write, draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--policy", default="released/pusht")
+    add_rows(parser)
+    parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--ray", help="address of a Ray cluster that plays the rows, or local")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     report = Study(options).report()
     command = f"python -m benchmarks.study.pcm --policy {options.policy}"
-    if options.consistency:
-        command += f" --consistency {options.consistency}"
+    for family in TRAINED:
+        if folder := getattr(options, family.replace("-", "_")):
+            command += f" --{family} {folder}"
     command += f" --episodes {options.episodes}"
     if options.only:
         command += " --only " + " ".join(f'"{name}"' for name in options.only)

@@ -36,7 +36,11 @@ PARALLEL = {
     "Newton": "newton",
     "ParaDiGMS": "paradigms",
 }
-FEW_STEPS = {"DDIM": "ddim", "DPM-Solver++": "dpmpp_2m", "consistency": "consistency"}
+TRAINED = {"consistency": "consistency", "high-noise": "ddim", "drifting": "ddim"}
+"""Models of the same base or data, and how each is sampled."""
+FEW_STEPS = {"DDIM": "ddim", "DPM-Solver++": "dpmpp_2m", **TRAINED}
+PEERS_OF_ONE = ("EPD 1", "EPD 2", "STEP 1", "high-noise 1", "drifting 1")
+PEERS_OF_TWO = ("EPD 2", "EPD 3", "EPD 4", "STEP 2", "high-noise 2")
 SETTLING = "PCM mean"
 """PCM that stops when it settles, at a level that takes so many rounds on average."""
 MOST = 40
@@ -229,8 +233,8 @@ def pairs(played: Mapping[str, Played]) -> list[dict[str, Any]]:
     """Return paired differences: PCM against few-step sampling of more calls than its rounds."""
     found, four = [], ("DDIM 4", "DPM-Solver++ 4")
     for ours, others in (
-        ("PCM 1", ("DDIM 2", "DPM-Solver++ 2", "consistency 1", *four)),
-        ("PCM 2", (*four, "consistency 2")),
+        ("PCM 1", ("DDIM 2", "DPM-Solver++ 2", "consistency 1", *four, *PEERS_OF_ONE)),
+        ("PCM 2", (*four, "consistency 2", *PEERS_OF_TWO)),
         ("PCM mean 1.5", four),
         ("PCM mean 2", four),
     ):

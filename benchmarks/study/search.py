@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.study.rows import FEW_STEPS, play
+from benchmarks.study.rows import FEW_STEPS, TRAINED, play
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.exactness import solved
 from pcm_policy.measure.few_steps import searched
@@ -50,7 +50,7 @@ def candidates(
 ) -> dict[str, SamplerConfig]:
     """Return the three spacings that there are and the searched schedule, by name.
 
-    The search minimises the mean RMSE to the chunk of ``path`` (of a consistency model, to the
+    The search minimises the mean RMSE to the chunk of ``path`` (of a trained model, to the
     base's) on ``obs``, which no episode or held-out observation that is reported has a part in.
     Beside a noisy base, DDIM is tried in three more ways: with as much noise at the same timesteps,
     and as the base's own sampler, with its noise and without any, at timesteps searched for the
@@ -58,7 +58,7 @@ def candidates(
     """
     assert base.config.head is not None
     own = base.config.head.sampler
-    wanted = own if family == "consistency" else path
+    wanted = own if family in TRAINED else path
     exact = solved(base, Solver.of("sequential", wanted), obs, TUNING_SEED)
     kind = SamplerConfig(FEW_STEPS[family], temperature=wanted.temperature)  # type: ignore[arg-type]
     found: dict[str, SamplerConfig] = {}
