@@ -32,7 +32,7 @@ from benchmarks.lerobot import heads, outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import page as routes
 from benchmarks.solvers import certificates, certified, linearised, profile, rounds
-from benchmarks.study import ablation, longer, pareto, pcm, precision, summary
+from benchmarks.study import ablation, longer, pareto, pcm, peers, precision, summary
 from benchmarks.study import engines as study_engines
 from examples.images import page as images
 from pcm_policy.measure.conditions import said
@@ -141,6 +141,7 @@ FIGURES = (
         lambda found: about(found, ", batch 1", rows_of(certified.HEAD, certified.cells)(found)),
     ),
     Figure("docs/pcm.md", "study", STUDIES, summary.text),
+    Figure("docs/pcm.md", "peers", ("study/pusht/peers.json",), peers.text),
     Figure("docs/pcm.md", "ablation", ("ablation.json",), ablation.text),
     Figure(
         "docs/performance.md",

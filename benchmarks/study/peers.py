@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.pasted import block
 from benchmarks.peers.rows import PEERS
 from benchmarks.study.pcm import SEED, Study, add_rows
 from benchmarks.study.rows import TRAINED, Played, Row, difference, play
@@ -76,6 +77,14 @@ def successes(file: Path, weights: str) -> dict[str, list[float]]:
     if found["seed"] != SEED or found["weights"]["network"] != weights:
         raise PcmError(f"{file}: other episodes, or other weights, than these rows have")
     return {row["name"]: [float(x) for x in row["successes"]] for row in found["rows"]}
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """Return the table for a document, the rows in the order of their families."""
+    order = [*PEERS, *TRAINED]
+    rows = sorted(report["rows"], key=lambda row: (order.index(row["family"]), row["rounds"]))
+    heads = [f"success - {name} [95 %]" for name in rows[0]["success - other"]]
+    return block([*HEAD, *heads], [cells(row) for row in rows])
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
@@ -149,7 +158,7 @@ def entry(
     played = play(model, row.solver, study.options.episodes, SEED, study.kept)
     found = {"name": row.name, "family": row.family, "rounds": row.rounds}
     found |= {"rmse": float(off.mean()), "rmse_p95": float(off.quantile(0.95))}
-    found |= {"solver": flat(row.solver), "weights": fingerprint(model.network)}
+    found |= {"solver": flat(row.solver)}
     return found | outcomes(played, others)
 
 
