@@ -52,7 +52,7 @@ def candidates(
 
     The search minimises the mean RMSE to the chunk of ``path`` (of a trained model, to the
     base's) on ``obs``, which no episode or held-out observation that is reported has a part in.
-    Beside a noisy base, DDIM is tried in three more ways: with as much noise at the same timesteps,
+    A model that was trained with the whole noise is tried with it too. Beside a noisy base, DDIM is tried in three more ways: with as much noise at the same timesteps,
     and as the base's own sampler, with its noise and without any, at timesteps searched for the
     base's own chunk.
     """
@@ -71,6 +71,9 @@ def candidates(
         found[spacing] = sampler
     kinds = list(found.values())
     found["searched"] = searched(policy, kinds, obs, exact.sample, TUNING_SEED)
+    if family in TRAINED and family != "consistency":  # these were trained with all of the noise
+        whole = {f"{name} at 1": found[name] for name in ("trailing", "searched")}
+        found |= {name: replace(sampler, temperature=1.0) for name, sampler in whole.items()}
     if family == "DDIM" and policy.sampler(own).stochastic:
         noisy = {"eta": own.eta or 1.0, "temperature": own.temperature}
         found |= {f"{name}, noisy": replace(s, **noisy) for name, s in list(found.items())}
