@@ -52,9 +52,9 @@ def candidates(
 
     The search minimises the mean RMSE to the chunk of ``path`` (of a trained model, to the
     base's) on ``obs``, which no episode or held-out observation that is reported has a part in.
-    A model that was trained with the whole noise is tried with it too. Beside a noisy base, DDIM is tried in three more ways: with as much noise at the same timesteps,
-    and as the base's own sampler, with its noise and without any, at timesteps searched for the
-    base's own chunk.
+    A model that was trained with the whole noise is tried with it too. Beside a noisy base, DDIM
+    is tried in three more ways: with as much noise at the same timesteps, and as the base's own
+    sampler, with its noise and without any, at timesteps searched for the base's own chunk.
     """
     assert base.config.head is not None
     own = base.config.head.sampler
