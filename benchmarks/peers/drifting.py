@@ -65,7 +65,9 @@ def drift(x: Tensor, wanted: Tensor, widths: Sequence[float]) -> Tensor:
     level = torch.cat([near, apart], dim=2)
     found = torch.zeros_like(x)
     for width in widths:
-        kernel = (-level / width + torch.tensor(share).to(x).log()).softmax(dim=2) * sign
+        kernel = (
+            -level / width + torch.tensor(share, dtype=x.dtype, device=x.device).log()
+        ).softmax(dim=2) * sign
         found += kernel @ every - kernel.sum(dim=2, keepdim=True) * x
     return found / len(widths)
 
