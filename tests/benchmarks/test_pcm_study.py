@@ -222,12 +222,12 @@ def test_rows_of_a_cluster_are_those_of_one_process(
 @pytest.mark.usefixtures("brief")
 def test_the_command(tmp_path: Path) -> None:
     few = ["--policy", "released/pusht_mlp", "--rounds", "1", "--episodes", "2"]
-    few += ["--tuning-episodes", "1", "--search-episodes", "1"]
+    few += ["--tuning-episodes", "1", "--search-episodes", "1", "--fit-steps", "1"]
     pcm_study.main([*few, "--observations", "8", "--calls", "1", "--output", str(tmp_path)])
     report = json.loads((tmp_path / "study.json").read_text())
     names = [row["name"] for row in report["rows"]]
     assert names[:3] == ["base 16", "DDPM 100", "PCM 1"]
-    assert {"Picard 1", "ParaDiGMS 1", "DDIM 1", "DPM-Solver++ 1"} < set(names)
+    assert {"Picard 1", "ParaDiGMS 1", "DDIM 1", "DPM-Solver++ 1", "EPD 1", "STEP 1"} < set(names)
     schedules = report["tuning"]["schedules"]
     assert schedules["path"]["eta"] == 0
     tried = schedules["DDIM 1"]["candidates"]
