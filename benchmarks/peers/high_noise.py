@@ -25,6 +25,7 @@ RECIPE = (
     *("task=pusht", "task.action_steps=10", "network=unet1d", "times=high_noise"),
     *("policy.prediction=v_prediction", "policy.sampler.steps=1", "weights=float16"),
     *("train.steps=2400", "train.batch=128", "train.lr=0.0005", "train.ema=0.998", "train.seed=2"),
+    "train.warmup=100",
 )
 
 

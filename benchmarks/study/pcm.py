@@ -120,7 +120,7 @@ class Study:
         peers, chosen = self.peers()
         rows += peers
         few = [f for f in FEW_STEPS if f not in TRAINED or f in self.trained]
-        every = [(f, r) for f in few for r in self.options.rounds if r == 1 or f != "drifting"]
+        every = [(f, r) for f in few for r in self.options.rounds]
         searched = [(family, r) for family, r in every if self.chosen(family, r)]
         path = self.exact
         if any(family not in TRAINED for family, _ in searched):

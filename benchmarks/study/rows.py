@@ -36,10 +36,10 @@ PARALLEL = {
     "Newton": "newton",
     "ParaDiGMS": "paradigms",
 }
-TRAINED = {"consistency": "consistency", "high-noise": "ddim", "drifting": "ddim"}
+TRAINED = {"consistency": "consistency", "high-noise": "ddim"}
 """Models that start from the base's weights, and how each is sampled."""
 FEW_STEPS = {"DDIM": "ddim", "DPM-Solver++": "dpmpp_2m", **TRAINED}
-PEERS_OF_ONE = ("EPD 1", "EPD 2", "STEP 1", "high-noise 1", "drifting 1")
+PEERS_OF_ONE = ("EPD 1", "EPD 2", "STEP 1", "high-noise 1")
 PEERS_OF_TWO = ("EPD 2", "EPD 3", "EPD 4", "STEP 2", "high-noise 2")
 SETTLING = "PCM mean"
 """PCM that stops when it settles, at a level that takes so many rounds on average."""
