@@ -76,6 +76,12 @@ def _routes(*found: Any) -> str:
     return block(["", *(report["name"] for report in found)], routes.rows(found))
 
 
+def _successes(found: Any) -> str:
+    """Return a route's table without the times of a solve, which other work lengthened."""
+    lines = [line for line in routes.rows([found]) if not line[0].startswith("a solve")]
+    return block(["", found["name"]], lines)
+
+
 def _packages(found: Any) -> str:
     first, *_ = found["rows"]
     return block(packages.HEAD, [packages.cells(row, first) for row in found["rows"]])
@@ -232,7 +238,7 @@ FIGURES = (
         "docs/tasks.md",
         "lift-image",
         ("routes/lift_image.json",),
-        _routes,
+        _successes,
     ),
     Figure(
         "docs/tasks.md",
