@@ -76,6 +76,26 @@ def _routes(*found: Any) -> str:
     return block(["", *(report["name"] for report in found)], routes.rows(found))
 
 
+EXACT = ["solver", "rounds", "evaluations", "p50 ms", "p95 ms", "times faster", "largest error"]
+
+
+def _exact(found: Any) -> str:
+    """Return how long solvers take to a sampler's own chunk, and the sampler itself."""
+    rows = [row for row in found["rows"] if row["solver"].endswith(f"{row['reference']})")]
+    rows += [row for row in found["rows"] if row["solver"] == row["reference"]]
+    order = [row["reference"] for row in found["rows"]]
+    lines = [
+        [
+            row["solver"],
+            *(f"{row[key]:.1f}" for key in ("rounds", "nfe", "p50_ms", "p95_ms")),
+            f"{row['speedup']:.2f}x",
+            f"{row['max_abs_error']:.0e}",
+        ]
+        for row in sorted(rows, key=lambda row: (order.index(row["reference"]), -row["p50_ms"]))
+    ]
+    return about(found, ", batch 1", block(EXACT, lines))
+
+
 def _successes(found: Any) -> str:
     """Return a route's table without the times of a solve, which other work lengthened."""
     lines = [line for line in routes.rows([found]) if not line[0].startswith("a solve")]
@@ -215,6 +235,7 @@ FIGURES = (
             found, ", cold, 64 observations", rows_of(linearised.HEAD, linearised.cells)(found)
         ),
     ),
+    Figure("docs/solvers.md", "exact", ("exact/bench.json",), _exact),
     Figure("docs/solvers.md", "false", ("certificates.json",), _certificates),
     Figure(
         "docs/tasks.md",
