@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.solvers.settings import setting
-from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.step import Step
 from pcm_policy.solvers.stops import Rounds, Stop
 from pcm_policy.solvers.system import Iterate, Round, System, combine
 
@@ -140,7 +140,6 @@ def solve_groups(s: System, groups: Sequence[slice]) -> tuple[Tensor, Tensor]:
 _BUILT: dict["EPD", tuple[AffineSampler, AffineSampler, tuple[slice, ...]]] = {}
 
 
-@STEPS.add("epd")
 @dataclass(frozen=True)
 class EPD(Step):
     """The solver as a step; its sampler visits all training times, such as ``ddim-100``.

@@ -23,7 +23,7 @@ from pcm_policy.sampling.ddim import ddim_steps
 from pcm_policy.sampling.search import Schedule, search
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.settings import setting
-from pcm_policy.solvers.step import STEPS, Step
+from pcm_policy.solvers.step import Step
 from pcm_policy.solvers.stops import Rounds, Stop
 from pcm_policy.solvers.system import Iterate, Round, System
 
@@ -51,7 +51,6 @@ def steps_at(sampler: AffineSampler, nodes: Sequence[int], eta: float) -> Affine
 _BUILT: dict["Warm", tuple[AffineSampler, AffineSampler]] = {}
 
 
-@STEPS.add("warm")
 @dataclass(frozen=True)
 class Warm(Step):
     """Noise the head's first guess to a level, and denoise it by a step from each level.
