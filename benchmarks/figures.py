@@ -10,6 +10,7 @@ document shows another table than its results give. ``--quick`` leaves out the p
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def about(found: Mapping[str, Any], more: str, text: str) -> str:
     return f"`{found['command'].replace(' --docs', '')}` on {where}{more}:\n\n{text}"
 
 
+def told(
+    head: list[str], cells: Callable[[dict[str, Any]], list[str]], more: str = ""
+) -> Callable[[Any], str]:
+    """Return what makes a table of the rows of a result, under its command and conditions."""
+    return lambda found: about(found, more, rows_of(head, cells)(found))
+
+
 def _certificates(found: Any) -> str:
     rows = found["rows"]
     count, false = (sum(row[name] for row in rows) for name in ("certified", "false"))
@@ -72,8 +80,8 @@ def _engines(*found: Any) -> str:
     return block(engines.HEAD, lines)
 
 
-def _routes(*found: Any) -> str:
-    return block(["", *(report["name"] for report in found)], routes.rows(found))
+def _routes(*found: Any, solves: bool = True) -> str:
+    return block(["", *(one["name"] for one in found)], routes.rows(found, solves=solves))
 
 
 EXACT = ["solver", "rounds", "evaluations", "p50 ms", "p95 ms", "times faster", "largest error"]
@@ -96,12 +104,6 @@ def _exact(found: Any) -> str:
     return about(found, ", batch 1", block(EXACT, lines))
 
 
-def _successes(found: Any) -> str:
-    """Return a route's table without the times of a solve, which other work lengthened."""
-    lines = [line for line in routes.rows([found]) if not line[0].startswith("a solve")]
-    return block(["", found["name"]], lines)
-
-
 def _packages(found: Any) -> str:
     first, *_ = found["rows"]
     return block(packages.HEAD, [packages.cells(row, first) for row in found["rows"]])
@@ -118,7 +120,7 @@ FIGURES = (
         "README.md",
         "longer",
         ("study/pusht/longer.json",),
-        lambda found: about(found, "", rows_of(longer.HEAD, longer.cells)(found)),
+        told(longer.HEAD, longer.cells),
     ),
     Figure(
         "README.md",
@@ -144,7 +146,7 @@ FIGURES = (
             "docs/control.md",
             f"warm-{sampler}",
             (f"warm/{sampler}/warm.json",),
-            lambda found: about(found, "", rows_of(warm.HEAD, warm.cells)(found)),
+            told(warm.HEAD, warm.cells),
         )
         for sampler in ("ddim32", "ddim16")
     ),
@@ -164,7 +166,7 @@ FIGURES = (
         "docs/pcm.md",
         "certified",
         ("certified.json",),
-        lambda found: about(found, ", batch 1", rows_of(certified.HEAD, certified.cells)(found)),
+        told(certified.HEAD, certified.cells, ", batch 1"),
     ),
     Figure("docs/pcm.md", "study", STUDIES, summary.text),
     Figure("docs/pcm.md", "peers", ("study/pusht/peers.json",), peers.text),
@@ -223,17 +225,13 @@ FIGURES = (
         "docs/solvers.md",
         "rounds",
         ("rounds.json",),
-        lambda found: about(
-            found, ", cold, actions in [-1, 1]", rows_of(rounds.HEAD, rounds.cells)(found)
-        ),
+        told(rounds.HEAD, rounds.cells, ", cold, actions in [-1, 1]"),
     ),
     Figure(
         "docs/solvers.md",
         "linearised",
         ("linearised.json",),
-        lambda found: about(
-            found, ", cold, 64 observations", rows_of(linearised.HEAD, linearised.cells)(found)
-        ),
+        told(linearised.HEAD, linearised.cells, ", cold, 64 observations"),
     ),
     Figure("docs/solvers.md", "exact", ("exact/bench.json",), _exact),
     Figure("docs/solvers.md", "false", ("certificates.json",), _certificates),
@@ -259,7 +257,7 @@ FIGURES = (
         "docs/tasks.md",
         "lift-image",
         ("routes/lift_image.json",),
-        _successes,
+        partial(_routes, solves=False),  # other work lengthened them
     ),
     Figure(
         "docs/tasks.md",

@@ -128,13 +128,15 @@ def path(sampler: AffineSampler, plan: Plan) -> tuple[AffineSampler, tuple[slice
 
 
 def solve_groups(s: System, groups: Sequence[slice]) -> tuple[Tensor, Tensor]:
-    """Return states ``(n + 1, B, T, Da)`` and predictions, points of a group in one call."""
-    P, X, M = torch.zeros_like(s.F[1:]), s.F.clone(), s.denoise.sampler.M
+    """Return states ``(n + 1, B, T, Da)`` and predictions, points of a group in one call.
+
+    Nothing is written into tensors, so that a fit can differentiate it.
+    """
+    P, M = s.F[:0], s.denoise.sampler.M
     for group in groups:
-        P[group] = s.denoise(X[group], group)
-        after = slice(group.stop, None)
-        X[after] = s.F[after] + combine(M[after, : group.stop], P[: group.stop])
-    return X, P
+        states = s.F[group] + combine(M[group, : len(P)], P)
+        P = torch.cat([P, s.denoise(states, group)])
+    return s.sweep(P), P
 
 
 _BUILT: dict["EPD", tuple[AffineSampler, AffineSampler, tuple[slice, ...]]] = {}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.peers.epd import EPD, MOST, OFFSET, Plan, path
+from benchmarks.peers.epd import EPD, MOST, OFFSET, Plan, path, solve_groups
 from pcm_policy.measure.exactness import paired_noise, solved
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
@@ -139,16 +139,4 @@ def chunks(
     made, groups = path(policy.sampler(sampler), plan)
     denoise = replace(policy.denoiser(cond, sampler), sampler=made)
     forced = made.p.view(-1, 1, 1, 1) * start
-    return differentiable(System(denoise, None, forced), groups)  # type: ignore[arg-type]
-
-
-def differentiable(s: System, groups: tuple[slice, ...]) -> Tensor:
-    """Return the chunk of ``solve_groups`` without writing into tensors."""
-    found: list[Tensor] = []
-    for group in groups:
-        P = torch.cat(found) if found else s.F[:0]
-        M = s.denoise.sampler.M[group, : len(P)]
-        states = s.F[group] + torch.einsum("ij,jbtd->ibtd", M, P)
-        found.append(s.denoise(states, group))
-    P = torch.cat(found)
-    return s.F[-1] + torch.einsum("j,jbtd->btd", s.denoise.sampler.M[-1], P)
+    return solve_groups(System(denoise, None, forced), groups)[0][-1]  # type: ignore[arg-type]

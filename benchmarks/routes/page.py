@@ -29,17 +29,21 @@ def _conditions(step: Report) -> str:
     return f"{len(step['result']['episodes'])}, {step['result']['hardware']['device']}"
 
 
-def rows(reports: Sequence[Report]) -> list[list[str]]:
+def rows(reports: Sequence[Report], *, solves: bool = True) -> list[list[str]]:
     """Return the table: a column for every route; times, then successes, then times of a solve.
 
     A cell is empty where a route lacks the step; a step that no route has makes no row.
+
+    Args:
+        reports: of the routes.
+        solves: whether times of a solve are shown, which other work on the machine lengthens.
     """
     base, *_ = SOLVERS
     lines: list[tuple[str, str, Callable[[Report], str]]] = [
         *((name, name, _spent) for name in TIMED),
         ("episodes, machine", base, _conditions),
         *((name, name, _success) for name in (*SOLVERS, BASELINE)),
-        *((f"a solve: {name}", name, _solve) for name in SOLVERS),
+        *((f"a solve: {name}", name, _solve) for name in SOLVERS if solves),
     ]
     return [
         [title, *(shown(r["steps"][step]) if step in r["steps"] else "" for r in reports)]

@@ -120,8 +120,7 @@ class Study:
         peers, chosen = self.peers()
         rows += peers
         few = [f for f in FEW_STEPS if f not in TRAINED or f in self.trained]
-        every = [(f, r) for f in few for r in self.options.rounds]
-        searched = [(family, r) for family, r in every if self.chosen(family, r)]
+        searched = [(f, r) for f in few for r in self.options.rounds if self.chosen(f, r)]
         path = self.exact
         if any(family not in TRAINED for family, _ in searched):
             path = best_path(self.policy, self.options.tuning_episodes, self.kept)
@@ -216,12 +215,8 @@ class Study:
         setting = Setting(
             places, self.visited[:128], self.exact, options.episodes, SEED, options.threads
         )
-        tasks = [
-            Task(row.name, [*("", *self.trained)].index(row.family), row.solver)
-            if row.family in self.trained
-            else Task(row.name, 0, row.solver)
-            for row in rows
-        ]
+        number = {family: i for i, family in enumerate(self.trained, 1)}
+        tasks = [Task(row.name, number.get(row.family, 0), row.solver) for row in rows]
         play_rows(setting, models, tasks, self.kept, options.ray)
 
     def report(self) -> dict[str, Any]:

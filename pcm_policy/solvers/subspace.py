@@ -25,9 +25,10 @@ MOVED = 0.05
 """Length of the moves that differences are taken over, in normalised units."""
 
 
-Probes = tuple[Tensor, Tensor, Tensor]
+Probes = tuple[Tensor, Tensor, Tensor, Tensor]
 """The memory: directions ``(k, T, Da)``, orthonormal; the nodes ``(m,)`` int64 whose states are
-moved; weights ``(N, m)`` that interpolate Jacobians at these nodes, in log-SNR."""
+moved; all nodes of a round ``(N + m k,)``, the moved ones last; weights ``(N, m)`` that interpolate
+Jacobians at the moved ones, in log-SNR."""
 
 
 @STEPS.add("subspace")
@@ -80,7 +81,9 @@ class Subspace(Step):
         cosines = smooth(horizon, min(self.modes, horizon), s.F)
         eye = torch.eye(width, dtype=s.F.dtype, device=s.F.device)
         directions = (cosines[:, None, :, None] * eye[None, :, None]).flatten(0, 1)
-        return directions, at, between
+        every = torch.arange(s.steps, device=s.F.device)
+        nodes = torch.cat([every, at.repeat_interleave(len(directions))])
+        return directions, at, nodes, between
 
     def early(self) -> int:
         """Return 0, because all rounds are alike."""
@@ -88,10 +91,8 @@ class Subspace(Step):
 
     def step(self, s: System, x: Iterate, memory: Probes) -> tuple[Round, Probes]:
         """Evaluate all states and the moved ones, solve the linearised system, and sweep."""
-        (directions, at, between), states = memory, x.X[:-1]
+        (directions, at, nodes, between), states = memory, x.X[:-1]
         moved = at_nodes(states, at)[:, None] + MOVED * directions[None, :, None]
-        every = torch.arange(s.steps, device=at.device)
-        nodes = torch.cat([every, at.repeat_interleave(len(directions))])
         found = x.evaluate(s, nodes, torch.cat([states, moved.flatten(0, 1)]))
         P = torch.cat([x.P[: x.lo], found[x.lo : s.steps]])  # what is final stays as it is
         r = x.base_round(s, P, s.steps, len(nodes))
