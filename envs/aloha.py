@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pcm_policy.envs.mujoco_state import MujocoState, finite
 from pcm_policy.envs.rendering import checked_render_mode
+from pcm_policy.envs.seeds import word
 from pcm_policy.errors import PcmError
 from pcm_policy.optional import require
 
@@ -68,6 +69,9 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
     Info: ``state``: MuJoCo's (time, positions, velocities, warm start, controls); ``is_success``;
     ``dense_reward``.
 
+    Attributes:
+        draws: whether cameras are drawn; their images are black where not.
+
     Args:
         task: ``transfer_cube`` or ``insertion``.
         cameras: names of cameras, such as ``top``; also angle, front_close, left_wrist,
@@ -89,7 +93,7 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
         camera_size: Sequence[int] = (96, 128),
         render_mode: str | None = None,
     ) -> None:
-        self.render_mode = checked_render_mode(render_mode)
+        self.render_mode, self.draws = checked_render_mode(render_mode), True
         if task not in TASKS:
             raise PcmError(f"task is {' or '.join(TASKS)}, not {task!r}")
         self._sim = import_aloha()
@@ -156,7 +160,7 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
         self._physics.free()
 
     def _poses(self, seed: int) -> tuple[NDArray[np.float64], ...]:
-        found = self._draw(seed)
+        found = self._draw(word(seed))
         return found if isinstance(found, tuple) else (found,)
 
     def _checked(
@@ -192,6 +196,8 @@ class Aloha(gym.Env[Observation, NDArray[np.float32]]):
             "agent_pos": self._task.get_qpos(self._physics).astype(np.float32),
             "env_state": self._task.get_env_state(self._physics).astype(np.float32),
         }
+        if not self.draws:
+            return found | {name: np.zeros((*self._size, 3), np.uint8) for name in self._cameras}
         return found | {name: self._picture(name, self._size) for name in self._cameras}
 
     def _now(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

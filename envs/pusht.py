@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pcm_policy.envs.rendering import checked_render_mode
+from pcm_policy.envs.seeds import word
 from pcm_policy.errors import PcmError
 from pcm_policy.fields import maps
 
@@ -251,7 +252,7 @@ class _PushT(gym.Env[Obs, NDArray[np.float32]], Generic[Obs]):
 
         The angle is set after the position, about the centre of mass, which shifts the block.
         """
-        random = np.random.RandomState(seed)
+        random = np.random.RandomState(word(seed))
         agent = random.randint(50, 450), random.randint(50, 450)
         block = random.randint(100, 400), random.randint(100, 400)
         angle = random.randn() * 2 * np.pi - np.pi
@@ -298,10 +299,14 @@ class PushTImage(_PushT[dict[str, Any]]):
 
     Observation space: dict of ``image`` (96, 96, 3) uint8, without the action marker, and
     ``agent_pos`` (2,) float32 in pixels. The rest is described at ``_PushT``.
+
+    Attributes:
+        draws: whether the camera is drawn; its images are black where not.
     """
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
+        self.draws = True
         self.observation_space = gym.spaces.Dict(
             {
                 "image": gym.spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
@@ -310,4 +315,6 @@ class PushTImage(_PushT[dict[str, Any]]):
         )
 
     def _observe(self, state: NDArray[np.float64]) -> dict[str, Any]:
-        return {"image": self._simulator._render(), "agent_pos": state[:2].astype(np.float32)}
+        black = np.zeros((IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        image = self._simulator._render() if self.draws else black
+        return {"image": image, "agent_pos": state[:2].astype(np.float32)}

@@ -63,6 +63,9 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
     ``recorded``, what a demonstration holds of it: with an OSC_POSE controller ``absolute_action``
     (10 * arms,), and the ``action`` that robosuite took where that is another one than was given.
 
+    Attributes:
+        draws: whether cameras are drawn; their images are black where not.
+
     Args:
         task: Lift, Can, Square, ToolHang or Transport; or
         dataset: a robomimic HDF5 file, whose ``env_args`` are taken; or
@@ -133,6 +136,15 @@ class Robosuite(gym.Env[Observation, NDArray[np.float32]]):
                 body.set("pos", " ".join(map(repr, model.body_pos[index].tolist())))
                 body.set("quat", " ".join(map(repr, model.body_quat[index].tolist())))
         return ElementTree.tostring(root, encoding="unicode")
+
+    @property
+    def draws(self) -> bool:
+        """Whether cameras are drawn."""
+        return bool(self._sim.draws)
+
+    @draws.setter
+    def draws(self, wanted: bool) -> None:
+        self._sim.draws = wanted
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

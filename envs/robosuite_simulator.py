@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pcm_policy.envs.robosuite_controllers import EnvArgs
 from pcm_policy.envs.rotations import CONTROL_DIM, matrix_to_axis_angle, to_learned
+from pcm_policy.envs.seeds import word
 from pcm_policy.envs.simulators import EGL, import_robomimic
 from pcm_policy.errors import PcmError
 
@@ -26,7 +27,7 @@ def drawing(seed: int, env: Any = None) -> Iterator[None]:
         env: robosuite's environment; from 1.5.2 on it has a generator of its own.
     """
     numpy_state, python_state = np.random.get_state(), random.getstate()
-    np.random.seed(seed % 2**32)
+    np.random.seed(word(seed))
     random.seed(seed)
     own = getattr(env, "rng", None)
     if own is not None:  # it is shared with the samplers, so that it is put into the state
@@ -88,7 +89,14 @@ def make_simulator(env_args: EnvArgs, cameras: tuple[str, ...], size: int, rende
     class Simulator(base):  # type: ignore[misc, valid-type]
         """Observations of the present state, without robomimic's global table of modalities."""
 
+        draws = True
+
         def get_observation(self, di: Any = None) -> Observation:
+            black = {}
+            for name, observable in self.env._observables.items():
+                if observable.modality == "image":
+                    observable._enabled = self.draws
+                    black[name] = np.zeros((size, size, 3), np.uint8)
             # robosuite samples when its own clock says so, which after reset_to is not the last
             # instant of a step: that clock is stopped, and everything sampled here.
             for observable in self.env._observables.values():
@@ -96,6 +104,8 @@ def make_simulator(env_args: EnvArgs, cameras: tuple[str, ...], size: int, rende
             found = dict(self.env._get_observations(force_update=True))
             kept = {k: v for k, v in found.items() if k.startswith("robot")}
             pictures = {k: v[::-1].copy() for k, v in found.items() if k.endswith("_image")}
+            if not self.draws:
+                pictures = black
             return {"object": found["object-state"], **kept, **pictures}
 
     kwargs = deepcopy(env_args["env_kwargs"])

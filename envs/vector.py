@@ -66,13 +66,20 @@ class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32
 
     ``action_space`` stays that of one action.
 
+    An environment with an attribute ``draws`` is told by it which observations are looked at; the
+    cameras of the others need not be drawn.
+
+    Args:
+        env: the environment.
+        seen: newest frames of a chunk that are looked at, ``To``; None for all.
+
     Attributes:
         failed: Whether the last reset or step raised.
     """
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: Env, seen: int | None = None) -> None:
         super().__init__(env)
-        self.failed = False
+        self.failed, self._seen = False, seen
         self._last: tuple[Any, dict[str, Any]] | None = None
 
     def reset(
@@ -80,6 +87,7 @@ class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32
     ) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         self.failed = True
+        self._draw(True)
         self._last = self.env.reset(seed=seed, options=options)
         self.failed = False
         return self._last
@@ -96,11 +104,11 @@ class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32
         observation, info = self._last
         best, steps, success, finite = -np.inf, 0, UNKNOWN, True
         terminated = truncated = False
-        for row in action:
+        rows = [row for row in action if not np.isnan(row).any()]
+        for left, row in zip(range(len(rows), 0, -1), rows, strict=True):
             if terminated or truncated:
                 break
-            if np.isnan(row).any():
-                continue
+            self._draw(self._seen is None or left <= self._seen)
             observation, reward, terminated, truncated, info = self.env.step(row)
             finite &= math.isfinite(reward)
             best = max(best, float(reward))
@@ -110,6 +118,11 @@ class ActionChunks(gym.Wrapper[Any, NDArray[np.float32], Any, NDArray[np.float32
         self._last, self.failed = (observation, info), False
         told = {"steps": steps, "success": success, "finite": finite}
         return observation, best, terminated, truncated, told
+
+    def _draw(self, wanted: bool) -> None:
+        """Tell the environment whether its next observation is looked at."""
+        if hasattr(self.env.unwrapped, "draws"):
+            self.env.unwrapped.draws = wanted
 
 
 def _make(env_id: str, wrap: Wrap | None, env_kwargs: dict[str, Any], owner: int) -> Env:

@@ -77,8 +77,8 @@ ROUTES: Mapping[str, Route] = {
         evaluated=50,
         keys="",
     ),
-    "can": Route("can", 24000, 250),
-    "square": Route("square", 24000, 300),
+    "can": Route("can", 24000, 250, evaluated=200),
+    "square": Route("square", 24000, 300, evaluated=200),
     **{
         name: Route(
             f"metaworld/{name}", 6000, None, _META, ("max_steps=300",), keys="proprio,object,goal"

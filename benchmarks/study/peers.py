@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.packages import todays
 from benchmarks.pasted import block
 from benchmarks.peers.rows import PEERS
+from benchmarks.study.longer import played
 from benchmarks.study.pcm import SEED, Study, add_rows
-from benchmarks.study.rows import TRAINED, Played, Row, difference, play
+from benchmarks.study.rows import TRAINED, Played, Row, difference
 from benchmarks.study.search import TUNING_SEED
 from benchmarks.study.show import gap
 from pcm_policy.errors import PcmError
@@ -34,7 +36,9 @@ from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.solvers.registry import flat
 
 LONGER = Path("benchmarks/results/study/pusht/longer.json")
-HEAD = ["", "calls", "RMSE", "p95", "score [95 %]", "success [95 %]"]
+HEAD = ["", "calls", "episodes", "RMSE", "p95", "score [95 %]", "success [95 %]"]
+BLOCK = 600
+"""Episodes that are kept together; a command that was cut off goes on after the last of them."""
 
 
 def outcomes(played: Played, others: Mapping[str, Sequence[float]]) -> dict[str, Any]:
@@ -89,7 +93,8 @@ def text(report: Mapping[str, Any]) -> str:
 
 def cells(row: Mapping[str, Any]) -> list[str]:
     """Format a row."""
-    shown = [row["name"], f"{row['rounds']:g}", f"{row['rmse']:.4f}", f"{row['rmse_p95']:.4f}"]
+    shown = [row["name"], f"{row['rounds']:g}", f"{len(row['scores']):,}"]
+    shown += [f"{row['rmse']:.4f}", f"{row['rmse_p95']:.4f}"]
     for name in ("score", "success"):
         low, high = row[name]["ci95"]
         shown.append(f"{row[name]['mean']:.3f} [{low:.3f}, {high:.3f}]")
@@ -103,6 +108,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--policy", default="released/pusht")
     parser.add_argument("--longer", type=Path, default=LONGER)
+    parser.add_argument("--again", action="store_true", help="fit and search nothing")
     add_rows(parser)
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
@@ -113,11 +119,11 @@ def main(words: Sequence[str] | None = None) -> None:
     study = Study(options)
     weights = fingerprint(study.policy.network)
     others = successes(options.longer, weights) if options.longer.exists() else {}
-    rows, chosen = study.rows()
-    wanted = solved(study.policy, study.base, study.obs).sample
-    entries = [entry(study, row, wanted, others) for row in rows if row.family != "base"]
     file = options.output / "peers.json"
     before = json.loads(file.read_text()) if file.exists() else {"rows": [], "tuning": {}}
+    rows, chosen = (fitted_before(study, before), {}) if options.again else study.rows()
+    wanted = solved(study.policy, study.base, study.obs).sample
+    entries = [entry(study, row, wanted, others) for row in rows if row.family != "base"]
     names = {one["name"] for one in entries}
     entries = [one for one in before["rows"] if one["name"] not in names] + entries
     tuning = before["tuning"].get("schedules", {}) | chosen
@@ -143,6 +149,30 @@ def main(words: Sequence[str] | None = None) -> None:
     print(table([*HEAD, *heads], [cells(one) for one in entries]))
 
 
+def fitted_before(study: Study, report: Mapping[str, Any]) -> list[Row]:
+    """Return the asked rows of a report, with the solvers that it has, for the base's weights.
+
+    Args:
+        study: whose options name the rows.
+        report: of this command.
+
+    Raises:
+        PcmError: it lacks a row, or was made with other weights.
+    """
+    where, mine = study.options.output / "peers.json", fingerprint(study.policy.network)
+    if report.get("policy", mine) != mine:
+        raise PcmError(f"{where}: fitted to the weights {report['policy']}, not to {mine}")
+    known = {row["name"]: row for row in report["rows"]}
+    missing = [name for name in study.options.only if name not in known]
+    if missing:
+        raise PcmError(f"{where}: no row {', '.join(missing)}; leave out --again to fit it")
+    asked = [known[name] for name in study.options.only]
+    return [
+        Row(row["family"], row["rounds"], study.policy.solver(todays(row["solver"])))
+        for row in asked
+    ]
+
+
 def entry(
     study: Study, row: Row, wanted: torch.Tensor, others: Mapping[str, Sequence[float]]
 ) -> dict[str, Any]:
@@ -155,11 +185,11 @@ def entry(
         others: as of :func:`outcomes`.
     """
     model, off = study.model(row.family), study.error(row, wanted)
-    played = play(model, row.solver, study.options.episodes, SEED, study.kept)
+    outcome = played(model, row.solver, SEED, study.options.episodes, BLOCK, study.kept)
     found = {"name": row.name, "family": row.family, "rounds": row.rounds}
     found |= {"rmse": float(off.mean()), "rmse_p95": float(off.quantile(0.95))}
     found |= {"solver": flat(row.solver)}
-    return found | outcomes(played, others)
+    return found | outcomes(outcome, others)
 
 
 if __name__ == "__main__":

@@ -266,22 +266,23 @@ class DiffusionPolicy(nn.Module):
         """Return a solver with its sampler: the head's if it uses the head, else the policy's.
 
         Raises:
-            PcmError: it uses a head and there is none, or one that was trained for another sampler.
+            PcmError: it uses a head and there is none, or one that was trained for another sampler;
+                or its step cannot solve for the sampler.
         """
         head = self.config.head if solver.uses_head else None
         if solver.uses_head and head is None:
             raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
         own = self.config.sampler if head is None else head.sampler
-        if solver.sampler is None:
-            return replace(solver, sampler=own)
-        if head is not None and solver.sampler != own:
-            have, want = asdict(solver.sampler), asdict(own)
+        sampler = own if solver.sampler is None else solver.sampler
+        if head is not None and sampler != own:
+            have, want = asdict(sampler), asdict(own)
             key = next(k for k in want if have[k] != want[k])
             raise PcmError(
                 f"the PCM head was trained for sampler {key}={want[key]!r}, not {have[key]!r}: "
                 f"leave solver.{'sampler' if key == 'name' else key} out or distil another head"
             )
-        return solver
+        solver.step.check(self.sampler(sampler))
+        return replace(solver, sampler=sampler)
 
     def _known(self) -> Known:
         """Return what settings that are not said mean for this policy."""

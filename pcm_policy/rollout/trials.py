@@ -126,5 +126,8 @@ class Trials:
 
 
 def _wrapped(env: Env, wrap: Wrap | None, obs_steps: int | None) -> Env:
-    env = env if wrap is None else wrap(env)
-    return ActionChunks(env if obs_steps is None else Frames(env, obs_steps))
+    if wrap is None:
+        seen = obs_steps or 1
+    else:  # a disturbance may look at every frame
+        env, seen = wrap(env), None
+    return ActionChunks(env if obs_steps is None else Frames(env, obs_steps), seen)

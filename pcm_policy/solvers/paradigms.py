@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pcm_policy.errors import PcmError
+from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.solvers.picard import Picard
 from pcm_policy.solvers.step import STEPS
 from pcm_policy.solvers.stops import Stop, Tolerance
@@ -48,17 +49,25 @@ class Paradigms(Picard):
     usual: ClassVar[Stop] = Tolerance(safety=1.0)
     """As published: a state has settled when it moves by less than the tolerance."""
 
-    def ready(self, s: System, stop: Stop) -> System:
-        """Check that the sampler has increments, and that the window reaches the chunk.
+    def check(self, sampler: AffineSampler) -> None:
+        """Say whether the sampler has increments.
 
         Raises:
-            PcmError: it does not.
+            PcmError: its steps use earlier predictions.
         """
-        if not s.denoise.sampler.one_step:
+        if not sampler.one_step:
             raise PcmError(
                 "solver=paradigms iterates on one-step increments and this sampler's steps use "
                 "earlier predictions: use solver=picard, or sampler=ddim (flow_euler for a flow)"
             )
+
+    def ready(self, s: System, stop: Stop) -> System:
+        """Check that the sampler has increments, and that the window reaches the chunk.
+
+        Raises:
+            PcmError: it has none, or the window does not.
+        """
+        self.check(s.denoise.sampler)
         return super().ready(s, stop)
 
     def early(self) -> int | None:

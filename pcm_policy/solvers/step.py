@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pcm_policy.errors import PcmError
 from pcm_policy.registry import Registry
+from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.settings import Settings
 from pcm_policy.solvers.stops import Stop, Tolerance
@@ -97,6 +98,15 @@ class Step(Settings, ABC):
             words = [v.label() if isinstance(v, Step) else f"{v:g}" for v in values]
             found += f" {f.name} {','.join(words)}"
         return found
+
+    def check(self, sampler: AffineSampler) -> None:
+        """Say whether this step, and those that it wraps, can solve for a sampler.
+
+        Raises:
+            PcmError: it cannot.
+        """
+        for inner in self.wraps:
+            inner.check(sampler)
 
     def ready(self, s: System, stop: Stop) -> System:
         """Return the system after computing once what all rounds share.

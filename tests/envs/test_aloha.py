@@ -31,6 +31,11 @@ seen, _ = env.reset(seed=0)
 assert env.observation_space.contains(seen)
 assert seen["top"].shape == (60, 80, 3) and seen["top"].std() > 5
 assert env.render() is None
+env.draws = False
+black, _ = env.reset(seed=0)
+assert black["top"].max() == 0 and (black["agent_pos"] == seen["agent_pos"]).all()
+env.draws = True
+assert (env.reset(seed=0)[0]["top"] == seen["top"]).all()
 """
 
 
@@ -104,11 +109,12 @@ def test_it_is_gym_alohas_own_simulation(task: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_spaces_and_seeds(env: Env) -> None:
-    starts = [env.reset(seed=seed)[0] for seed in (0, 1, 0)]
+    starts = [env.reset(seed=seed)[0] for seed in (0, 1, 0, 2**40)]
     assert env.observation_space.contains(starts[0])
     assert env.action_space.contains(starts[0]["agent_pos"])
     assert not np.array_equal(starts[0]["env_state"], starts[1]["env_state"])
     np.testing.assert_array_equal(starts[0]["env_state"], starts[2]["env_state"])
+    assert not np.array_equal(starts[0]["env_state"], starts[3]["env_state"])
     np.testing.assert_array_equal(starts[0]["agent_pos"], starts[1]["agent_pos"])
 
 

@@ -120,6 +120,13 @@ def test_seeds_give_diffusion_policys_starts(env: PushTKeypoints) -> None:
     assert not np.array_equal(env.reset()[1]["state"], env.reset()[1]["state"])
 
 
+def test_seeds_of_more_than_32_bits_name_starts_too(env: PushTKeypoints) -> None:
+    large, larger, small = (env.reset(seed=seed)[1]["state"] for seed in (2**32, 2**40, 0))
+    assert not np.array_equal(large, larger)
+    assert not np.array_equal(large, small)
+    np.testing.assert_array_equal(env.reset(seed=2**32)[1]["state"], large)
+
+
 def test_success_ends_the_episode(env: PushTKeypoints) -> None:
     _, info = env.reset(options={"state": [50, 50, 256, 256, np.pi / 4]})
     assert info["coverage"] == pytest.approx(1)

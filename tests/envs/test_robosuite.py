@@ -301,6 +301,13 @@ pose = np.concatenate([first["robot0_eef_pos"] + 0.03, [0, 1, 0, 1, 0, 0], [-1]]
 for _ in range(3):
     moved = env.step(pose)[0]
 assert (moved["agentview_image"] != first["agentview_image"]).any()
+env.reset(seed=1)
+for step in range(3):
+    env.draws = step == 2
+    found = env.step(pose)[0]
+    assert (found["agentview_image"].max() > 0) == env.draws
+for key in moved:
+    assert (found[key] == moved[key]).all(), key
 assert env.render().shape == (512, 512, 3)
 env.close()
 env.close()

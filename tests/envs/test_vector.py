@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from pcm_policy.envs.vector import UNKNOWN, ActionChunks, make_vector
+from pcm_policy.envs.vector import UNKNOWN, ActionChunks, Frames, make_env, make_vector
 from pcm_policy.errors import PcmError
 
 ENV = "pcm_policy/PushTKeypoints-v0"
@@ -85,3 +85,50 @@ def test_async_is_sync_bitwise_and_leaves_no_process() -> None:
 def test_bad_arguments_are_refused(env_id: str, num_envs: int, mode: Any, message: str) -> None:
     with pytest.raises(PcmError, match=message):
         make_vector(env_id, num_envs, mode)
+
+
+class Camera(Counter):
+    """Remembers which observations were looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws, self.drawn = True, list[bool]()
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        self.drawn = [self.draws]
+        return super().reset()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.drawn.append(self.draws)
+        return super().step(action)
+
+
+@pytest.mark.parametrize(
+    ("seen", "drawn"),
+    [(1, [True, False, True, True]), (2, [True, True, True, True]), (None, [True] * 4)],
+)
+def test_cameras_are_drawn_for_frames_that_are_looked_at(seen: int, drawn: list[bool]) -> None:
+    camera = Camera()
+    env = ActionChunks(camera, seen)
+    env.reset()
+    env.step(np.array([[0.0], [np.nan], [0.0]]))
+    env.step(np.zeros((1, 1)))
+    assert camera.drawn == drawn
+    env.step(np.full((2, 1), np.nan))
+    env.reset()
+    assert camera.drawn == [True]
+
+
+def test_a_policy_sees_the_same_images_where_the_others_are_left_out() -> None:
+    draw = np.random.default_rng(0)
+    chunks = [draw.uniform(100, 400, (n, 2)).astype(np.float32) for n in (5, 1, 2, 4)]
+
+    def images(seen: int | None) -> list[Any]:
+        env = ActionChunks(Frames(make_env("pcm_policy/PushTImage-v0"), 2), seen)
+        with closing(env):
+            found = [env.reset(seed=3)[0]]
+            return [*found, *(env.step(chunk)[0] for chunk in chunks)]
+
+    for mine, all_drawn in zip(images(2), images(None), strict=True):
+        np.testing.assert_equal(mine, all_drawn)
+    assert images(1)[1]["image"][0].max() == 0  # what nobody looks at is black

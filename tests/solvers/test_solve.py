@@ -334,6 +334,8 @@ def test_another_sampler_starts_from_its_own_defaults() -> None:
         (True, {"steps": 16}, "trained for sampler steps=8, not 16: leave solver.steps out"),
         (True, {"sampler": "ddpm"}, "sampler name='ddim', not 'ddpm': leave solver.sampler out"),
         (True, {"method": "pcm", "eta": 1.0}, "eta=0.0, not 1.0"),
+        (False, {"method": "paradigms", "sampler": "dpmpp_2m"}, "one-step increments"),
+        (False, {"method": "coarse", "then": "paradigms", "sampler": "dpmpp_3m"}, "increments"),
         (True, {"speed": 1}, "solver=pcm has no setting speed: it has shares, then"),
     ],
 )
