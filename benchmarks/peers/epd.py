@@ -17,11 +17,13 @@ evaluated together. Shapes: ``n`` evaluated points, ``S`` steps, ``K`` points of
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from benchmarks.peers.built import Built
 from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.solvers.settings import setting
 from pcm_policy.solvers.step import Step
@@ -77,8 +79,15 @@ def levels(sampler: AffineSampler, times: Tensor) -> tuple[Tensor, Tensor]:
     return ratio.sqrt(), (1 - ratio).sqrt()
 
 
-def path(sampler: AffineSampler, plan: Plan) -> tuple[AffineSampler, tuple[slice, ...]]:
-    """Return the affine form over the ``n`` evaluated points, and which are evaluated together.
+def together(steps: int, points: int, analytic: bool) -> tuple[slice, ...]:
+    """Return which of the ``n`` points each call evaluates: a step's start, then its ``K``."""
+    sizes = [size for _ in range(steps) for size in (1, points)][int(analytic) :]
+    ends = list(accumulate(sizes))
+    return tuple(slice(end - size, end) for end, size in zip(ends, sizes, strict=True))
+
+
+def path(sampler: AffineSampler, plan: Plan) -> AffineSampler:
+    """Return the affine form over the ``n`` evaluated points.
 
     Args:
         sampler: visits all training times, the noisiest first.
@@ -87,20 +96,18 @@ def path(sampler: AffineSampler, plan: Plan) -> tuple[AffineSampler, tuple[slice
     S, K = plan.points.shape
     n = S * (K + 1) - plan.analytic
     unit = torch.eye(n + 1, dtype=plan.points.dtype)  # the noise, then every prediction
-    row, rows, groups = unit[0], list[Tensor](), list[slice]()
+    row, rows = unit[0], list[Tensor]()
     times, alphas, sigmas = list[Tensor](), list[Tensor](), list[Tensor]()
     for s in range(S):
         start, points = plan.starts[s : s + 1], plan.points[s]
         (a, c), (ak, ck) = levels(sampler, start), levels(sampler, points)
         direction = torch.zeros_like(row)
         if s > 0 or not plan.analytic:
-            groups.append(slice(len(rows), len(rows) + 1))
             rows.append(row)
             direction = unit[len(rows)]
             times, alphas, sigmas = [*times, start], [*alphas, a], [*sigmas, c]
         moved = (ck / c)[:, None] * row + (ak - a * ck / c)[:, None] * direction
         found = unit[len(rows) + 1 : len(rows) + 1 + K]
-        groups.append(slice(len(rows), len(rows) + K))
         rows += moved.unbind()
         times, alphas, sigmas = [*times, points + plan.shown[s]], [*alphas, ak], [*sigmas, ck]
         b, d = a.new_ones(1), a.new_zeros(1)
@@ -115,7 +122,7 @@ def path(sampler: AffineSampler, plan: Plan) -> tuple[AffineSampler, tuple[slice
     table = torch.stack([*rows, row])
     shown, alpha, sigma = torch.cat(times), torch.cat(alphas), torch.cat(sigmas)
     ones, zeros = torch.ones_like(alpha), torch.zeros_like(alpha)
-    made = AffineSampler(
+    return AffineSampler(
         *(shown, alpha, sigma, ones, zeros, zeros, zeros),
         p=table[:, 0],
         S=torch.zeros_like(table[:, 1:]),
@@ -124,7 +131,6 @@ def path(sampler: AffineSampler, plan: Plan) -> tuple[AffineSampler, tuple[slice
         replaces=True,
         one_step=False,
     )
-    return made, tuple(groups)
 
 
 def solve_groups(s: System, groups: Sequence[slice]) -> tuple[Tensor, Tensor]:
@@ -139,7 +145,7 @@ def solve_groups(s: System, groups: Sequence[slice]) -> tuple[Tensor, Tensor]:
     return s.sweep(P), P
 
 
-_BUILT: dict["EPD", tuple[AffineSampler, AffineSampler, tuple[slice, ...]]] = {}
+_PATHS = Built[AffineSampler]()
 
 
 @dataclass(frozen=True)
@@ -186,24 +192,21 @@ class EPD(Step):
 
     def ready(self, s: System, stop: Stop) -> System:
         """Return the system of the evaluated points; times and condition are encoded ahead."""
-        made = self._made(s.denoise.sampler)[0]
+        made = _PATHS(self, s.denoise.sampler, lambda: self._path(s.denoise.sampler))
         denoise = replace(s.denoise, sampler=made).encode()
         return replace(s, denoise=denoise, F=made.p.view(-1, 1, 1, 1) * s.F[0])
 
     def step(self, s: System, x: Iterate, memory: None) -> tuple[Round, None]:
         """Make all calls."""
-        groups = _BUILT[self][2]
+        steps = len(self.starts)
+        groups = together(steps, len(self.points) // steps, bool(self.analytic))
         X, P = solve_groups(s, groups)
         x = Iterate(x.k, X, P, torch.zeros_like(X.flatten(2)[..., 0]), cold=False)
         n, calls = s.steps, len(groups)
         made = Round(x, P, X, X, n, n, exact=0, full=False, whole=False, calls=calls)
         return made, None
 
-    def _made(self, sampler: AffineSampler) -> tuple[AffineSampler, tuple[slice, ...]]:
-        if self not in _BUILT or _BUILT[self][0] is not sampler:
-            with torch.inference_mode(False), torch.no_grad():
-                found, groups = path(sampler.to("cpu", torch.float64), self.plan)
-                made = found.to(sampler.alpha.device, sampler.alpha.dtype)
-                times = found.timesteps.to(made.alpha)
-                _BUILT[self] = sampler, replace(made, timesteps=times), groups
-        return _BUILT[self][1:]
+    def _path(self, sampler: AffineSampler) -> AffineSampler:
+        found = path(sampler.to("cpu", torch.float64), self.plan)
+        made = found.to(sampler.alpha.device, sampler.alpha.dtype)
+        return replace(made, timesteps=found.timesteps.to(made.alpha))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.peers.epd import EPD, MOST, OFFSET, Plan, path, solve_groups
+from benchmarks.peers.epd import EPD, MOST, OFFSET, Plan, path, solve_groups, together
 from pcm_policy.measure.exactness import paired_noise, solved
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
@@ -136,7 +136,8 @@ def chunks(
         start: ``(B, T, Da)``, what sampling starts from.
         sampler: visits all training times.
     """
-    made, groups = path(policy.sampler(sampler), plan)
+    made = path(policy.sampler(sampler), plan)
+    groups = together(*plan.points.shape, plan.analytic)
     denoise = replace(policy.denoiser(cond, sampler), sampler=made)
     forced = made.p.view(-1, 1, 1, 1) * start
     return solve_groups(System(denoise, None, forced), groups)[0][-1]  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from benchmarks.peers.built import Built
 from pcm_policy.measure.exactness import solved
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.affine import AffineSampler
@@ -48,7 +49,7 @@ def steps_at(sampler: AffineSampler, nodes: Sequence[int], eta: float) -> Affine
     return found.to(sampler.alpha.device, sampler.alpha.dtype)
 
 
-_BUILT: dict["Warm", tuple[AffineSampler, AffineSampler]] = {}
+_LEVELS = Built[AffineSampler]()
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,8 @@ class Warm(Step):
     def ready(self, s: System, stop: Stop) -> System:
         """Return the system of the chosen levels; times and condition are encoded ahead."""
         sampler = s.denoise.sampler
-        if self not in _BUILT or _BUILT[self][0] is not sampler:
-            with torch.inference_mode(False), torch.no_grad():
-                _BUILT[self] = sampler, steps_at(sampler, self.nodes, self.fresh)
-        return replace(s, denoise=replace(s.denoise, sampler=_BUILT[self][1]).encode())
+        made = _LEVELS(self, sampler, lambda: steps_at(sampler, self.nodes, self.fresh))
+        return replace(s, denoise=replace(s.denoise, sampler=made).encode())
 
     def step(self, s: System, x: Iterate, memory: None) -> tuple[Round, None]:
         """Take all steps. The first iterate holds the guess, clipped."""

@@ -1,11 +1,13 @@
 """What heads that correct the base at few nodes share: the round, the nodes, the Jacobian."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from pcm_policy.errors import PcmError
 from pcm_policy.heads.base import Head
 from pcm_policy.sampling.denoise import Denoiser, Nodes, at_nodes
 from pcm_policy.sampling.noise import Noise
@@ -31,10 +33,24 @@ class FewNodes(Head):
 
     adds_to_base: ClassVar[bool] = True
 
-    def __init__(self, steps: int, shape: tuple[int, ...], nodes: int | None, newton: bool) -> None:
-        """Take the sampler's ``N``, a chunk's shape, and what the arguments of the heads say."""
+    def __init__(
+        self,
+        steps: int,
+        shape: tuple[int, ...],
+        nodes: int | Sequence[int] | None,
+        newton: bool,
+    ) -> None:
+        """Take the sampler's ``N``, a chunk's shape, and what the arguments of the heads say.
+
+        Raises:
+            PcmError: nodes that the sampler does not have, or that do not ascend.
+        """
         super().__init__()
-        self.evaluations = steps if nodes is None else min(nodes, steps)
+        self.placed = placed(nodes, steps) if isinstance(nodes, Sequence) else None
+        if isinstance(nodes, Sequence):
+            self.evaluations = len(nodes)
+        else:
+            self.evaluations = steps if nodes is None else min(nodes, steps)
         self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
         self._jacobian: tuple[AffineSampler, Jacobian] | None = None
         self.diagonal: Tensor | None
@@ -110,15 +126,37 @@ class FewNodes(Head):
 
     def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
         """Return the evaluated nodes, and ``(N, n)`` weights that spread their values over all."""
-        if self.evaluations == sampler.steps:
-            return slice(0, sampler.steps), None
+        count, device = self.evaluations, sampler.alpha.device
+        if count == sampler.steps:
+            return slice(0, count), None
         if self._spread is None or self._spread[0] is not sampler:
             with torch.inference_mode(False), torch.no_grad():
-                index = coarse_nodes(self.evaluations, 0, sampler.steps, sampler.alpha.device)
+                index = (
+                    coarse_nodes(count, 0, sampler.steps, device)
+                    if self.placed is None
+                    else torch.tensor(self.placed, device=device)
+                )
                 weights = between_nodes(sampler, index, 0)
                 weights = weights if self.bend is None else weights + self.bend
             self._spread = sampler, index, weights
         return self._spread[1:]
+
+
+def placed(nodes: Sequence[int], steps: int) -> tuple[int, ...]:
+    """Return nodes that were named one by one.
+
+    Args:
+        nodes: indices of states, ascending: the noisiest first.
+        steps: ``N``.
+
+    Raises:
+        PcmError: none, one twice, one that is out of order, or one of ``N`` or more.
+    """
+    if not nodes or sorted(set(nodes)) != list(nodes) or not 0 <= nodes[0] <= nodes[-1] < steps:
+        raise PcmError(
+            f"head.options.nodes={list(nodes)}: name states from 0 to {steps - 1}, ascending"
+        )
+    return tuple(nodes)
 
 
 def scale_of(residual: Tensor) -> Tensor:

@@ -11,11 +11,12 @@ from pcm_policy.heads.few_nodes import FewNodes, scale_of
 from pcm_policy.heads.guess import FirstGuess
 from pcm_policy.networks.mlp import AdaLNBlock, decode_blocks, encode_blocks
 from pcm_policy.sampling.denoise import Denoiser, at_nodes
-from pcm_policy.settings import Count, Depth, Range, Width
+from pcm_policy.settings import Count, Depth, Natural, Range, Width
 from pcm_policy.solvers.system import System
 
 Auto = Literal["auto"]
 Seen = Annotated[int, Range(least=2, most=4096)]
+Nodes = tuple[Natural, ...]
 
 
 @HEADS.add("window")
@@ -45,8 +46,9 @@ class WindowHead(FewNodes):
         cond_width: width of the vector that modulates the blocks, of both networks.
         max_rounds: later rounds share the last round's embedding.
         nodes: number of states that the base is evaluated at and the head sees; the head
-            interpolates the predictions in between in log-SNR. 2 or more; None, or a number from
-            ``N`` up, means all.
+            interpolates the predictions in between in log-SNR. 2 or more, evenly spread; None, or
+            a number from ``N`` up, means all. A list names them, ``[24, 30]`` of 32 for instance:
+            where the first guess is good, states of little noise tell most.
         newton: start from the base's quasi-Newton step, see :mod:`pcm_policy.solvers.newton`. The
             head stores the Jacobian and the interpolation weights, see :meth:`calibrate`.
         guess_width: width of the network that predicts the chunk a solve starts from, see
@@ -77,7 +79,7 @@ class WindowHead(FewNodes):
         depth: Depth = 2,
         cond_width: Width = 64,
         max_rounds: Depth = 4,
-        nodes: Seen | Auto | None = "auto",
+        nodes: Seen | Nodes | Auto | None = "auto",
         newton: bool = True,
         guess_width: Annotated[int, Range(least=0, most=65_536)] | Auto = "auto",
         guess_noises: Count | Auto = "auto",
@@ -120,7 +122,9 @@ class WindowHead(FewNodes):
         auto = {"width": width, "nodes": max(6, steps // 4), "guess_width": max(128, width)}
         found = {k: auto.get(k, v) if v == "auto" else v for k, v in options.items()}
         if found.get("guess_noises") == "auto":
-            found["guess_noises"] = (found.get("nodes") or steps) if stochastic else 1
+            nodes = found.get("nodes") or steps
+            count = nodes if isinstance(nodes, int) else len(nodes)
+            found["guess_noises"] = count if stochastic else 1
         return found
 
     @property

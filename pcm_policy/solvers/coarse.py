@@ -31,15 +31,18 @@ def coarse_nodes(count: int, lo: int, hi: int, device: torch.device) -> Tensor:
 def between_nodes(sampler: AffineSampler, nodes: Tensor, lo: int) -> Tensor:
     """Return ``(N - lo, n)`` weights that interpolate values at ``nodes`` linearly in log-SNR.
 
-    The first node is ``lo`` and the last is ``N - 1``.
+    Before the first node and after the last one the nearest value stays.
     """
+    if len(nodes) == 1:
+        return sampler.alpha.new_ones(sampler.steps - lo, 1)
     # The limits keep the ends finite: pure noise (flow matching) and no noise at all.
     level = (sampler.alpha / sampler.sigma).log().clamp(-10.0, 10.0)
     left, right = nodes[:-1], nodes[1:]
     at = torch.arange(lo, sampler.steps, device=level.device)
     segment = torch.bucketize(at, right).clamp(max=len(nodes) - 2)
     start, end = level[left[segment]], level[right[segment]]
-    share = torch.where(end > start, (level[at] - start) / (end - start), 0.0)[:, None]
+    share = torch.where(end > start, (level[at] - start) / (end - start), 0.0)
+    share = share.clamp(0.0, 1.0)[:, None]
     column = torch.arange(len(nodes), device=level.device)
     first, second = column == segment[:, None], column == segment[:, None] + 1
     return torch.where(first, 1 - share, torch.where(second, share, torch.zeros_like(share)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.peers.epd import EPD, levels, path, solve_groups
+from benchmarks.peers.epd import EPD, levels, path, solve_groups, together
 from benchmarks.peers.fitting import fitted, own_sampler
 from benchmarks.peers.rows import PEERS, best_peer, epd_candidates, families
 from benchmarks.peers.warm import Warm, searched_levels, warm_solver
@@ -134,7 +134,8 @@ def filled_in(s: System, groups: tuple[slice, ...]) -> torch.Tensor:
 @pytest.mark.parametrize("step", [ONE, TWO])
 def test_what_is_fitted_is_what_runs(policy: DiffusionPolicy, obs: torch.Tensor, step: EPD) -> None:
     config = own_sampler(policy, 1.0)
-    made, groups = path(policy.sampler(config).to("cpu", F64), step.plan)
+    made = path(policy.sampler(config).to("cpu", F64), step.plan)
+    groups = together(*step.plan.points.shape, step.plan.analytic)
     made = replace(made.to("cpu", torch.float32), timesteps=made.timesteps.float())
     start_at = paired_noise(policy, Solver(step, Rounds(1), config), len(obs)).initial
     with torch.no_grad():

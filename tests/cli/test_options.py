@@ -65,6 +65,7 @@ def test_every_option_refuses_what_it_does_not_take(command: str, choice: str) -
         ("distill", ["head.options.width=-1"], "head.options.width=-1: use a whole number"),
         ("distill", ["head.options.depth=0"], "head.options.depth=0: use a whole number"),
         ("distill", ["head.options.nodes=1"], "head.options.nodes=1: use a whole number from 2"),
+        ("distill", ["head.options.nodes=[1.5,2]"], "head.options.nodes="),
         ("distill", ["head.options.nodse=6"], "did you mean head.options.nodes?"),
         ("distill", ["head=lora", "head.options.rank=0"], "head.options.rank=0"),
         ("distill", ["head=copy", "head.options.width=9"], "unknown setting head.options.width"),

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from pcm_policy.errors import PcmError
 from pcm_policy.heads.few_nodes import FLOOR
 from pcm_policy.heads.window import WindowHead
 from pcm_policy.policy.config import PolicyConfig
@@ -27,7 +28,10 @@ from tests.solving import call, newton, picard, sequential, solve
 B, T, DA, STEPS = 3, 8, 2, 6
 
 
-def policy(nodes: int | None, trained: bool, sampler: str = "ddim") -> DiffusionPolicy:
+Nodes = int | list[int] | None
+
+
+def policy(nodes: Nodes, trained: bool, sampler: str = "ddim") -> DiffusionPolicy:
     torch.manual_seed(0)
     network = {"width": 16, "depth": 1, "step_embed_dim": 8}
     base = DiffusionPolicy(PolicyConfig(3, DA, horizon=T, action_steps=4, network_options=network))
@@ -80,11 +84,9 @@ def by_hand(head: WindowHead, denoise: Denoiser, forced: Tensor, x: Tensor) -> T
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-@pytest.mark.parametrize("nodes", [3, None])
+@pytest.mark.parametrize("nodes", [3, [2, 4], [4], None])
 @torch.no_grad()
-def test_a_round_is_the_linearised_solution_and_the_correction(
-    nodes: int | None, sampler: str
-) -> None:
+def test_a_round_is_the_linearised_solution_and_the_correction(nodes: Nodes, sampler: str) -> None:
     made = policy(nodes, trained=True, sampler=sampler)
     head = made.head
     assert isinstance(head, WindowHead)
@@ -127,10 +129,10 @@ def test_an_untrained_head_is_the_quasi_newton_solver() -> None:
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize("nodes", [3, None])
+@pytest.mark.parametrize("nodes", [3, [2, 4], [4], None])
 @torch.no_grad()
 def test_switched_off_it_ends_at_the_sequential_chunk(
-    nodes: int | None, adaptive: bool, sampler: str
+    nodes: Nodes, adaptive: bool, sampler: str
 ) -> None:
     made = policy(nodes, trained=True, sampler=sampler)
     assert made.config.head is not None
@@ -142,9 +144,10 @@ def test_switched_off_it_ends_at_the_sequential_chunk(
     assert found.certified.all()
 
 
+@pytest.mark.parametrize("nodes", [3, [2, 4]])
 @torch.no_grad()
-def test_the_jacobian_travels_with_the_head(tmp_path: Path) -> None:
-    made = policy(3, trained=True)
+def test_the_jacobian_travels_with_the_head(nodes: Nodes, tmp_path: Path) -> None:
+    made = policy(nodes, trained=True)
     made.save_pretrained(tmp_path / "policy")
     again = DiffusionPolicy.from_pretrained(tmp_path / "policy")
     assert isinstance(made.head, WindowHead)
@@ -212,6 +215,12 @@ def test_the_number_of_nodes_follows_the_sampler(steps: int, nodes: int) -> None
     assert made.config.head.options["nodes"] == max(6, nodes)  # a number, in the file
 
 
+@pytest.mark.parametrize("nodes", [[], [4, 2], [2, 2], [0, 6], [-1, 3]])
+def test_nodes_that_the_sampler_lacks_are_refused(nodes: list[int]) -> None:
+    with pytest.raises(PcmError, match=r"nodes=.*: name states from 0 to 5, ascending"):
+        WindowHead(nn.Identity(), STEPS, DA, T, 6, nodes=tuple(nodes))
+
+
 def test_a_jacobian_of_zero_changes_nothing() -> None:
     made = policy(None, trained=False)
     denoise, noise = parts(made)
@@ -261,9 +270,10 @@ def test_a_correction_row_by_row() -> None:
         assert float(correction.abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("nodes", [3, [1, 4], [4]])
 @torch.no_grad()
-def test_what_lies_between_the_nodes_is_fitted_to_the_base() -> None:
-    made = policy(3, trained=False)
+def test_what_lies_between_the_nodes_is_fitted_to_the_base(nodes: Nodes) -> None:
+    made = policy(nodes, trained=False)
     head = made.head
     assert isinstance(head, WindowHead)
     denoise, many = parts(made, 32)
@@ -273,7 +283,7 @@ def test_what_lies_between_the_nodes_is_fitted_to_the_base() -> None:
     clean = denoise(sequential(denoise, many).trajectory[:-1], slice(0, STEPS)).flatten(1).double()
     best = torch.linalg.lstsq(clean[index].T, clean.T).solution.T
     torch.testing.assert_close(between.double(), best, rtol=0, atol=1e-3)
-    torch.testing.assert_close(between[index], torch.eye(3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(between[index], torch.eye(len(index)), rtol=0, atol=1e-4)
     linear = between_nodes(denoise.sampler, index, 0).double()
     off, before = (float((w @ clean[index] - clean).norm()) for w in (between.double(), linear))
     assert off < before

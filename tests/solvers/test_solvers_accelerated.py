@@ -156,6 +156,10 @@ def test_interpolation_is_linear_in_log_snr() -> None:
     assert torch.equal(
         (between_nodes(sampler, torch.tensor(nodes), 2) @ values)[[0, 3, 4, 9]], values
     )
+    outside = between_nodes(sampler, torch.tensor([5, 7]), 0) @ values[:2]
+    assert torch.equal(outside[:6], values[:1].expand(6))
+    assert torch.equal(outside[7:], values[1:2].expand(5))
+    assert torch.equal(between_nodes(sampler, torch.tensor([7]), 3), torch.ones(9, 1, dtype=F64))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
