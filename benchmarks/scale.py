@@ -22,12 +22,12 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.scale_model import Cost, Trouble, half_efficient, predicted, simulate
 from pcm_policy.files import to_json, write_text
-from pcm_policy.measure.conditions import hardware, made_by
+from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.tables import table
+from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.rollout.merging import merge, read_shards
 from pcm_policy.rollout.shards import Shard, ShardFile, read_shard
 from pcm_policy.runtime.timing import take_turns
@@ -117,8 +117,7 @@ def measured(policy: str, repeats: int) -> dict[str, Any]:
         "two_over_one": median(2 * b / c for b, c in zip(walls[1], walls[2], strict=True)),
         "load_before_and_after": [load, os.getloadavg()[0]],
         "cost": found,
-        **made_by(),
-        "hardware": hardware(torch.device("cpu")),
+        **conditions(DiffusionPolicy.from_pretrained(policy)),
     }
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pcm_policy.errors import PcmError
+
 INITIAL_STREAM, STEP_STREAM = 0, 1
 
 
@@ -37,10 +39,17 @@ def draw(
         shape: ``(T, Da)`` of one chunk.
         steps: number of per-step noises, 0 for deterministic samplers.
 
+    Raises:
+        PcmError: a seed or a tick below 0, or too large for the generator.
+
     Example:
         >>> draw([0, 1], [0, 0], (16, 2)).initial.shape
         (2, 16, 2)
     """
+    for name, numbers, end in (("seed", episodes, 2**64), ("tick", ticks, 2**63)):
+        wrong = [value for value in numbers if not 0 <= value < end]
+        if wrong:
+            raise PcmError(f"{name} {wrong[0]}: use a whole number from 0, below {end}")
 
     def stream(number: int, *size: int) -> NDArray[np.float32]:
         rows = [

@@ -79,6 +79,7 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(scratch)
+        scratch.chmod(0o666 & ~_umask())  # safetensors makes files that their owner alone can read
         _sync_file(scratch)
         os.replace(scratch, path)
         _sync_folder(path.parent)

@@ -124,6 +124,6 @@ def _say(config: EvalSettings, entrant: Entrant, sheet: Sheet, timed: Any, judge
     """Print the table; say that success is not known, and which episodes were ended early."""
     found = report(_header(config, entrant), sheet.records, timed)
     print(table(*evaluations([found])))
-    if found["success"] is None:
+    if found["success"] is None and any(one.outcome.fault is None for one in sheet.records):
         print("success: the environment reports none (neither is_success nor success)")
     judge(sheet.records)

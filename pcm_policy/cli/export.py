@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from pcm_policy.cli.compose import plain, writable
 from pcm_policy.cli.settings.others import ExportSettings
 from pcm_policy.export import example, export
-from pcm_policy.files import to_json, write_file, write_text
+from pcm_policy.files import refuse_existing, to_json, write_file, write_text
 from pcm_policy.measure.conditions import conditions
 from pcm_policy.measure.rows import certificate, described
 from pcm_policy.measure.tables import table
@@ -19,6 +19,7 @@ from pcm_policy.policy.policy import DiffusionPolicy
 
 def export_main(config: ExportSettings) -> dict[str, Any]:
     """Write the packages, an example and a report; returns what ``export.json`` holds."""
+    refuse_existing(Path(config.output_dir, "export.json"), config.overwrite)
     output = writable(config.output_dir)
     policy = DiffusionPolicy.from_pretrained(config.policy)
     solver = policy.solver(plain(config.solver))

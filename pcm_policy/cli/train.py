@@ -13,6 +13,7 @@ from torch import Tensor
 from pcm_policy.cli.compose import pick_device, plain, writable
 from pcm_policy.cli.settings.train import DistillSettings, Training, TrainSettings
 from pcm_policy.cli.tasks import other_split, reading_of
+from pcm_policy.errors import PcmError
 from pcm_policy.measure.card import card
 from pcm_policy.measure.exactness import exactness_report
 from pcm_policy.policy.fingerprint import fingerprint
@@ -27,6 +28,7 @@ from pcm_policy.training.consistency import Consistency
 from pcm_policy.training.dataset import DatasetConfig
 from pcm_policy.training.demonstrations import Demonstrations
 from pcm_policy.training.distillation import Distillation, with_head
+from pcm_policy.training.earlier import go_on
 from pcm_policy.training.launch import launched, weights_kind
 from pcm_policy.training.loop import fit
 from pcm_policy.training.make import (
@@ -96,6 +98,7 @@ def distill_main(config: DistillSettings) -> Path:
         if (note := other_split(base.config, dataset)) is not None:
             say(note)
         headed = _headed(config, base)
+        begins = "" if config.init is None else _weights_of_head(headed)
         if headed is not None and headed.head is not None and headed.head.starts:
             world, parts = accelerator.num_processes, training.accumulate
             check_divides("distill.guess_batch", config.distill.guess_batch, world, parts)
@@ -105,6 +108,7 @@ def distill_main(config: DistillSettings) -> Path:
         objective = _distillation(config, base, headed, data, training)
         made_from = {
             "base": _weights(base),
+            "init": begins,
             "policy": _settings(objective.policy),
             **{key: plain(getattr(config, key)) for key in ("head", "sampler", "distill")},
             **_learnt_from(dataset, seen, accelerator),
@@ -185,9 +189,18 @@ def _distillation(
 def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy | None:
     """Return the base with an untrained head; None for a consistency model."""
     if config.head.name == "consistency":
+        if config.init is not None:
+            raise PcmError(f"init={config.init}: a consistency model starts from its base")
         return None
     head, sampler = plain(config.head), plain(config.sampler)
-    return with_head(base, head, sampler, config.train.seed, config.distill.rounds)
+    headed = with_head(base, head, sampler, config.train.seed, config.distill.rounds)
+    if config.init is not None:
+        say(go_on(headed, DiffusionPolicy.from_pretrained(config.init), config.init))
+    return headed
+
+
+def _weights_of_head(policy: DiffusionPolicy | None) -> str:
+    return "" if policy is None or policy.head is None else fingerprint(policy.head)
 
 
 def _learnt_from(

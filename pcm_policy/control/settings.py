@@ -241,6 +241,10 @@ class ControlSettings:
                 f"control.delay_steps={self.delay_steps}: a chunk has {spec.usable} usable steps, "
                 "a plan that comes later is never executed"
             )
+        if self.blend_steps > spec.usable:
+            raise PcmError(
+                f"control.blend_steps={self.blend_steps}: a chunk has {spec.usable} usable steps"
+            )
         if self.replan(spec) > spec.usable:
             raise PcmError(
                 f"control.replan_steps={self.replan(spec)}: a chunk has {spec.usable} usable steps"

@@ -15,7 +15,7 @@ from pcm_policy.control.settings import ControlSettings
 from pcm_policy.draws import Draws
 from pcm_policy.errors import PcmError
 from pcm_policy.export.cameras import Look, look, write_encoder
-from pcm_policy.export.graphs import Tracer, windowed
+from pcm_policy.export.graphs import Tracer, check_recordable, windowed
 from pcm_policy.files import atomic_folder, to_json
 from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -66,6 +66,7 @@ def export_robot(
     if policy.device.type != "cpu" or policy.dtype != torch.float32:
         raise PcmError("formats=[robot]: give a policy on the CPU in float32")
     control.check(describe(policy))
+    check_recordable(solver)
     with atomic_folder(folder) as scratch:
         _write(policy, solver, scratch, control, seed)
         robot = load(scratch)

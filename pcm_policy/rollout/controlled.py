@@ -35,6 +35,8 @@ Watch = Callable[[PlanRequest, Plan], None]
 WARMUP = 4
 KEPT_LATENCIES = 100_000
 KEPT_OBSERVATIONS = 256
+FRUITLESS = 20
+"""Plans and observations in a row that give no command, after which an episode is ended."""
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Pilot:
     latencies: list[float] = field(default_factory=list)
     encodes: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
+    fruitless: int = 0
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,7 @@ class ControlAgent:
                 for pilot, (_, frame) in zip(pilots, seated, strict=True)
             ]
             if any(moved for moved, _ in moves):
+                self._end_fruitless(seated, pilots)
                 return [action for _, action in moves]
             self._solve([run.index for run, _ in seated], pilots)
 
@@ -230,7 +234,8 @@ class ControlAgent:
             request = controller.request()
             if request is not None:
                 self._start(pilot, request)
-        if pilot.request is not None and pilot.arrival <= controller.tick:
+        arrived = pilot.request is not None and pilot.arrival <= controller.tick
+        if arrived:
             if pilot.plan is None:
                 return False, None
             controller.accept(pilot.plan, pilot.latency)
@@ -239,9 +244,23 @@ class ControlAgent:
         command = controller.act()
         pilot.observed = False
         if command.action is None:
+            pilot.fruitless += arrived or pilot.request is None
             return True, None
+        pilot.fruitless = 0
         pilot.seams.append(command.seam)
         return True, command.action[None]
+
+    def _end_fruitless(self, seated: Seated, pilots: Sequence[Pilot]) -> None:
+        """End episodes whose robot stands still and would do so for ever."""
+        for pilot, (run, _) in zip(pilots, seated, strict=True):
+            if pilot.fruitless < FRUITLESS:
+                continue
+            last = " ".join(detail for _, _, detail in list(pilot.controller.record.events)[-1:])
+            run.end(
+                f"the robot stood still, as {FRUITLESS} plans or observations in a row gave no "
+                f"command ({last}); control.hold or the task's position_dims say what it is sent "
+                "meanwhile"
+            )
 
     def _start(self, pilot: Pilot, request: PlanRequest) -> None:
         pilot.request, pilot.plan, spent = request, None, 0.0

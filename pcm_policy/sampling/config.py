@@ -149,7 +149,7 @@ class SamplerConfig:
 
     def _check_timesteps(self, given: tuple[int, ...]) -> None:
         falling = all(a > b for a, b in pairwise(given))
-        if len(given) != self.steps or not falling or given[-1] < 0:
+        if not given or len(given) != self.steps or not falling or given[-1] < 0:
             raise PcmError(
                 f"sampler timesteps={list(given)}: give steps={self.steps} descending training "
                 "timesteps, none below 0"

@@ -171,7 +171,8 @@ class ServeOptions:
         self._check_protocol()
         if self.host not in LOOPBACK and not self.token and not self.anonymous:
             raise PcmError(
-                f"host={self.host} can be reached by others: give token=..., or anonymous=true"
+                f"serve.host={self.host} can be reached by others: give serve.token=..., or "
+                "serve.anonymous=true"
             )
 
     def _check_processes(self) -> None:

@@ -60,6 +60,8 @@ Width = Annotated[int, Range(least=1, most=65_536)]
 """Of a layer of a network."""
 Depth = Annotated[int, Range(least=1, most=1024)]
 """Layers, blocks or heads of a network."""
+Rows = Annotated[int, Range(least=1, most=65_536)]
+"""That are computed at once, in memory."""
 Threads = Annotated[int, Range(least=1, most=4096)]
 Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]

@@ -101,7 +101,7 @@ def test_a_list_of_texts_is_taken_as_typed() -> None:
     assert split("") == []
 
 
-@pytest.mark.parametrize("word", ["solver=pcm", "latency=steps"])
+@pytest.mark.parametrize("word", ["solver=pcm", "latency=measured"])
 def test_a_choice_of_an_open_section_is_a_choice(word: str) -> None:
     """A section that takes any name is a group too, and no name that is added."""
     assert Vocabulary.of(EvalSettings).overrides([word])[0][:2] != "++"

@@ -84,3 +84,21 @@ def test_options_that_are_not_given_are_the_class_s() -> None:
     assert compose("distill", DISTILL).head.options == options(HEADS.find("window"), {}, "x")
     found = compose("train", [*TRAIN, "network=transformer"]).network.options
     assert found == options(NETWORKS.find("transformer"), {"obs_steps": 2}, "x")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("eval", ["latency=fixed", "task=pusht"], "give latency.ms=..."),
+        ("eval", ["latency=steps", "task=pusht"], "give latency.steps=..."),
+        ("eval", ["latency=lognormal", "task=pusht"], "give latency.median_ms=..."),
+        ("eval", ["latency=measured", "latency.factor=0"], "latency.factor=0"),
+        ("data generate", ["x.zarr", "task=metaworld"], "give task.variant=..., or task=metaworld"),
+        ("export", ["formats=[]"], "formats=[]: name a package"),
+        ("eval", ["solve_batch=100000000", "task=pusht"], "from 1 to 65536"),
+    ],
+)
+def test_what_a_choice_needs_is_asked_for(command: str, words: list[str], said: str) -> None:
+    assert said in ends(
+        command, [*words, *(["output_dir=x"] if command != "data generate" else [])]
+    )

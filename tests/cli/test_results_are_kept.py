@@ -7,10 +7,12 @@ import pytest
 from pcm_policy.cli.bench import bench_main, tune_main
 from pcm_policy.cli.compose import compose
 from pcm_policy.cli.eval import eval_main
+from pcm_policy.cli.export import export_main
 from pcm_policy.cli.loop import loop_main
 from pcm_policy.errors import PcmError
 
 COMMANDS = {
+    "export": (export_main, "export.json", "calls=1"),
     "eval": (eval_main, "eval.json", "task=pusht"),
     "bench": (bench_main, "bench.json", "calls=1"),
     "bench tune": (tune_main, "tune.json", "error=0.1"),

@@ -156,3 +156,20 @@ def test_seam_metrics() -> None:
     assert rough.jerk == pytest.approx(6 / 2 * 1000)
     assert rough.jerk_elsewhere == 0.0
     assert seam_metrics([]).seams == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "latency", "why"),
+    [
+        (ControlSettings(mode="async", stale_steps=1), FixedLatency(200.0), "plan is 2 ticks old"),
+        (ControlSettings(mode="async"), FixedLatency(2000.0), "plan is 20 ticks old"),
+    ],
+)
+def test_a_robot_that_never_gets_a_command_ends_its_episode(
+    planner: Planner, settings: ControlSettings, latency: FixedLatency, why: str
+) -> None:
+    found = simulate(planner, ENV, latency, settings, episodes=2, num_envs=2, **QUICK)
+    for episode in found.result.episodes:
+        assert "the robot stood still" in (episode.fault or "")
+        assert why in (episode.fault or "")
+        assert episode.steps == 0

@@ -49,7 +49,9 @@ def run(code: str, names: set[str]) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("more", [(), ("shard=1", "shards=2"), ("latency=steps",)])
+@pytest.mark.parametrize(
+    "more", [(), ("shard=1", "shards=2"), ("latency=steps", "latency.steps=0")]
+)
 def test_an_evaluation_loads_what_it_needs(more: tuple[str, ...], tmp_path: Path) -> None:
     words = [f"policy={POLICY}", "task=pusht", "episodes=2", "max_steps=8", "latency_calls=1"]
     words += ["num_envs=1", "solve_batch=1", "device=cpu", "threads=1", f"output_dir={tmp_path}"]

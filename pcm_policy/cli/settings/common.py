@@ -106,6 +106,9 @@ class TaskSettings:
     variant: str | None = None
 
     def __post_init__(self) -> None:
+        family, _, member = (self.name or "").rpartition("/")
+        if self.variant is None and family and member == str(None):  # filled into the name
+            raise PcmError(f"give task.variant=..., or task={family}/NAME")
         used = (self.name, self.env_id, *self.env_kwargs.values())
         if self.variant is not None and not any(self.variant in str(one) for one in used):
             raise PcmError(

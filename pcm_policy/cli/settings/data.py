@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pcm_policy.cli.settings.common import Common, TaskSettings
 from pcm_policy.cli.settings.evaluate import RaySettings, Side, Solving
 from pcm_policy.errors import PcmError
-from pcm_policy.settings import Count, Natural, Positive, Seed
+from pcm_policy.settings import Count, Natural, Positive, Rows, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class GenerateSettings(Solving):
     max_steps: Count | None = None
     num_envs: Count | None = None
     mode: Side = "sync"
-    solve_batch: Count = 50
+    solve_batch: Rows = 50
     shard: Natural | None = None
     shards: Count | None = None
     launcher: Literal["local", "ray"] = "local"

@@ -11,7 +11,7 @@ from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
 from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.serving.options import ServeOptions
-from pcm_policy.settings import Count, Natural, NonNegative, Positive, Range, Seed, Threads
+from pcm_policy.settings import Count, Natural, NonNegative, Positive, Range, Rows, Seed, Threads
 
 Side = Literal["sync", "async"]
 
@@ -90,7 +90,7 @@ class EvalSettings(Solving):
     seed: Seed = 100_000
     num_envs: Count | None = None
     mode: Side = "sync"
-    solve_batch: Count = 50
+    solve_batch: Rows = 50
     max_steps: Count | None = None
     video_episodes: tuple[Natural, ...] = ()
     latency_calls: Natural = 100

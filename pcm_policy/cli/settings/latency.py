@@ -9,6 +9,7 @@ from pcm_policy.settings import (
     Natural,
     NonNegative,
     Options,
+    Positive,
     described,
     plain,
     read,
@@ -31,7 +32,7 @@ class Fixed:
         ms: fixed: milliseconds of every solve
     """
 
-    ms: NonNegative = 0.0
+    ms: NonNegative
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Steps:
         steps: steps: control steps that every solve takes
     """
 
-    steps: Natural = 0
+    steps: Natural
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Lognormal:
         p95_ms: lognormal: 95th percentile
     """
 
-    median_ms: NonNegative = 50.0
-    p95_ms: NonNegative = 100.0
+    median_ms: Positive
+    p95_ms: Positive
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Measured:
         extra_ms: measured: of a network
     """
 
-    factor: NonNegative = 1.0
+    factor: Positive = 1.0
     extra_ms: NonNegative = 0.0
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pcm_policy.cli.settings.common import Common
 from pcm_policy.cli.settings.solver import SolverSection
 from pcm_policy.control.settings import ControlSettings
+from pcm_policy.errors import PcmError
 from pcm_policy.settings import Count, Positive, Seed
 
 
@@ -54,6 +55,7 @@ class ExportSettings(Common):
         batch: rows of every call; the packages keep it
         calls: timed calls of each package
         seed: of the example's noise
+        overwrite: replace the packages of an earlier export in output_dir
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {"solver": "default", "control": "default"}
@@ -66,6 +68,11 @@ class ExportSettings(Common):
     batch: Count = 1
     calls: Count = 50
     seed: Seed = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise PcmError("formats=[]: name a package to write, such as formats=[robot]")
 
 
 @dataclass(frozen=True, kw_only=True)

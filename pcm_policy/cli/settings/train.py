@@ -187,6 +187,7 @@ class DistillSettings(Training):
 
     Attributes:
         policy: folder of the base policy
+        init: folder of a policy of the same base whose head's weights to start from, where they fit
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {"task": "custom", "head": "window"}
@@ -194,6 +195,7 @@ class DistillSettings(Training):
     policy: str
     task: TaskSettings
     head: HeadSettings
+    init: str | None = None
     sampler: SamplerChoice = field(default_factory=SamplerChoice)
     distill: DistillOptions = field(default_factory=DistillOptions)
     train: TrainConfig = field(
