@@ -13,6 +13,8 @@ from pcm_policy.control import ControlSettings
 from pcm_policy.control.client import RemoteController
 from pcm_policy.control.images import ImageForm
 
+if not sys.argv[1:]:
+    sys.exit(__doc__)
 words = [*sys.argv[2:], *("300", "10", "raw")[len(sys.argv) - 2 :]]
 ticks, hz, form = int(words[0]), float(words[1]), words[2]
 settings = ControlSettings(

@@ -12,6 +12,8 @@ import gymnasium as gym
 from pcm_policy.control import ControlSettings
 from pcm_policy.control.client import RemoteController
 
+if not sys.argv[1:]:
+    sys.exit(__doc__)
 uri, ticks, hz = sys.argv[1], int((sys.argv[2:] or [300])[0]), float((sys.argv[3:] or [10])[0])
 settings = ControlSettings(
     mode="async", control_hz=hz, prefix=True, on_late="continue", low=(0, 0), high=(512, 512)

@@ -11,6 +11,8 @@ from pcm_policy.draws import draw
 from pcm_policy.robot import load
 from pcm_policy.rollout.evaluate import evaluate
 
+if not sys.argv[1:]:
+    sys.exit(__doc__)
 folder, given = sys.argv[1], [int(word) for word in sys.argv[2:]]
 episodes, seed = [*given, *(50, 100_000)[len(given) :]]
 robot = load(folder)

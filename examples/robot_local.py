@@ -12,6 +12,8 @@ import gymnasium as gym
 from pcm_policy.control.background import PlanThread
 from pcm_policy.robot.process import PlanProcess
 
+if not sys.argv[1:]:
+    sys.exit(__doc__)
 folder, ticks, hz = sys.argv[1], int((sys.argv[2:] or [300])[0]), float((sys.argv[3:] or [10])[0])
 robot = gym.make("pcm_policy.envs:pcm_policy/PushTKeypoints-v0", max_episode_steps=ticks)
 with PlanProcess(folder) as policy:  # or load(folder), in this process

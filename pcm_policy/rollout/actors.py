@@ -183,7 +183,11 @@ class PolicyActor:
         return self._settings
 
     def run(self, seeds: Iterator[int], journal: Journal) -> Iterator[int]:
-        """Run episodes, whole blocks of them, so that a seed always has the same row of a solve."""
+        """Run episodes, whole blocks of them, so that a seed always has the same row of a solve.
+
+        Raises:
+            PcmError: the policy could not act at all.
+        """
         from pcm_policy.rollout.evaluate import evaluate
 
         with closing(self.world.make()) as env:
@@ -204,6 +208,10 @@ class PolicyActor:
                     progress=False,
                     **self.world.env_kwargs,
                 )
+                if all(one.fault and not one.steps for one in result.episodes):
+                    last = first + self.block - 1
+                    why = result.episodes[0].fault
+                    raise PcmError(f"no episode of seeds {first} to {last} could begin: {why}")
                 for episode in result.faults:
                     journal.add(episode.seed, None, {})
                     yield episode.seed

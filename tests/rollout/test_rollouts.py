@@ -47,6 +47,17 @@ def test_they_are_left_out_unless_asked_for(tmp_path: Path) -> None:
         generate(tmp_path / "demos.zarr", "episodes=1", "attempts=4", "failures=true")
 
 
+def test_a_policy_that_cannot_act_is_not_tried_ten_thousand_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PcmError("this solver cannot")
+
+    monkeypatch.setattr(DiffusionPolicy, "predict", refuse)
+    with pytest.raises(PcmError, match="no episode of seeds 7 to 10 could begin: .*cannot"):
+        generate(tmp_path / "demos.zarr", "episodes=5", "failures=true")
+
+
 @pytest.mark.usefixtures("brief")
 def test_a_head_is_trained_on_them_beside_the_demonstrations(
     rollouts: Path, tmp_path: Path
