@@ -54,7 +54,7 @@ def test_a_policy_that_cannot_act_is_not_tried_ten_thousand_times(
         raise PcmError("this solver cannot")
 
     monkeypatch.setattr(DiffusionPolicy, "predict", refuse)
-    with pytest.raises(PcmError, match="no episode of seeds 7 to 10 could begin: .*cannot"):
+    with pytest.raises(PcmError, match=r"no episode of seeds 7 to 10 could begin: .*cannot"):
         generate(tmp_path / "demos.zarr", "episodes=5", "failures=true")
 
 
