@@ -32,7 +32,7 @@ from benchmarks.control import arms, cameras, history, warm
 from benchmarks.lerobot import heads, outside_page
 from benchmarks.pasted import Figure, Picture, block, paste, pasted
 from benchmarks.routes import page as routes
-from benchmarks.solvers import certificates, certified, linearised, profile, rounds
+from benchmarks.solvers import certificates, certified, linearised, placed, profile, rounds
 from benchmarks.study import ablation, longer, pareto, pcm, peers, precision, summary
 from benchmarks.study import engines as study_engines
 from examples.images import page as images
@@ -167,6 +167,15 @@ FIGURES = (
         "certified",
         ("certified.json",),
         told(certified.HEAD, certified.cells, ", batch 1"),
+    ),
+    *(
+        Figure(
+            "docs/pcm.md",
+            name,
+            (f"{name.replace('-', '_')}.json",),
+            rows_of(placed.HEAD, placed.cells),
+        )
+        for name in ("placed", "placed-mlp")
     ),
     Figure("docs/pcm.md", "study", STUDIES, summary.text),
     Figure("docs/pcm.md", "peers", ("study/pusht/peers.json",), peers.text),

@@ -29,6 +29,18 @@ def _conditions(step: Report) -> str:
     return f"{len(step['result']['episodes'])}, {step['result']['hardware']['device']}"
 
 
+def _cell(report: Report, step: str, shown: Callable[[Report], str]) -> str:
+    """Return a cell; a success over other episodes than the base's says how many."""
+    steps, (base, *_) = report["steps"], SOLVERS
+    if step not in steps:
+        return ""
+    text = shown(steps[step])
+    if shown is _success and base in steps:
+        count, usual = (len(steps[name]["result"]["episodes"]) for name in (step, base))
+        text += "" if count == usual else f" of {count}"
+    return text
+
+
 def rows(reports: Sequence[Report], *, solves: bool = True) -> list[list[str]]:
     """Return the table: a column for every route; times, then successes, then times of a solve.
 
@@ -46,7 +58,7 @@ def rows(reports: Sequence[Report], *, solves: bool = True) -> list[list[str]]:
         *((f"a solve: {name}", name, _solve) for name in SOLVERS if solves),
     ]
     return [
-        [title, *(shown(r["steps"][step]) if step in r["steps"] else "" for r in reports)]
+        [title, *(_cell(r, step, shown) for r in reports)]
         for title, step, shown in lines
         if any(step in r["steps"] for r in reports)
     ]

@@ -14,6 +14,7 @@ SOLVERS: Mapping[str, tuple[str, ...]] = {
 FEW = ("solver=dpmpp", "solver.steps=4")
 """What acts in the rollouts, near the base's way but not always on it."""
 BASELINE = "robomimic's own BC"
+BASELINE_EPISODES = 100
 BC = "benchmarks.routes.robomimic_bc"
 AGAIN = "benchmarks.adroit"
 MODULES = (BC, AGAIN)
@@ -139,7 +140,9 @@ def commands(name: str, folder: Path, ray: str | None = None) -> dict[str, list[
     if route.keys:
         bc, epochs = folder / f"{name}_bc", str(max(1, route.steps // 100))
         found["train BC"] = [BC, str(demos), str(bc), "--keys", route.keys, "--epochs", epochs]
-        chosen = [f"policy=robomimic:{bc}/model.pth", *limit]
+        fewer = [word for word in limit if not word.startswith("episodes=")]
+        chosen = [f"policy=robomimic:{bc}/model.pth", *fewer]
+        chosen += [f"episodes={min(route.evaluated, BASELINE_EPISODES)}"]
         found[BASELINE] = ["eval", task, *chosen, f"output_dir={folder}/{name}_eval_bc"]
     return found
 

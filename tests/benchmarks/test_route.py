@@ -4,6 +4,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +106,17 @@ def test_a_training_that_was_cut_off_goes_on(
 def test_a_command_that_fails_ends_the_route(tmp_path: Path) -> None:
     with pytest.raises(PcmError, match=r"pcm-train .* ended with code 2"):
         route.execute(["train", f"dataset.path={tmp_path}/none.hdf5", f"output_dir={tmp_path}"])
+
+
+def test_a_success_over_other_episodes_says_so() -> None:
+    def step(count: int) -> dict[str, Any]:
+        success = {"rate": 0.5, "ci95": [0.4, 0.6]}
+        result = {"success": success, "episodes": [0] * count, "hardware": {"device": "cpu"}}
+        return {"result": result | {"latency_ms": {"p50": 1.0}}}
+
+    base, first, *_ = plan.SOLVERS
+    report = {"steps": {base: step(200), first: step(200), plan.BASELINE: step(100)}}
+    found = {title: cell for title, cell in page.rows([report])}  # noqa: C416
+    assert found[first] == "0.50 [0.40, 0.60]"
+    assert found[plan.BASELINE] == "0.50 [0.40, 0.60] of 100"
+    assert found["episodes, machine"] == "200, cpu"
