@@ -264,3 +264,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert all(len(row["scores"]) == 2 for row in report["rows"])
     assert np.isfinite([row["rmse"] for row in report["rows"]]).all()
     assert set(PEERS) == {"EPD", "STEP"}
+    longer = [*few, "--longer", str(tmp_path / "none"), "--again", "--episodes", "3", "--only"]
+    study_peers.main([*longer, "EPD 1"])
+    again = {row["name"]: row for row in json.loads((tmp_path / "peers.json").read_text())["rows"]}
+    before = report["rows"][0]
+    assert again["EPD 1"]["solver"] == before["solver"]
+    np.testing.assert_allclose(again["EPD 1"]["scores"][:2], before["scores"], atol=1e-4)
+    assert [len(again[name]["scores"]) for name in ("EPD 1", "STEP 1")] == [3, 2]
+    with pytest.raises(PcmError, match="no row EPD 3; leave out --again to fit it"):
+        study_peers.main([*longer, "EPD 3"])
