@@ -27,8 +27,8 @@ from pcm_policy.training.config import TrainConfig
 from pcm_policy.training.consistency import Consistency
 from pcm_policy.training.dataset import DatasetConfig
 from pcm_policy.training.demonstrations import Demonstrations
-from pcm_policy.training.distillation import Distillation, with_head
-from pcm_policy.training.earlier import go_on
+from pcm_policy.training.distillation import Distillation
+from pcm_policy.training.headed import go_on, with_head
 from pcm_policy.training.launch import launched, weights_kind
 from pcm_policy.training.loop import fit
 from pcm_policy.training.make import (

@@ -6,7 +6,6 @@ head's own iterates, because a head in use meets those; a share of rows may foll
 Some rows start warm, from an earlier chunk, and some have known first actions.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
-from pcm_policy.heads import HEADS
-from pcm_policy.policy.config import HeadConfig
-from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.noise import Noise, generator_noise
-from pcm_policy.settings import options as checked_options
 from pcm_policy.solvers.loop import rounds, start
 from pcm_policy.solvers.pcm import PCM
 from pcm_policy.solvers.sequential import sequential
@@ -40,48 +35,6 @@ FLOOR = 0.003
 """Smooths the square root near zero, ``sqrt(d^2 + FLOOR^2)``; in normalised action units."""
 _POOL = "pool.number"
 Teacher = TypeVar("Teacher", bound=Taught)
-
-
-def with_head(
-    base: DiffusionPolicy,
-    head: Mapping[str, Any],
-    sampler: Mapping[str, Any],
-    seed: int,
-    rounds: int = 2,
-) -> DiffusionPolicy:
-    """Return the policy with an untrained head, bound to its weights and to a sampler.
-
-    Args:
-        base: the trained policy; a head it has already is dropped.
-        head: ``name`` and ``options`` of the new head; what they leave out, its class says, and
-            ``auto`` its :meth:`~pcm_policy.heads.base.Head.settled`.
-        sampler: fields of ``SamplerConfig``; None values come from the policy's own sampler.
-        seed: seed of the head's initial weights.
-        rounds: iterates it will be trained on.
-
-    Raises:
-        PcmError: an unknown head, option or sampler setting.
-    """
-    flat = {k: v for k, v in sampler.items() if k != "name"} | {"sampler": sampler.get("name")}
-    chosen = base.solver({"method": "sequential"} | flat).sampler
-    kind = HEADS.find(head["name"], import_it=False)
-    options = kind.settled(
-        checked_options(kind, head["options"], "head.options"),
-        chosen.steps,
-        math.prod(base.config.chunk_shape),
-        base.sampler(chosen).stochastic,
-    )
-    own = HeadConfig(head["name"], options, chosen, fingerprint(base.network), rounds)
-    config = replace(base.config, head=own)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        policy = DiffusionPolicy(config)
-    policy.load_state_dict(
-        {k: v for k, v in base.state_dict().items() if not k.startswith("head.")}, strict=False
-    )
-    assert policy.head is not None
-    policy.head.start_from(policy.network)
-    return policy
 
 
 class Distillation(Generic[Teacher]):

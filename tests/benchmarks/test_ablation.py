@@ -13,7 +13,7 @@ from pcm_policy.errors import PcmError
 from pcm_policy.measure.exactness import chunk_error, solved
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.solvers.registry import Solver
-from pcm_policy.training.distillation import with_head
+from pcm_policy.training.headed import with_head
 from tests.builders import PLAIN_HEAD
 
 SMALL = ["device=cpu", "threads=1", "train.batch=8", "train.warmup=2"]

@@ -16,8 +16,9 @@ from pcm_policy.solvers.loop import clipped_start, start
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.system import System, forcing
 from pcm_policy.training.batches import Windows
-from pcm_policy.training.distillation import Distillation, with_head
+from pcm_policy.training.distillation import Distillation
 from pcm_policy.training.guessing import FLOOR, near_sampler
+from pcm_policy.training.headed import with_head
 from pcm_policy.training.sharing import Share
 from tests.solving import picard, sequential, solve
 

@@ -21,7 +21,8 @@ from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.system import combine, forcing
 from pcm_policy.training.batches import Windows
-from pcm_policy.training.distillation import Distillation, with_head
+from pcm_policy.training.distillation import Distillation
+from pcm_policy.training.headed import with_head
 from pcm_policy.training.sharing import Share
 from tests.solving import call, newton, picard, sequential, solve
 

@@ -20,7 +20,7 @@ from pcm_policy.policy.config import PolicyConfig
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule
-from pcm_policy.training.distillation import with_head
+from pcm_policy.training.headed import with_head
 from tests.builders import PLAIN_HEAD
 
 

@@ -21,7 +21,7 @@ from pcm_policy.policy.folder import save_policy
 from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.tensors import round_to_half
-from pcm_policy.training.distillation import with_head
+from pcm_policy.training.headed import with_head
 
 
 def make(head: str | None = None) -> DiffusionPolicy:

@@ -17,7 +17,7 @@ from pcm_policy.cli.export import export_main
 from pcm_policy.errors import PcmError
 from pcm_policy.export import example, export
 from pcm_policy.sampling.noise import Noise
-from pcm_policy.training.distillation import with_head
+from pcm_policy.training.headed import with_head
 from tests.exporting import needs_exporter
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -15,8 +15,8 @@ from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
 from pcm_policy.solvers.registry import Solver
-from pcm_policy.training.distillation import with_head
 from pcm_policy.training.guessing import NEAR, near_sampler
+from pcm_policy.training.headed import with_head
 from tests.problems import F64, distance, problem
 from tests.solving import anderson, paradigms, picard, sequential
 

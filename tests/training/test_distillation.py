@@ -13,7 +13,8 @@ from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers.pcm import ramp
 from pcm_policy.solvers.system import combine
 from pcm_policy.training.batches import Batches, Windows
-from pcm_policy.training.distillation import FLOOR, Distillation, with_head
+from pcm_policy.training.distillation import FLOOR, Distillation
+from pcm_policy.training.headed import with_head
 from pcm_policy.training.sharing import Share
 from tests.problems import make_head, problem
 from tests.solving import call, picard, sequential

@@ -10,7 +10,8 @@ from pcm_policy.sampling.noise import Noise
 from pcm_policy.solvers import rounds, start
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.training.batches import Windows
-from pcm_policy.training.distillation import Distillation, with_head
+from pcm_policy.training.distillation import Distillation
+from pcm_policy.training.headed import with_head
 from pcm_policy.training.sharing import Share
 
 T, DA, STEPS, POOL = 8, 2, 6, 10
