@@ -11,9 +11,8 @@ solves are put off until a plan is due and then done for many episodes at once.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,16 +23,15 @@ from pcm_policy.control.delay import DelayEstimator, LatencyModel, to_steps
 from pcm_policy.control.plan import Plan, PlanRequest
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.errors import PcmError
-from pcm_policy.measure.statistics import percentiles
 from pcm_policy.rollout.episodes import Actions, Run, Seated, in_rows
-from pcm_policy.rollout.seams import SeamMetrics, SeamSums, seam_metrics, seam_sums
+from pcm_policy.rollout.flight import ControlOutcome, Flight
+from pcm_policy.rollout.seams import SeamSums, seam_sums
 from pcm_policy.runtime.timing import take_turns
 from pcm_policy.serving.planner import Planner
 
 Watch = Callable[[PlanRequest, Plan], None]
 """Sees every request with its plan."""
 WARMUP = 4
-KEPT_LATENCIES = 100_000
 KEPT_OBSERVATIONS = 256
 FRUITLESS = 20
 """Plans and observations in a row that give no command, after which an episode is ended."""
@@ -54,83 +52,6 @@ class Pilot:
     encodes: list[float] = field(default_factory=list)
     rounds: list[int] = field(default_factory=list)
     fruitless: int = 0
-
-
-@dataclass(frozen=True)
-class Flight:
-    """What the controller of one episode did.
-
-    Attributes:
-        counts: ticks, requests, plans, misses, fallbacks.
-        seams: how smooth the commands were.
-        latencies_ms: of its plans.
-        rounds: of its solves.
-        encodes_ms: how long encoding each frame took; empty without cameras.
-    """
-
-    counts: dict[str, int]
-    seams: SeamSums
-    latencies_ms: Sequence[float]
-    rounds: Sequence[int]
-    encodes_ms: Sequence[float] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def of_json(cls, found: dict[str, Any]) -> "Flight":
-        """Return what :meth:`to_json` wrote down."""
-        return cls(**found | {"seams": SeamSums(**found["seams"])})
-
-
-@dataclass(frozen=True)
-class ControlOutcome:
-    """What the controllers of some episodes did.
-
-    Attributes:
-        counts: of all together: ticks, requests, plans, misses, fallbacks.
-        seams: how smooth the commands were.
-        latencies_ms: of all plans, episode by episode; at most the first 100 000.
-        rounds: mean rounds of a solve; None if there was none.
-        encode_ms: percentiles of the time that encoding one frame took; None without cameras.
-    """
-
-    counts: dict[str, int]
-    seams: SeamMetrics
-    latencies_ms: tuple[float, ...]
-    rounds: float | None
-    encode_ms: dict[str, float] | None = None
-
-    @classmethod
-    def of(cls, flights: Sequence[Flight]) -> "ControlOutcome":
-        """Summarise episodes: the same for the same ones in this order, wherever each was flown."""
-        counts, rounds = Counter[str](), [r for each in flights for r in each.rounds]
-        encodes = [ms for each in flights for ms in each.encodes_ms]
-        for each in flights:
-            counts.update(each.counts)
-        return cls(
-            counts=dict(counts),
-            seams=seam_metrics([each.seams for each in flights]),
-            latencies_ms=tuple(ms for f in flights for ms in f.latencies_ms)[:KEPT_LATENCIES],
-            rounds=float(np.mean(rounds)) if rounds else None,
-            encode_ms=percentiles(encodes) if encodes else None,
-        )
-
-    @property
-    def miss_rate(self) -> float:
-        """Share of the ticks in which a plan was due and not there."""
-        return self.counts.get("misses", 0) / max(self.counts.get("ticks", 0), 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return {
-            "rounds": self.rounds,
-            "encode_ms": self.encode_ms,
-            "counts": self.counts,
-            "miss_rate": self.miss_rate,
-            "seams": self.seams.to_json(),
-        }
 
 
 class ControlAgent:

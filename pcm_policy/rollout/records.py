@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pcm_policy.errors import PcmError
-from pcm_policy.rollout.controlled import ControlOutcome, Flight
 from pcm_policy.rollout.episodes import Run
+from pcm_policy.rollout.flight import ControlOutcome, Flight
 from pcm_policy.rollout.outcomes import EpisodeOutcome, outcomes
 
 NOT_CONTROLLED: dict[str, Any] = {

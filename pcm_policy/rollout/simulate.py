@@ -10,7 +10,8 @@ from pcm_policy.control.config import Rest
 from pcm_policy.control.delay import LatencyModel
 from pcm_policy.control.settings import ControlSettings
 from pcm_policy.envs.vector import Wrap
-from pcm_policy.rollout.controlled import ControlAgent, ControlOutcome, Watch
+from pcm_policy.rollout.controlled import ControlAgent, Watch
+from pcm_policy.rollout.flight import ControlOutcome
 from pcm_policy.rollout.outcomes import EvalResult, outcomes
 from pcm_policy.rollout.trials import Trials
 from pcm_policy.serving.planner import Planner
