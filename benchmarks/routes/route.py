@@ -4,7 +4,7 @@
     python -m benchmarks.routes.route can --output DIR --ray HOST:6379   # episodes in a Ray cluster
 
 For each route: ``pcm-data generate``, ``pcm-train``, rollouts of the base, ``pcm-distill`` on both,
-then ``pcm-eval`` for the base sampler and for 1, 2 and 3 PCM rounds, over the same 100 seeds; and
+then ``pcm-eval`` for the base sampler and for 1, 2 and 3 PCM rounds, over the same seeds; and
 robomimic's own behaviour cloning on the same file, with as many steps
 (``benchmarks.routes.robomimic_bc``). Every command is printed and timed; ``DIR/NAME.json`` has
 commands, seconds and results, and a command that it has is not run again, so that a route that was
