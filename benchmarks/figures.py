@@ -172,10 +172,10 @@ FIGURES = (
         Figure(
             "docs/pcm.md",
             name,
-            (f"{name.replace('-', '_')}.json",),
+            (f"placed/{policy}.json",),
             rows_of(placed.HEAD, placed.cells),
         )
-        for name in ("placed", "placed-mlp")
+        for name, policy in (("placed", "pusht"), ("placed-mlp", "pusht_mlp"))
     ),
     Figure("docs/pcm.md", "study", STUDIES, summary.text),
     Figure("docs/pcm.md", "peers", ("study/pusht/peers.json",), peers.text),

@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--policy", default="released/pusht")
     parser.add_argument("--windows", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=0, help="of windows and noise")
-    parser.add_argument("--output", type=Path, default=RESULTS / "placed.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "placed", help="folder")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     policy = DiffusionPolicy.from_pretrained(options.policy)
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     assert policy.config.head is not None
     times = policy.sampler(policy.config.head.sampler).timesteps.tolist()
     report = conditions(policy) | {"windows": len(rows), "rows": measured(found, times)}
-    write_text(options.output, to_json(report))
+    write_text(options.output / f"{Path(options.policy).name}.json", to_json(report))
     print(table(HEAD, [cells(row) for row in report["rows"]]))
 
 

@@ -57,10 +57,9 @@ def test_what_the_base_says_is_what_the_round_calls(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    file = tmp_path / "placed.json"
     words = ["released/pusht_demos", "--policy", "released/pusht_mlp", "--windows", "40"]
-    placed.main([*words, "--output", str(file)])
-    report = json.loads(file.read_text())
+    placed.main([*words, "--output", str(tmp_path)])
+    report = json.loads((tmp_path / "pusht_mlp.json").read_text())
     assert [row["name"] for row in report["rows"]].count("best") == 3
     assert report["weights"]["head"]
     for row in report["rows"]:

@@ -343,7 +343,7 @@ def test_token(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_command("serve", argv=["serve.host=0.0.0.0"])
     assert ended.value.code == 2
-    assert "give token=..., or anonymous=true" in capsys.readouterr().err
+    assert "give serve.token=..., or serve.anonymous=true" in capsys.readouterr().err
 
 
 def test_client_needs_no_torch() -> None:
