@@ -45,8 +45,6 @@ ELSEWHERE = {
     "robosuite_versions.json": "no policy",
 }
 """Results that show no weights of a released policy, and why."""
-UNMARKED = {"scale/scale.json"}
-"""Results that were made before files had fingerprints. The list only gets shorter."""
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda f: f"{Path(f.document).stem} {f.name}")
@@ -100,9 +98,7 @@ def shipped() -> set[str]:
 @pytest.mark.parametrize("name", RESULTS_OF_FIGURES)
 def test_a_published_figure_is_of_the_weights_that_ship(name: str, shipped: set[str]) -> None:
     found = set(digests(result(name)))
-    if name in UNMARKED:
-        assert not found, f"{name} has fingerprints now: take it out of UNMARKED"
-    elif name not in ELSEWHERE:
+    if name not in ELSEWHERE:
         assert found, f"{name} says of no weights: make it again, or say why in ELSEWHERE"
         assert found <= shipped, f"{name} is of weights that do not ship: make it again"
 
