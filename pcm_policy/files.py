@@ -50,14 +50,21 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def refuse_existing(path: Path, overwrite: bool) -> None:
+def refuse_existing(
+    path: Path, overwrite: bool, instead: str = "another output_dir, or overwrite=true"
+) -> None:
     """Refuse to replace a result, before any work is done for the next one.
+
+    Args:
+        path: of the result.
+        overwrite: whether it may be replaced.
+        instead: what the message asks for.
 
     Raises:
         PcmError: the file is there and ``overwrite`` is not set.
     """
     if path.exists() and not overwrite:
-        raise PcmError(f"{path} is there already: give another output_dir, or overwrite=true")
+        raise PcmError(f"{path} is there already: give {instead}")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pcm_policy.cli.settings.evaluate import MergeSettings
 from pcm_policy.errors import PcmError
-from pcm_policy.files import to_json, write_text
+from pcm_policy.files import refuse_existing, to_json, write_text
 from pcm_policy.measure.conditions import command_line
 from pcm_policy.measure.evaluations import evaluations
 from pcm_policy.measure.tables import table
@@ -24,9 +24,8 @@ def merge_main(config: MergeSettings) -> dict[str, Any]:
         PcmError: shards are missing, or are not of one evaluation.
     """
     output = Path(config.path)
-    merged, made = merge(read_shards(output)), output / "eval.json"
-    if made.exists() and not config.overwrite:
-        raise PcmError(f"{made} is there already: give overwrite=true")
+    merged = merge(read_shards(output))
+    refuse_existing(output / "eval.json", config.overwrite, "overwrite=true")
     for shard in merged.missing:
         print(command_of(merged, shard))
     if merged.incomplete is not None and not config.partial:

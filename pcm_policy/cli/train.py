@@ -15,6 +15,7 @@ from pcm_policy.cli.settings.train import DistillSettings, Training, TrainSettin
 from pcm_policy.cli.tasks import other_split, reading_of
 from pcm_policy.errors import PcmError
 from pcm_policy.measure.card import card
+from pcm_policy.measure.conditions import weights
 from pcm_policy.measure.exactness import exactness_report
 from pcm_policy.policy.fingerprint import fingerprint
 from pcm_policy.policy.folder import save_policy
@@ -98,7 +99,7 @@ def distill_main(config: DistillSettings) -> Path:
         if (note := other_split(base.config, dataset)) is not None:
             say(note)
         headed = _headed(config, base)
-        begins = "" if config.init is None else _weights_of_head(headed)
+        begins = "" if config.init is None or headed is None else weights(headed)["head"]
         if headed is not None and headed.head is not None and headed.head.starts:
             world, parts = accelerator.num_processes, training.accumulate
             check_divides("distill.guess_batch", config.distill.guess_batch, world, parts)
@@ -197,10 +198,6 @@ def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy |
     if config.init is not None:
         say(go_on(headed, DiffusionPolicy.from_pretrained(config.init), config.init))
     return headed
-
-
-def _weights_of_head(policy: DiffusionPolicy | None) -> str:
-    return "" if policy is None or policy.head is None else fingerprint(policy.head)
 
 
 def _learnt_from(

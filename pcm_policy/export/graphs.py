@@ -33,10 +33,6 @@ from pcm_policy.solvers.system import Iterate, System
 
 Write = Callable[[Function, Sequence[Tensor], Path], None]
 """Writes a function as a graph, for tensors of the shapes of the given ones."""
-NO_GRAPH = (
-    "its rounds depend on how far the last one came, which no graph can hold: give solver.rounds "
-    "alone (picard can also do without solver.window)"
-)
 NAMES = {Ended.EXACT: "exact", Ended.ROUNDS: "rounds"}
 
 
@@ -170,8 +166,7 @@ class Tracer:
         """
         x, early = replace(stop.look(replace(x, k=k)), rows=None), self._solver.step.early()
         if x.front is not None:
-            if early is None:
-                raise PcmError(f"{self._solver.label}: {NO_GRAPH}")
+            assert early is not None  # see check_recordable
             x = replace(x, k=min(k, early), lo=0 if full or k >= early else x.lo)
         return x
 
@@ -183,7 +178,10 @@ def check_recordable(solver: Solver) -> None:
         PcmError: its rounds depend on the data, because a window slides until a tolerance is met.
     """
     if solver.step.early() is None and isinstance(solver.stop, Tolerance):
-        raise PcmError(f"solver {solver.label}: {NO_GRAPH}")
+        raise PcmError(
+            f"solver {solver.label}: its rounds depend on how far the last one came, which no "
+            "graph can hold: give solver.rounds alone (picard can also do without solver.window)"
+        )
 
 
 def windowed(step: Step) -> bool:

@@ -47,10 +47,8 @@ class FewNodes(Head):
         """
         super().__init__()
         self.placed = placed(nodes, steps) if isinstance(nodes, Sequence) else None
-        if isinstance(nodes, Sequence):
-            self.evaluations = len(nodes)
-        else:
-            self.evaluations = steps if nodes is None else min(nodes, steps)
+        count = len(nodes) if isinstance(nodes, Sequence) else nodes
+        self.evaluations = steps if count is None else min(count, steps)
         self._spread: tuple[AffineSampler, Tensor, Tensor] | None = None
         self._jacobian: tuple[AffineSampler, Jacobian] | None = None
         self.diagonal: Tensor | None

@@ -229,9 +229,11 @@ class DiffusionPolicy(nn.Module):
                 if there is a head, else its own sampler, sequentially.
 
         Raises:
-            PcmError: unknown or invalid settings, or a sampler that the head was not trained for.
+            PcmError: unknown or invalid settings, a sampler that the head was not trained for, or
+                one that the step cannot solve for.
         """
         found = self.complete(read(values or {}, self._known()))
+        found.step.check(self.sampler(found.sampler))
         if (values or {}).get("safety") is None:
             found = self.cautious(found)
         missing = "jacobian" in needs(found.step) and found.sampler not in self._jacobians
@@ -266,23 +268,22 @@ class DiffusionPolicy(nn.Module):
         """Return a solver with its sampler: the head's if it uses the head, else the policy's.
 
         Raises:
-            PcmError: it uses a head and there is none, or one that was trained for another sampler;
-                or its step cannot solve for the sampler.
+            PcmError: it uses a head and there is none, or one that was trained for another sampler.
         """
         head = self.config.head if solver.uses_head else None
         if solver.uses_head and head is None:
             raise PcmError("this policy has no PCM head: run pcm-distill, or use solver=picard")
         own = self.config.sampler if head is None else head.sampler
-        sampler = own if solver.sampler is None else solver.sampler
-        if head is not None and sampler != own:
-            have, want = asdict(sampler), asdict(own)
+        if solver.sampler is None:
+            return replace(solver, sampler=own)
+        if head is not None and solver.sampler != own:
+            have, want = asdict(solver.sampler), asdict(own)
             key = next(k for k in want if have[k] != want[k])
             raise PcmError(
                 f"the PCM head was trained for sampler {key}={want[key]!r}, not {have[key]!r}: "
                 f"leave solver.{'sampler' if key == 'name' else key} out or distil another head"
             )
-        solver.step.check(self.sampler(sampler))
-        return replace(solver, sampler=sampler)
+        return solver
 
     def _known(self) -> Known:
         """Return what settings that are not said mean for this policy."""

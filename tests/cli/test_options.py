@@ -99,6 +99,5 @@ def test_options_that_are_not_given_are_the_class_s() -> None:
     ],
 )
 def test_what_a_choice_needs_is_asked_for(command: str, words: list[str], said: str) -> None:
-    assert said in ends(
-        command, [*words, *(["output_dir=x"] if command != "data generate" else [])]
-    )
+    more = [] if command == "data generate" else ["output_dir=x"]
+    assert said in ends(command, [*words, *more])
