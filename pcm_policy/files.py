@@ -95,7 +95,8 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> None:
             f"cannot write {path}: {error}; free some space or choose another output_dir"
         ) from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or no folder for it
+            scratch.unlink()
 
 
 def to_json(value: Any) -> str:

@@ -22,6 +22,8 @@ from pcm_policy.policy.folder import save_policy
 from pcm_policy.policy.places import resolve_data
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.policy.tensors import round_to_half
+from pcm_policy.runtime.config import RuntimeConfig
+from pcm_policy.runtime.execute import Runtime
 from pcm_policy.solvers.certificate import UNCALIBRATED
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.config import TrainConfig
@@ -30,6 +32,7 @@ from pcm_policy.training.dataset import DatasetConfig
 from pcm_policy.training.demonstrations import Demonstrations
 from pcm_policy.training.distillation import Distillation
 from pcm_policy.training.headed import go_on, with_head
+from pcm_policy.training.kept import Kept
 from pcm_policy.training.launch import launched, weights_kind
 from pcm_policy.training.loop import fit
 from pcm_policy.training.make import (
@@ -39,7 +42,7 @@ from pcm_policy.training.make import (
     new_policy,
     policy_config,
 )
-from pcm_policy.training.output import FRAMES, occupied
+from pcm_policy.training.output import FRAMES, SOLVED, occupied
 from pcm_policy.training.reading import load_demonstrations
 from pcm_policy.training.saying import say
 from pcm_policy.training.sharing import check_divides
@@ -106,13 +109,19 @@ def distill_main(config: DistillSettings) -> Path:
         with accelerator.main_process_first():  # it decodes frames
             data = load_demonstrations(dataset, base.config, output / FRAMES)
         seen, data = data, data.encoded(base.to(accelerator.device))
-        objective = _distillation(config, base, headed, data, training)
-        made_from = {
+        runtime = f"{config.runtime.mode}, {config.runtime.precision}"
+        solved_from = {
             "base": _weights(base),
+            "runtime": runtime,
+            **{key: plain(getattr(config, key)) for key in ("sampler", "distill")},
+            **_learnt_from(dataset, seen, accelerator),
+        }
+        kept = Kept(output / SOLVED, solved_from | {"seed": training.seed})
+        objective = _distillation(config, base, headed, data, accelerator.device, kept)
+        made_from = solved_from | {
             "init": begins,
             "policy": _settings(objective.policy),
-            **{key: plain(getattr(config, key)) for key in ("head", "sampler", "distill")},
-            **_learnt_from(dataset, seen, accelerator),
+            "head": plain(config.head),
         }
         start = time.monotonic()
         average = fit(
@@ -176,15 +185,18 @@ def _distillation(
     base: DiffusionPolicy,
     headed: DiffusionPolicy | None,
     data: Demonstrations,
-    training: TrainConfig,
+    device: torch.device,
+    kept: Kept,
 ) -> Distillation[DiffusionPolicy] | Consistency:
     windows, held_out = data.windows(base)
-    rows = windows, held_out, training.batch, training.seed
+    rows = windows, held_out, config.train.batch, config.train.seed
     if headed is None:
         return Consistency(base, plain(config.sampler), *rows, **config.head.options)
     options = plain(config.distill)
     del options["rounds"]
-    return Distillation(headed, *rows, **options)
+    runtime = Runtime(headed.to(device), config.runtime)
+    keeping = {} if config.distill.pools is None else {"kept": kept}
+    return Distillation(headed, *rows, **options, **keeping, execute=runtime)
 
 
 def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy | None:
@@ -192,6 +204,8 @@ def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy |
     if config.head.name == "consistency":
         if config.init is not None:
             raise PcmError(f"init={config.init}: a consistency model starts from its base")
+        if config.runtime != RuntimeConfig():
+            raise PcmError("runtime: a consistency model solves nothing, leave it as it is")
         return None
     head, sampler = plain(config.head), plain(config.sampler)
     headed = with_head(base, head, sampler, config.train.seed, config.distill.rounds)

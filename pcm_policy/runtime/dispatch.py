@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -15,9 +15,6 @@ from pcm_policy.solvers.deadline import Deadline, synchronize
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.system import Iterate, System
-
-if TYPE_CHECKING:
-    from pcm_policy.policy.policy import DiffusionPolicy
 
 
 class Direct:
@@ -42,16 +39,13 @@ class Programs:
     """Executes recordings, which are made for every solver and shape of inputs when it comes.
 
     Args:
-        policy: the policy.
-        network: what stands in for its base network.
+        network: what stands in for the base network.
         record: makes a recording.
         alone: whether solves wait for each other, because recordings keep their inputs.
     """
 
-    def __init__(
-        self, policy: "DiffusionPolicy", network: Network, record: Record, *, alone: bool = False
-    ) -> None:
-        self.policy, self.network, self._record = policy, network, record
+    def __init__(self, network: Network, record: Record, *, alone: bool = False) -> None:
+        self.network, self._record = network, record
         self._made: dict[Any, Program] = {}
         self._lock = threading.Lock()
         self._turn: AbstractContextManager[Any] = threading.Lock() if alone else nullcontext()
@@ -61,7 +55,7 @@ class Programs:
         key = (solver, given.shape)
         with self._lock:
             if key not in self._made:
-                self._made[key] = Program(self.policy, self.network, solver, given, self._record)
+                self._made[key] = Program(assemble, self.network, solver, given, self._record)
         with self._turn:
             return self._made[key](given)
 
@@ -70,8 +64,8 @@ class Program:
     """One solver, recorded for inputs of fixed shapes.
 
     Args:
-        policy: the policy.
-        network: what stands in for its base network.
+        assemble: makes a solve of what it reads.
+        network: what stands in for the base network.
         solver: how to solve.
         inputs: the first solve's inputs, for their shapes.
         record: makes a recording.
@@ -79,14 +73,14 @@ class Program:
 
     def __init__(
         self,
-        policy: "DiffusionPolicy",
+        assemble: Assemble,
         network: Network,
         solver: Solver,
         inputs: Inputs,
         record: Record,
     ) -> None:
         def begin(given: Sequence[Tensor]) -> tuple[System, Iterate]:
-            return policy.assemble(inputs.filled(given), solver, network)
+            return assemble(inputs.filled(given), solver, network)
 
         self.deadline_ms = solver.deadline_ms
         timed = solver.deadline_ms is not None

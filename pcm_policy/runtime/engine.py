@@ -66,7 +66,7 @@ class Engine(Mode):
         """Return what executes a policy's solves."""
         network = in_precision(policy.network, config.precision)
         owner = policy if network is policy.network else nn.ModuleList([policy, network])
-        return Programs(policy, network, self.recorder(owner, config))
+        return Programs(network, self.recorder(owner, config))
 
     def recorder(self, owner: nn.Module, config: RuntimeConfig) -> Record:
         """Return what makes a recording.

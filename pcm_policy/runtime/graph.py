@@ -39,7 +39,7 @@ class Graph(Mode):
     def execute(self, policy: "DiffusionPolicy", config: RuntimeConfig) -> Execute:
         """Return what executes a policy's solves, one at a time: a graph keeps its inputs."""
         network = in_precision(policy.network, config.precision)
-        return Programs(policy, network, captured, alone=True)
+        return Programs(network, captured, alone=True)
 
 
 def captured(function: Function, given: Sequence[Tensor]) -> Function:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.runtime.inputs import Execute, eager
 from pcm_policy.sampling.noise import Noise, generator_noise
 from pcm_policy.solvers.loop import rounds, start
 from pcm_policy.solvers.pcm import PCM
@@ -24,8 +25,10 @@ from pcm_policy.solvers.stops import Rounds
 from pcm_policy.solvers.system import Iterate, System, wide, within
 from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.guessing import Guessing, near_sampler
+from pcm_policy.training.kept import Kept
 from pcm_policy.training.sharing import Share, Team
-from pcm_policy.training.targets import Solved, Targets, Taught, denoiser_of, iterates
+from pcm_policy.training.targets import Solved, Targets, iterates
+from pcm_policy.training.taught import Taught, denoiser_of
 
 CALIBRATED, SEARCHED = 128, 64
 """Training observations that the base is measured on for a head, and that steps are searched on."""
@@ -57,7 +60,7 @@ class Distillation(Generic[Teacher]):
 
     Args:
         policy: with an untrained head; base weights stay frozen. See
-            :class:`~pcm_policy.training.targets.Taught`: it need not be a policy.
+            :class:`~pcm_policy.training.taught.Taught`: it need not be a policy.
         train: training windows; only their conditions are used.
         held_out: windows of other episodes, for the log; may be empty.
         batch: observations per step over all processes, each at as many iterates as the head's
@@ -76,6 +79,10 @@ class Distillation(Generic[Teacher]):
         guess_steps: steps of the sampler that solves them, see
             :func:`~pcm_policy.training.guessing.near_sampler`. If none of so few steps comes near
             the head's sampler, the first guess learns from the pool of the rounds.
+        pools: how many different pools there are, after which they come again. The first guess
+            learns from their exact chunks then. None: new ones all the time.
+        kept: where the solves of these are kept.
+        execute: what executes the base's solves, a runtime of the policy for example.
 
     Raises:
         PcmError: an unknown weight.
@@ -99,6 +106,9 @@ class Distillation(Generic[Teacher]):
         guess_batch: int = 512,
         guess_reuse: int = 8,
         guess_steps: int = 4,
+        pools: int | None = None,
+        kept: Kept | None = None,
+        execute: Execute = eager,
     ) -> None:
         assert policy.head is not None
         assert policy.config.head is not None
@@ -112,16 +122,20 @@ class Distillation(Generic[Teacher]):
         self.weight = weight
         cond, noise = self._sample(train, CALIBRATED)
         policy.head.calibrate(denoiser_of(policy, cond, None), noise)
-        kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix}
+        kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix, "execute": execute}
+        exact: dict[str, Any] = {"pools": pools, "kept": kept}
+        rows = policy, train, seed
         recorded = 0 if own == 1 and weight != "variance" else self.rounds
-        self.targets = Targets(policy, train, seed, rounds=recorded, finish=self._finish, **kinds)
+        self.targets = Targets(*rows, rounds=recorded, finish=self._finish, **kinds, **exact)
         self.guessing = None
         if policy.head.starts and isinstance(policy, DiffusionPolicy):
-            few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
             targets, steps = self.targets, self._steps
-            if few is not None:
+            turn = max(1, pool * guess_reuse // guess_batch)
+            if pools is not None:
+                targets, steps = Targets(*rows, rounds=0, **kinds, **exact), turn
+            elif few := near_sampler(policy, *self._sample(train, SEARCHED), guess_steps):
                 targets = Targets(policy, train, seed + 1, rounds=0, near=few, **kinds)
-                steps = max(1, pool * guess_reuse // guess_batch)
+                steps = turn
             self.guessing = Guessing(policy, targets, seed, batch=guess_batch, steps=steps)
         self._began: dict[str, Tensor] = {}
         policy.network.requires_grad_(False)

@@ -13,7 +13,8 @@ from pcm_policy.solvers.sequential import sequential
 from pcm_policy.solvers.system import System
 from pcm_policy.training.batches import Batches
 from pcm_policy.training.sharing import Share, Team
-from pcm_policy.training.targets import Targets, denoiser_of
+from pcm_policy.training.targets import Targets
+from pcm_policy.training.taught import denoiser_of
 
 FLOOR = 0.01
 """Smooths the square root near zero, ``sqrt(e^2 + FLOOR^2)``; in normalised action units."""

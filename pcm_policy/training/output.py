@@ -8,7 +8,8 @@ from pathlib import Path
 from pcm_policy.errors import PcmError
 from pcm_policy.training.saying import is_first, say
 
-CHECKPOINTS, POLICY, METRICS, FRAMES = "checkpoints", "policy", "metrics.jsonl", "frames"
+CHECKPOINTS, POLICY, METRICS = "checkpoints", "policy", "metrics.jsonl"
+FRAMES, SOLVED = "frames", "solved"
 
 
 @contextmanager

@@ -2,53 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
-from pcm_policy.heads.base import Head
-from pcm_policy.sampling.denoise import Denoiser, Prefix
+from pcm_policy.runtime.inputs import Execute, eager
+from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import generator_noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.solvers.loop import first_iterate, rounds
-from pcm_policy.solvers.sequential import sequential
 from pcm_policy.solvers.step import Step
 from pcm_policy.solvers.stops import Rounds, Stop
 from pcm_policy.solvers.system import Iterate, Round, System, forcing
 from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
+from pcm_policy.training.kept import Kept
 from pcm_policy.training.sharing import ALONE, Team
-
-
-class Taught(Protocol):
-    """What a head is distilled from: a policy, or a :class:`~pcm_policy.training.library.Model`.
-
-    ``config`` has ``chunk_shape``, ``action_dim`` (the last entry of a chunk that has actions), and
-    ``head`` with the head's ``sampler`` and its number of ``rounds``; of a policy also what known
-    and warm first actions need.
-    """
-
-    @property
-    def config(self) -> Any:
-        """Shapes, and the head's sampler and rounds."""
-
-    @property
-    def head(self) -> Head | None:
-        """The head that is trained."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The base network."""
-
-    def to(self, device: torch.device, /) -> Any:
-        """Move all weights."""
-
-    def join(self, obs: Tensor, prefix: Prefix | None) -> Tensor:
-        """Return conditions ``(B, ...)`` of observations and known actions."""
-
-    def denoiser(self, cond: Tensor, sampler: Any, prefix: Prefix | None = None) -> Denoiser:
-        """Return the base's ``D``."""
+from pcm_policy.training.solving import Solving
+from pcm_policy.training.taught import Taught, denoiser_of
 
 
 @dataclass(frozen=True)
@@ -91,12 +63,6 @@ class Solved:
             states=self.states[:, :, rows],
             bases=self.bases[:, :, rows],
         )
-
-
-def denoiser_of(policy: Taught, cond: Tensor, prefix: Prefix | None) -> Denoiser:
-    """Return the base's ``D`` on the sampler of the policy's head."""
-    assert policy.config.head is not None
-    return policy.denoiser(cond, policy.config.head.sampler, prefix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +124,8 @@ class Targets:
     """Sequential solves and iterates of the base, for a pool of observations at a time.
 
     Args:
-        policy: with a head, whose sampler is solved; see :class:`Taught`.
+        policy: with a head, whose sampler is solved; see
+            :class:`~pcm_policy.training.taught.Taught`.
         train: training windows.
         seed: all randomness derives from it.
         pool: observations in a pool.
@@ -167,6 +134,9 @@ class Targets:
         rounds: ``K``, iterates that are recorded; 0 for none.
         near: a cheaper sampler to solve instead, from the same noise, whose chunks are near the
             head's sampler's. ``exact`` then has its states, and no iterates are recorded.
+        execute: what executes the solves.
+        pools: how many different pools there are, after which they come again; None: no end.
+        kept: where the solves of these are kept; None: nowhere.
         finish: called with the number of a new pool, the pool and the processes that share the
             work; its result is kept.
     """
@@ -182,12 +152,16 @@ class Targets:
         prefix: float,
         rounds: int,
         near: SamplerConfig | None = None,
+        execute: Execute = eager,
+        pools: int | None = None,
+        kept: Kept | None = None,
         finish: Callable[[int, Solved, Team], Solved] | None = None,
     ) -> None:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
         self.warm, self.prefix, self.rounds = warm, prefix, rounds
         self.near, self.rows = near, Batches(len(train.seen), pool, seed)
-        self._finish = finish
+        self.pools, self.kept = pools, kept
+        self._solving, self._finish = Solving(policy, execute), finish
         self._kept: tuple[int, Solved] | None = None
 
     def to(self, device: torch.device) -> None:
@@ -212,6 +186,7 @@ class Targets:
     @torch.no_grad()
     def solve(self, index: int, team: Team = ALONE) -> Solved:
         """Solve the pool ``index`` and record the base's iterates; see :meth:`__call__`."""
+        index = index % self.pools if self.pools else index
         generator = step_generator(self.seed, 2**33 + index)
         rows = self.rows(index)
         rows = rows.to(self.train.seen.device)
@@ -230,10 +205,11 @@ class Targets:
         noise = generator_noise(generator, self.pool, shape, sampler.noise_steps).to(
             chunk.device, chunk.dtype
         )
-        solver = denoise
-        if self.near is not None:
-            solver = self.policy.denoiser(own[0], self.near, own[1])
-        exact = team.whole(sequential(solver, noise.pick(mine)).trajectory, self.pool, dim=1)
+        wanted = self.near or self.policy.config.head.sampler
+        solve = partial(self._solving, *own, noise.pick(mine), wanted)
+        name = f"pool-{index:04d}-process-{team.rank}-of-{team.world}"
+        found = solve() if self.kept is None else self.kept(name, solve)
+        exact = team.whole(found.to(seen.device), self.pool, dim=1)
         forced = forcing(sampler, noise)
         whole = pad(chunk, (0, shape[-1] - config.action_dim))  # nothing is guessed of what is seen
         guess, cold = self._guesses(whole, generator)
@@ -244,8 +220,8 @@ class Targets:
         bases = forced.new_zeros(0, len(forced[:-1][nodes]), *whole.shape)
         if self.rounds:
             s = System(denoise, noise.pick(mine), forced[:, mine], head)
-            found = iterates(s, guess[mine], self.rounds, own=False)
-            states, bases = (team.whole(part, self.pool, dim=2) for part in found)
+            made = iterates(s, guess[mine], self.rounds, own=False)
+            states, bases = (team.whole(part, self.pool, dim=2) for part in made)
         return Solved(cond, prefix, forced, exact, guess, cold, states, bases)
 
     def _guesses(self, chunk: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ def as_it_is(function: Function, _: Sequence[torch.Tensor]) -> Function:
 
 
 def program_of(policy: DiffusionPolicy, solver: Solver, first: Inputs) -> Program:
-    return Program(policy, policy.network, solver, first, as_it_is)
+    return Program(policy.assemble, policy.network, solver, first, as_it_is)
 
 
 def off(a: SolveResult, b: SolveResult) -> float:

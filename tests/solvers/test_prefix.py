@@ -102,7 +102,7 @@ def test_the_network_sees_the_prefix_and_the_chunk_keeps_it() -> None:
     checked = Solver.of("picard", solver.sampler, tolerance=1e-4)
     with torch.inference_mode():
         i = Inputs(obs, noise, None, prefix)
-        program = Program(policy, policy.network, checked, i, lambda function, _: function)
+        program = Program(policy.assemble, policy.network, checked, i, lambda function, _: function)
         torch.testing.assert_close(program(i).sample, held, rtol=0, atol=1e-4)
 
 

@@ -13,6 +13,7 @@ from pcm_policy.cli.settings.common import (
 )
 from pcm_policy.errors import PcmError
 from pcm_policy.policy.normalize import NormalizerMode
+from pcm_policy.runtime.config import RuntimeConfig
 from pcm_policy.sampling.denoise import PredictionType
 from pcm_policy.sampling.samplers import SAMPLERS, SamplerConfig
 from pcm_policy.sampling.schedules import NoiseSchedule, Spacing
@@ -159,7 +160,9 @@ class DistillOptions:
             (the paper's), none
         end_weight: weight of the last state beside the mean over the trajectory
         pool: observations whose targets and iterates are computed at once
-        reuse: times each of them is trained on
+        pools: how many different pools there are, kept in output_dir/solved; afterwards they come
+            again, and the first guess learns from their exact chunks; null: new ones all the time
+        reuse: times each of them is trained on before the next pool
         warm: share of rows that start from an earlier chunk rather than cold
         guess_batch: observations of a step for the head's first guess
         guess_reuse: times each of them is trained on
@@ -173,6 +176,7 @@ class DistillOptions:
     weight: Literal["root", "row", "variance", "none"] = "root"
     end_weight: NonNegative = 1.0
     pool: Count = 2000
+    pools: Count | None = None
     reuse: Count = 16
     warm: Share = 0.1
     guess_batch: Count = 512
@@ -188,9 +192,14 @@ class DistillSettings(Training):
     Attributes:
         policy: folder of the base policy
         init: folder of a policy of the same base whose head's weights to start from, where they fit
+        runtime: how the base's chunks are solved; runtime.mode=openvino is faster on a CPU
     """
 
-    groups: ClassVar[Mapping[str, str | None]] = {"task": "custom", "head": "window"}
+    groups: ClassVar[Mapping[str, str | None]] = {
+        "task": "custom",
+        "head": "window",
+        "runtime": "default",
+    }
 
     policy: str
     task: TaskSettings
@@ -198,6 +207,7 @@ class DistillSettings(Training):
     init: str | None = None
     sampler: SamplerChoice = field(default_factory=SamplerChoice)
     distill: DistillOptions = field(default_factory=DistillOptions)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             steps=4000,
