@@ -66,9 +66,9 @@ def looked(policy: DiffusionPolicy, seen: Tensor, seed: int) -> Seen:
         noise = generator_noise(draw, len(some), policy.config.chunk_shape, count)
         parts["exact"].append(sequential(denoise, noise).sample.flatten(1))
         s, x = start(denoise, noise, head=head)
-        guess = head.start(s)
+        guess = head.guesses(s)
         assert guess is not None
-        parts["guess"].append(guess.flatten(1))
+        parts["guess"].append(guess[-1].flatten(1))
         told = [denoise(x.X[k : k + 1], slice(k, k + 1)).flatten(2) for k in range(count)]
         parts["base"].append(torch.cat(told))
         for _, made, _ in rounds(s, x, PCM((1.0,)), Rounds(1)):

@@ -118,10 +118,12 @@ def distill_main(config: DistillSettings) -> Path:
         }
         kept = Kept(output / SOLVED, solved_from | {"seed": training.seed})
         objective = _distillation(config, base, headed, data, accelerator.device, kept)
-        made_from = solved_from | {
+        made_from = {
+            "base": solved_from["base"],
             "init": begins,
             "policy": _settings(objective.policy),
             "head": plain(config.head),
+            **solved_from,
         }
         start = time.monotonic()
         average = fit(
@@ -195,8 +197,8 @@ def _distillation(
     options = plain(config.distill)
     del options["rounds"]
     runtime = Runtime(headed.to(device), config.runtime)
-    keeping = {} if config.distill.pools is None else {"kept": kept}
-    return Distillation(headed, *rows, **options, **keeping, execute=runtime)
+    keep = None if config.distill.pools is None else kept
+    return Distillation(headed, *rows, **options, kept=keep, execute=runtime)
 
 
 def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy | None:

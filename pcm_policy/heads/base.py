@@ -59,6 +59,9 @@ class Head(nn.Module, ABC):
         """Return the base's mean Jacobian on a sampler, if the head keeps it."""
         return None
 
+    guess_nodes: tuple[int, ...] | None = None
+    """Nodes at which the first guess says what the base predicts; None where it says the chunk."""
+
     @classmethod
     def settled(
         cls, options: Mapping[str, Any], steps: int, chunk: int, stochastic: bool
@@ -79,9 +82,21 @@ class Head(nn.Module, ABC):
         return False
 
     def start(self, s: System) -> Tensor | None:
-        """Predict the chunk ``(B, T, Da)`` that a solve starts from, without a round of the base.
+        """Predict what a solve starts from, without a round of the base.
 
-        The caller clips it. None means that the solve starts from zeros.
+        The caller clips it.
+
+        Returns:
+            The chunk ``(B, T, Da)``, or predictions at all nodes ``(N, B, T, Da)``; None means that
+            the solve starts from zeros.
+        """
+        return None
+
+    def guesses(self, s: System) -> Tensor | None:
+        """Return what the first guess itself says and is trained on, ``(k, B, T, Da)``.
+
+        None means that there is none. It is the chunk alone, ``k = 1``, or what the base predicts
+        at ``k`` nodes, :attr:`guess_nodes`.
         """
         return None
 

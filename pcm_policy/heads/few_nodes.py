@@ -140,19 +140,20 @@ class FewNodes(Head):
         return self._spread[1:]
 
 
-def placed(nodes: Sequence[int], steps: int) -> tuple[int, ...]:
+def placed(nodes: Sequence[int], steps: int, option: str = "nodes") -> tuple[int, ...]:
     """Return nodes that were named one by one.
 
     Args:
         nodes: indices of states, ascending: the noisiest first.
         steps: ``N``.
+        option: of the head that names them, for the message.
 
     Raises:
         PcmError: none, one twice, one that is out of order, or one of ``N`` or more.
     """
     if not nodes or sorted(set(nodes)) != list(nodes) or not 0 <= nodes[0] <= nodes[-1] < steps:
         raise PcmError(
-            f"head.options.nodes={list(nodes)}: name states from 0 to {steps - 1}, ascending"
+            f"head.options.{option}={list(nodes)}: name states from 0 to {steps - 1}, ascending"
         )
     return tuple(nodes)
 

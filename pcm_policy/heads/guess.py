@@ -23,6 +23,7 @@ class FirstGuess(nn.Module):
         width: hidden width.
         cond_width: width of the vector that modulates the blocks.
         depth: number of residual blocks.
+        chunks: number ``k`` of chunks that it predicts.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class FirstGuess(nn.Module):
         width: int,
         cond_width: int,
         depth: int = 2,
+        chunks: int = 1,
     ) -> None:
         super().__init__()
         chunk = horizon * action_dim
@@ -44,12 +46,12 @@ class FirstGuess(nn.Module):
         )
         self.inp = nn.Linear(seen, width)
         self.blocks = nn.ModuleList(AdaLNBlock(width, cond_width, 2) for _ in range(depth))
-        self.out = nn.Linear(width, chunk)
+        self.out = nn.Linear(width, chunks * chunk)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, forced: Tensor, cond: Tensor, prefix: Prefix | None) -> Tensor:
-        """Return the chunks ``(B, T, Da)`` to start from.
+        """Return ``k`` predictions of the chunks to start from, ``(k, B, T, Da)``.
 
         Args:
             forced: ``(n, B, T, Da)``, what the noise alone gives at some states.
@@ -64,5 +66,5 @@ class FirstGuess(nn.Module):
         parts = torch.cat([forced, shown[None], known[None]]).transpose(0, 1).flatten(1)
         h = self.inp(torch.cat([parts, cond], dim=1))
         h = decode_blocks(self.blocks, h, encode_blocks(self.blocks, self.cond(cond)))
-        found: Tensor = self.out(h).view(like.shape)
+        found: Tensor = self.out(h).view(len(like), -1, *like.shape[1:]).transpose(0, 1)
         return found if prefix is None else prefix.apply(found)

@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import torch
 from torch import Tensor, cat, nn
 
 from pcm_policy.errors import PcmError
 from pcm_policy.heads.base import HEADS
-from pcm_policy.heads.few_nodes import FewNodes, scale_of
+from pcm_policy.heads.few_nodes import FewNodes, placed, scale_of
 from pcm_policy.heads.guess import FirstGuess
 from pcm_policy.networks.mlp import AdaLNBlock, decode_blocks, encode_blocks
 from pcm_policy.sampling.denoise import Denoiser, at_nodes
+from pcm_policy.sampling.samplers import AffineSampler
 from pcm_policy.settings import Count, Depth, Natural, Range, Width
-from pcm_policy.solvers.system import System
+from pcm_policy.solvers.coarse import between_nodes
+from pcm_policy.solvers.system import System, combine
 
 Auto = Literal["auto"]
 Seen = Annotated[int, Range(least=2, most=4096)]
@@ -54,6 +57,10 @@ class WindowHead(FewNodes):
         guess_width: width of the network that predicts the chunk a solve starts from, see
             :class:`~pcm_policy.heads.guess.FirstGuess`; 0 starts from zeros.
         guess_noises: number of noise states that this network sees: 1, or the number of nodes.
+        guess_nodes: states at which it says what the base predicts there, ascending, in place of
+            the chunk alone; in between it is interpolated in log-SNR. Far from the end the base
+            predicts another chunk than the sampler's. A first round that begins with the whole
+            path sees states where the sampler goes.
 
     Example:
         >>> import torch
@@ -83,6 +90,7 @@ class WindowHead(FewNodes):
         newton: bool = True,
         guess_width: Annotated[int, Range(least=0, most=65_536)] | Auto = "auto",
         guess_noises: Count | Auto = "auto",
+        guess_nodes: Nodes | None = None,
     ) -> None:
         given = {"width": width, "nodes": nodes, "guess_width": guess_width}
         given["guess_noises"] = guess_noises
@@ -93,9 +101,17 @@ class WindowHead(FewNodes):
         window = self.evaluations * horizon * action_dim
         self.max_rounds = max_rounds
         self.guess: FirstGuess | None = None
+        self.guess_nodes: tuple[int, ...] | None = None
+        self._between: tuple[AffineSampler, Tensor] | None = None
+        if guess_nodes is not None and not guess_wide:
+            raise PcmError(f"head.options.guess_nodes={list(guess_nodes)}: guess_width is 0")
         if guess_wide:
-            shape = self.guess_noises, action_dim, horizon, cond_dim
-            self.guess = FirstGuess(*shape, width=guess_wide, cond_width=cond_width)
+            shape, chunks = (self.guess_noises, action_dim, horizon, cond_dim), 1
+            if guess_nodes is not None:
+                self.guess_nodes = placed(guess_nodes, steps, "guess_nodes")
+                chunks = len(guess_nodes)
+            sizes = {"width": guess_wide, "cond_width": cond_width, "chunks": chunks}
+            self.guess = FirstGuess(*shape, **sizes)
         self.cond = nn.Sequential(nn.Linear(cond_dim, cond_width), nn.SiLU())
         self.round = nn.Embedding(max_rounds, cond_width)
         self.level = nn.Linear(1, cond_width)
@@ -133,12 +149,32 @@ class WindowHead(FewNodes):
         return self.guess is not None
 
     def start(self, s: System) -> Tensor | None:
-        """Predict the chunk ``(B, T, Da)`` to start from, from noise and observation alone."""
+        """Predict what to start from, from noise and observation alone.
+
+        Returns:
+            The chunk ``(B, T, Da)``, or with ``guess_nodes`` predictions at all nodes,
+            ``(N, B, T, Da)``.
+        """
+        found = self.guesses(s)
+        if found is None or self.guess_nodes is None:
+            return None if found is None else found[0]
+        return combine(self._path(s.denoise.sampler), found)
+
+    def guesses(self, s: System) -> Tensor | None:
+        """Return what the first guess says, ``(k, B, T, Da)``: the chunk, or at ``guess_nodes``."""
         if self.guess is None:
             return None
         nodes = self.nodes(s.denoise.sampler)[0] if self.guess_noises > 1 else slice(0, 1)
         found: Tensor = self.guess(at_nodes(s.F[:-1], nodes), s.denoise.cond, s.denoise.prefix)
         return found
+
+    def _path(self, sampler: AffineSampler) -> Tensor:
+        """Return ``(N, k)`` weights that spread the guesses over all nodes; made once."""
+        if self._between is None or self._between[0] is not sampler:
+            with torch.inference_mode(False), torch.no_grad():
+                index = torch.tensor(self.guess_nodes, device=sampler.alpha.device)
+                self._between = sampler, between_nodes(sampler, index, 0)
+        return self._between[1]
 
     def _correct(
         self, denoise: Denoiser, states: Tensor, base: Tensor, residual: Tensor, rounds: Tensor

@@ -9,6 +9,7 @@ Some rows start warm, from an earlier chunk, and some have known first actions.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -122,20 +123,20 @@ class Distillation(Generic[Teacher]):
         self.weight = weight
         cond, noise = self._sample(train, CALIBRATED)
         policy.head.calibrate(denoiser_of(policy, cond, None), noise)
-        kinds: dict[str, Any] = {"pool": pool, "warm": warm, "prefix": prefix, "execute": execute}
-        exact: dict[str, Any] = {"pools": pools, "kept": kept}
-        rows = policy, train, seed
+        make = partial(Targets, policy, train, pool=pool, warm=warm, prefix=prefix, execute=execute)
+        kept_ones = partial(make, seed, pools=pools, kept=kept)
         recorded = 0 if own == 1 and weight != "variance" else self.rounds
-        self.targets = Targets(*rows, rounds=recorded, finish=self._finish, **kinds, **exact)
+        self.targets = kept_ones(rounds=recorded, finish=self._finish)
         self.guessing = None
         if policy.head.starts and isinstance(policy, DiffusionPolicy):
             targets, steps = self.targets, self._steps
             turn = max(1, pool * guess_reuse // guess_batch)
             if pools is not None:
-                targets, steps = Targets(*rows, rounds=0, **kinds, **exact), turn
-            elif few := near_sampler(policy, *self._sample(train, SEARCHED), guess_steps):
-                targets = Targets(policy, train, seed + 1, rounds=0, near=few, **kinds)
-                steps = turn
+                targets, steps = kept_ones(rounds=0), turn
+            elif policy.head.guess_nodes is None:  # near samplers go another way to the end
+                few = near_sampler(policy, *self._sample(train, SEARCHED), guess_steps)
+                if few is not None:
+                    targets, steps = make(seed + 1, rounds=0, near=few), turn
             self.guessing = Guessing(policy, targets, seed, batch=guess_batch, steps=steps)
         self._began: dict[str, Tensor] = {}
         policy.network.requires_grad_(False)

@@ -1,6 +1,7 @@
 """Training of a head's first guess on many cheap targets that are near the sampler's chunk."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ NEAR = 0.02
 
 
 class Guessing:
-    """Mean RMSE of the first guess to chunks of the base.
+    """Mean RMSE of the first guess to chunks of the base, or to what it predicts on the way.
 
     Args:
         policy: with a head that has a first guess.
@@ -51,10 +52,30 @@ class Guessing:
         some = pool.pick(rows.to(pool.cond.device))
         denoise = denoiser_of(self.policy, some.cond, some.prefix)
         s = System(denoise, Noise(some.forced[0]), some.forced)
-        found: Tensor = module.start(s)  # type: ignore[operator]
-        error = (found - some.exact[-1]).square().mean(dim=(1, 2))
-        loss: Tensor = (error + FLOOR**2).sqrt().mean()
+        head: Any = module
+        found: Tensor = head.guesses(s)
+        wanted, nodes = some.exact[-1:], head.guess_nodes
+        if nodes is not None:
+            wanted = predictions(s, some.exact)[list(nodes)]
+        error = (found - wanted).square().mean(dim=(2, 3))
+        losses: Tensor = (error + FLOOR**2).sqrt().mean(dim=1)
+        loss: Tensor = losses[0] if nodes is None else losses.mean() + losses[-1]
         return loss
+
+
+@torch.no_grad()
+def predictions(s: System, states: Tensor) -> Tensor:
+    """Return what the base predicted at all nodes, ``(N, B, T, Da)``, from the solved states.
+
+    Args:
+        s: the system ``X = F + M P``.
+        states: ``(N + 1, B, T, Da)``, ``X``.
+    """
+    moved = (states - s.F)[1:].flatten(1).double()
+    found: Tensor = torch.linalg.solve_triangular(
+        s.denoise.sampler.M[1:].double(), moved, upper=False
+    )
+    return found.to(states).view(states[1:].shape)
 
 
 @torch.no_grad()

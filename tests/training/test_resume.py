@@ -124,6 +124,8 @@ def test_what_changes_no_weight_may_change(demos: Path, run: Path, ended: Path) 
         ("distill.warm=0.5", "distill.warm=0.1, now 0.5"),
         ("distill.pool=24", "distill.pool=16, now 24"),
         ("distill.guess_steps=2", "distill.guess_steps=4, now 2"),
+        ("distill.pools=3", "distill.pools=None, now 3"),
+        ("runtime.precision=bf16", "runtime='eager, float32', now 'eager, bf16'"),
         ("sampler.steps=8", "policy.head"),
         ("head.options.width=24", "policy.head.options.width=16, now 24"),
         ("head=lora", "policy.head"),
@@ -154,12 +156,14 @@ def test_another_base_is_not_distilled_further(
         distill(other, demos, distilled, *RUN, "resume=true")
 
 
+@pytest.mark.parametrize("pools", ["null", "1"])
 @pytest.mark.parametrize("save_every", [3, 5, 7])
 def test_a_distillation_resumed_inside_a_pool_is_the_uninterrupted_one(
-    demos: Path, ended: Path, tmp_path: Path, save_every: int
+    demos: Path, ended: Path, tmp_path: Path, save_every: int, pools: str
 ) -> None:
     """Pools last 8 steps; their iterates follow the head as it was when they began."""
     words = ["train.steps=11", f"train.save_every={save_every}", "train.keep=9", "train.lr=0.01"]
+    words.append(f"distill.pools={pools}")
     whole = distill(ended / "policy", demos, tmp_path / "run", *words)
     before = tmp_path / "before"
     shutil.copytree(whole, before)
