@@ -162,11 +162,13 @@ class WindowHead(FewNodes):
 
     def guesses(self, s: System) -> Tensor | None:
         """Return what the first guess says, ``(k, B, T, Da)``: the chunk, or at ``guess_nodes``."""
-        if self.guess is None:
-            return None
+        given = s.denoise.cond, s.denoise.prefix
+        return None if self.guess is None else self.guess(self._noise(s), *given)
+
+    def _noise(self, s: System) -> Tensor:
+        """Return what the noise alone gives at the states that the first guess sees."""
         nodes = self.nodes(s.denoise.sampler)[0] if self.guess_noises > 1 else slice(0, 1)
-        found: Tensor = self.guess(at_nodes(s.F[:-1], nodes), s.denoise.cond, s.denoise.prefix)
-        return found
+        return at_nodes(s.F[:-1], nodes)
 
     def _path(self, sampler: AffineSampler) -> Tensor:
         """Return ``(N, k)`` weights that spread the guesses over all nodes; made once."""
