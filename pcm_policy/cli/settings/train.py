@@ -192,7 +192,7 @@ class DistillSettings(Training):
     Attributes:
         policy: folder of the base policy
         init: folder of a policy of the same base whose head's weights to start from, where they fit
-        runtime: how the base's chunks are solved; runtime.mode=openvino is faster on a CPU
+        runtime: how the base's chunks are solved; runtime.mode=auto takes the fastest engine
     """
 
     groups: ClassVar[Mapping[str, str | None]] = {
