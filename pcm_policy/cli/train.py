@@ -109,14 +109,15 @@ def distill_main(config: DistillSettings) -> Path:
         with accelerator.main_process_first():  # it decodes frames
             data = load_demonstrations(dataset, base.config, output / FRAMES)
         seen, data = data, data.encoded(base.to(accelerator.device))
-        runtime = f"{config.runtime.mode}, {config.runtime.precision}"
         solved_from = {
             "base": _weights(base),
-            "runtime": runtime,
+            "runtime": f"{config.runtime.mode}, {config.runtime.precision}",
             **{key: plain(getattr(config, key)) for key in ("sampler", "distill")},
             **_learnt_from(dataset, seen, accelerator),
         }
-        kept = Kept(output / SOLVED, solved_from | {"seed": training.seed})
+        kept = None
+        if config.distill.pools is not None:
+            kept = Kept(output / SOLVED, solved_from | {"seed": training.seed})
         objective = _distillation(config, base, headed, data, accelerator.device, kept)
         made_from = {
             "base": solved_from["base"],
@@ -188,7 +189,7 @@ def _distillation(
     headed: DiffusionPolicy | None,
     data: Demonstrations,
     device: torch.device,
-    kept: Kept,
+    kept: Kept | None,
 ) -> Distillation[DiffusionPolicy] | Consistency:
     windows, held_out = data.windows(base)
     rows = windows, held_out, config.train.batch, config.train.seed
@@ -197,8 +198,7 @@ def _distillation(
     options = plain(config.distill)
     del options["rounds"]
     runtime = Runtime(headed.to(device), config.runtime)
-    keep = None if config.distill.pools is None else kept
-    return Distillation(headed, *rows, **options, kept=keep, execute=runtime)
+    return Distillation(headed, *rows, **options, kept=kept, execute=runtime)
 
 
 def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy | None:

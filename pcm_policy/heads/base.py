@@ -45,6 +45,8 @@ class Head(nn.Module, ABC):
     :class:`~pcm_policy.solvers.Adaptive` does."""
     changes_base: ClassVar[bool] = False
     """Whether the head calls the base network with other weights; these have the head's type."""
+    guess_nodes: tuple[int, ...] | None = None
+    """Nodes at which the first guess says what the base predicts; None where it says the chunk."""
 
     def nodes(self, sampler: AffineSampler) -> tuple[Nodes, Tensor | None]:
         """Return what the base is evaluated at in a round.
@@ -58,9 +60,6 @@ class Head(nn.Module, ABC):
     def jacobian(self, sampler: AffineSampler) -> Jacobian | None:
         """Return the base's mean Jacobian on a sampler, if the head keeps it."""
         return None
-
-    guess_nodes: tuple[int, ...] | None = None
-    """Nodes at which the first guess says what the base predicts; None where it says the chunk."""
 
     @classmethod
     def settled(

@@ -101,17 +101,15 @@ class WindowHead(FewNodes):
         window = self.evaluations * horizon * action_dim
         self.max_rounds = max_rounds
         self.guess: FirstGuess | None = None
-        self.guess_nodes: tuple[int, ...] | None = None
         self._between: tuple[AffineSampler, Tensor] | None = None
-        if guess_nodes is not None and not guess_wide:
-            raise PcmError(f"head.options.guess_nodes={list(guess_nodes)}: guess_width is 0")
+        if guess_nodes is not None:
+            self.guess_nodes = placed(guess_nodes, steps, "guess_nodes")
+            if not guess_wide:
+                raise PcmError(f"head.options.guess_nodes={list(guess_nodes)}: guess_width is 0")
         if guess_wide:
-            shape, chunks = (self.guess_noises, action_dim, horizon, cond_dim), 1
-            if guess_nodes is not None:
-                self.guess_nodes = placed(guess_nodes, steps, "guess_nodes")
-                chunks = len(guess_nodes)
-            sizes = {"width": guess_wide, "cond_width": cond_width, "chunks": chunks}
-            self.guess = FirstGuess(*shape, **sizes)
+            shape = self.guess_noises, action_dim, horizon, cond_dim
+            chunks = 1 if guess_nodes is None else len(guess_nodes)
+            self.guess = FirstGuess(*shape, width=guess_wide, cond_width=cond_width, chunks=chunks)
         self.cond = nn.Sequential(nn.Linear(cond_dim, cond_width), nn.SiLU())
         self.round = nn.Embedding(max_rounds, cond_width)
         self.level = nn.Linear(1, cond_width)
@@ -156,9 +154,9 @@ class WindowHead(FewNodes):
             ``(N, B, T, Da)``.
         """
         found = self.guesses(s)
-        if found is None or self.guess_nodes is None:
-            return None if found is None else found[0]
-        return combine(self._path(s.denoise.sampler), found)
+        if found is None:
+            return None
+        return found[0] if self.guess_nodes is None else combine(self._path(s), found)
 
     def guesses(self, s: System) -> Tensor | None:
         """Return what the first guess says, ``(k, B, T, Da)``: the chunk, or at ``guess_nodes``."""
@@ -170,8 +168,9 @@ class WindowHead(FewNodes):
         nodes = self.nodes(s.denoise.sampler)[0] if self.guess_noises > 1 else slice(0, 1)
         return at_nodes(s.F[:-1], nodes)
 
-    def _path(self, sampler: AffineSampler) -> Tensor:
+    def _path(self, s: System) -> Tensor:
         """Return ``(N, k)`` weights that spread the guesses over all nodes; made once."""
+        sampler = s.denoise.sampler
         if self._between is None or self._between[0] is not sampler:
             with torch.inference_mode(False), torch.no_grad():
                 index = torch.tensor(self.guess_nodes, device=sampler.alpha.device)

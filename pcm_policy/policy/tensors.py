@@ -25,14 +25,21 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise PcmError(f"{path} is damaged ({error}): restore it or train again") from error
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file.
+
+    Args:
+        tensors: by name.
+        path: of the file.
+        metadata: texts that the file's head keeps beside them.
 
     Raises:
         OSError: the file cannot be written.
     """
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
 

@@ -38,6 +38,8 @@ class Direct:
 class Programs:
     """Executes recordings, which are made for every solver and shape of inputs when it comes.
 
+    The first solve of a kind records its ``assemble``: those of one shape all come from the same.
+
     Args:
         network: what stands in for the base network.
         record: makes a recording.

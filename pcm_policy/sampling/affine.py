@@ -79,6 +79,25 @@ class AffineSampler:
         return replace(self, **moved)
 
 
+def clean_predictions(sampler: AffineSampler, states: Tensor, fixed_part: Tensor) -> Tensor:
+    """Invert ``X = F + M x_hat`` for the predictions behind a trajectory.
+
+    ``M`` is lower triangular below its first row, so this is one small triangular solve.
+
+    Args:
+        sampler: gives ``M``.
+        states: ``(N + 1, B, T, Da)`` the trajectory ``X``.
+        fixed_part: ``F`` of the same shape.
+
+    Returns:
+        ``(N, B, T, Da)``.
+    """
+    off = (states - fixed_part)[1:].flatten(1).double()
+    found = torch.linalg.solve_triangular(sampler.M[1:].double(), off, upper=False)
+    predictions: Tensor = found.to(states.dtype).view_as(states[1:])
+    return predictions
+
+
 def unroll(
     visited: Tensor,
     alpha: Tensor,

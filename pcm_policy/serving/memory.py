@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcm_policy.sampling.affine import AffineSampler
 from pcm_policy.sampling.noise import Noise
 
 
@@ -59,22 +58,3 @@ def shift_noise(noise: Noise, fresh: Noise, executed: int) -> Noise:
     if noise.steps is not None and fresh.steps is not None:
         steps = shifted(noise.steps, fresh.steps)
     return Noise(shifted(noise.initial, fresh.initial), steps)
-
-
-def clean_predictions(sampler: AffineSampler, states: Tensor, fixed_part: Tensor) -> Tensor:
-    """Invert ``X = F + M x_hat`` for the predictions behind a trajectory.
-
-    ``M`` is lower triangular below its first row, so this is one small triangular solve.
-
-    Args:
-        sampler: gives ``M``.
-        states: ``(N + 1, B, T, Da)`` the trajectory ``X``.
-        fixed_part: ``F`` of the same shape.
-
-    Returns:
-        ``(N, B, T, Da)``.
-    """
-    off = (states - fixed_part)[1:].flatten(1).double()
-    found = torch.linalg.solve_triangular(sampler.M[1:].double(), off, upper=False)
-    predictions: Tensor = found.to(states.dtype).view_as(states[1:])
-    return predictions

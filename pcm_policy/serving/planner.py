@@ -13,10 +13,11 @@ from pcm_policy.control.safety import chunk_fault
 from pcm_policy.control.settings import PolicySpec
 from pcm_policy.policy.policy import DiffusionPolicy
 from pcm_policy.runtime.execute import Runtime
+from pcm_policy.sampling.affine import clean_predictions
 from pcm_policy.sampling.denoise import Prefix
 from pcm_policy.sampling.noise import Noise, episode_noise
 from pcm_policy.serving.features import Features
-from pcm_policy.serving.memory import Memory, clean_predictions, shift_chunk, shift_noise
+from pcm_policy.serving.memory import Memory, shift_chunk, shift_noise
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.result import SolveResult
 from pcm_policy.solvers.system import forcing

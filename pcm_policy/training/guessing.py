@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.affine import clean_predictions
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SamplerConfig
 from pcm_policy.sampling.search import Schedule, search
@@ -56,26 +57,12 @@ class Guessing:
         found: Tensor = head.guesses(s)
         wanted, nodes = some.exact[-1:], head.guess_nodes
         if nodes is not None:
-            wanted = predictions(s, some.exact)[list(nodes)]
+            predicted = clean_predictions(denoise.sampler, some.exact, some.forced)
+            wanted = predicted[list(nodes)]
         error = (found - wanted).square().mean(dim=(2, 3))
         losses: Tensor = (error + FLOOR**2).sqrt().mean(dim=1)
         loss: Tensor = losses[0] if nodes is None else losses.mean() + losses[-1]
         return loss
-
-
-@torch.no_grad()
-def predictions(s: System, states: Tensor) -> Tensor:
-    """Return what the base predicted at all nodes, ``(N, B, T, Da)``, from the solved states.
-
-    Args:
-        s: the system ``X = F + M P``.
-        states: ``(N + 1, B, T, Da)``, ``X``.
-    """
-    moved = (states - s.F)[1:].flatten(1).double()
-    found: Tensor = torch.linalg.solve_triangular(
-        s.denoise.sampler.M[1:].double(), moved, upper=False
-    )
-    return found.to(states).view(states[1:].shape)
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pcm_policy.files import to_json, write_file
+from pcm_policy.policy.tensors import save_tensors
 from pcm_policy.training.saying import say
 
 STATES, MADE_FROM = "states", "made_from"
@@ -44,7 +44,7 @@ class Kept:
         if found is None:
             found = solve()
             kept, said = {STATES: found.cpu().contiguous()}, {MADE_FROM: self._digest}
-            write_file(path, lambda scratch: save_file(kept, scratch, metadata=said))
+            write_file(path, lambda scratch: save_tensors(kept, scratch, said))
         return found
 
     @property

@@ -16,7 +16,7 @@ from pcm_policy.solvers.system import Iterate, System
 from pcm_policy.training.taught import Taught
 
 AT_ONCE = 250
-"""Rows of a solve: larger ones are no faster on a CPU, and fall out of its caches."""
+"""Rows of a solve; an engine records one for this many, and one for what is left over."""
 
 
 @dataclass(frozen=True)

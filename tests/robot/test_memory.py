@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pcm_policy.draws import Draws, draw
 from pcm_policy.robot import memory as robot
+from pcm_policy.sampling.affine import clean_predictions
 from pcm_policy.sampling.noise import Noise
 from pcm_policy.sampling.samplers import SAMPLERS, SamplerConfig, build_sampler
 from pcm_policy.sampling.schedules import NoiseSchedule
@@ -46,6 +47,6 @@ def test_predictions_behind_a_trajectory(name: str) -> None:
     drawn = draw([1], [0], (4, 2), sampler.noise_steps)
     forced = forcing(sampler, noise_of(drawn))
     states = forced + torch.randn(forced.shape, generator=torch.Generator().manual_seed(0))
-    want = serving.clean_predictions(sampler, states, forced)
+    want = clean_predictions(sampler, states, forced)
     found = robot.clean_predictions(sampler.M.numpy(), states.numpy(), forced.numpy())
     torch.testing.assert_close(torch.from_numpy(found), want, rtol=1e-5, atol=1e-4)

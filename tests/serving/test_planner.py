@@ -9,9 +9,10 @@ import torch
 from pcm_policy.control import PlanRequest
 from pcm_policy.policy.held_out import held_out_observations
 from pcm_policy.policy.policy import DiffusionPolicy
+from pcm_policy.sampling.affine import clean_predictions
 from pcm_policy.sampling.noise import episode_noise
 from pcm_policy.sampling.samplers import SamplerConfig
-from pcm_policy.serving.memory import Memory, clean_predictions
+from pcm_policy.serving.memory import Memory
 from pcm_policy.serving.planner import KINDS, Planner
 from pcm_policy.solvers.registry import Solver
 from pcm_policy.solvers.system import forcing
