@@ -46,6 +46,7 @@ from pcm_policy.training.output import FRAMES, SOLVED, occupied
 from pcm_policy.training.reading import load_demonstrations
 from pcm_policy.training.saying import say
 from pcm_policy.training.sharing import check_divides
+from pcm_policy.training.steep import SteepRows
 
 
 def train_main(config: TrainSettings) -> Path:
@@ -101,8 +102,9 @@ def distill_main(config: DistillSettings) -> Path:
             dataset = dataset.filled(reading_of(base.config, plain(config.task)))
         if (note := other_split(base.config, dataset)) is not None:
             say(note)
-        headed = _headed(config, base)
-        begins = "" if config.init is None or headed is None else weights(headed)["head"]
+        earlier = None if config.init is None else DiffusionPolicy.from_pretrained(config.init)
+        headed = _headed(config, base, earlier)
+        begins = "" if earlier is None else weights(earlier)["head"]
         if headed is not None and headed.head is not None and headed.head.starts:
             world, parts = accelerator.num_processes, training.accumulate
             check_divides("distill.guess_batch", config.distill.guess_batch, world, parts)
@@ -117,8 +119,10 @@ def distill_main(config: DistillSettings) -> Path:
         }
         kept = None
         if config.distill.pools is not None:
-            kept = Kept(output / SOLVED, solved_from | {"seed": training.seed})
-        objective = _distillation(config, base, headed, data, accelerator.device, kept)
+            chosen_by = begins if config.distill.candidates > 1 else ""
+            asked = {"seed": training.seed, "init": chosen_by}
+            kept = Kept(output / SOLVED, solved_from | asked)
+        objective = _distillation(config, base, headed, earlier, data, accelerator.device, kept)
         made_from = {
             "base": solved_from["base"],
             "init": begins,
@@ -187,6 +191,7 @@ def _distillation(
     config: DistillSettings,
     base: DiffusionPolicy,
     headed: DiffusionPolicy | None,
+    earlier: DiffusionPolicy | None,
     data: Demonstrations,
     device: torch.device,
     kept: Kept | None,
@@ -197,11 +202,17 @@ def _distillation(
         return Consistency(base, plain(config.sampler), *rows, **config.head.options)
     options = plain(config.distill)
     del options["rounds"]
+    candidates, steep = options.pop("candidates"), None
+    if candidates > 1 and earlier is not None:
+        seed = config.train.seed
+        steep = SteepRows(earlier.to(device), windows, config.distill.pool, seed, candidates)
     runtime = Runtime(headed.to(device), config.runtime)
-    return Distillation(headed, *rows, **options, kept=kept, execute=runtime)
+    return Distillation(headed, *rows, **options, steep=steep, kept=kept, execute=runtime)
 
 
-def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy | None:
+def _headed(
+    config: DistillSettings, base: DiffusionPolicy, earlier: DiffusionPolicy | None
+) -> DiffusionPolicy | None:
     """Return the base with an untrained head; None for a consistency model."""
     if config.head.name == "consistency":
         if config.init is not None:
@@ -211,8 +222,8 @@ def _headed(config: DistillSettings, base: DiffusionPolicy) -> DiffusionPolicy |
         return None
     head, sampler = plain(config.head), plain(config.sampler)
     headed = with_head(base, head, sampler, config.train.seed, config.distill.rounds)
-    if config.init is not None:
-        say(go_on(headed, DiffusionPolicy.from_pretrained(config.init), config.init))
+    if earlier is not None:
+        say(go_on(headed, earlier, str(config.init)))
     return headed
 
 

@@ -28,6 +28,7 @@ from pcm_policy.training.batches import Batches, Windows, step_generator
 from pcm_policy.training.guessing import Guessing, near_sampler
 from pcm_policy.training.kept import Kept
 from pcm_policy.training.sharing import Share, Team
+from pcm_policy.training.steep import SteepRows
 from pcm_policy.training.targets import Solved, Targets, iterates
 from pcm_policy.training.taught import Taught, denoiser_of
 
@@ -80,6 +81,7 @@ class Distillation(Generic[Teacher]):
         guess_steps: steps of the sampler that solves them, see
             :func:`~pcm_policy.training.guessing.near_sampler`. If none of so few steps comes near
             the head's sampler, the first guess learns from the pool of the rounds.
+        steep: chooses the observations of a pool; None: every observation has its turn.
         pools: how many different pools there are, after which they come again. The first guess
             learns from their exact chunks then. None: new ones all the time.
         kept: where the solves of these are kept.
@@ -107,6 +109,7 @@ class Distillation(Generic[Teacher]):
         guess_batch: int = 512,
         guess_reuse: int = 8,
         guess_steps: int = 4,
+        steep: SteepRows | None = None,
         pools: int | None = None,
         kept: Kept | None = None,
         execute: Execute = eager,
@@ -124,7 +127,7 @@ class Distillation(Generic[Teacher]):
         cond, noise = self._sample(train, CALIBRATED)
         policy.head.calibrate(denoiser_of(policy, cond, None), noise)
         make = partial(Targets, policy, train, pool=pool, warm=warm, prefix=prefix, execute=execute)
-        kept_ones = partial(make, seed, pools=pools, kept=kept)
+        kept_ones = partial(make, seed, steep=steep, pools=pools, kept=kept)
         recorded = 0 if own == 1 and weight != "variance" else self.rounds
         self.targets = kept_ones(rounds=recorded, finish=self._finish)
         self.guessing = None

@@ -20,6 +20,7 @@ from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_
 from pcm_policy.training.kept import Kept
 from pcm_policy.training.sharing import ALONE, Team
 from pcm_policy.training.solving import Solving
+from pcm_policy.training.steep import SteepRows
 from pcm_policy.training.taught import Taught, denoiser_of
 
 
@@ -135,6 +136,7 @@ class Targets:
         near: a cheaper sampler to solve instead, from the same noise, whose chunks are near the
             head's sampler's. ``exact`` then has its states, and no iterates are recorded.
         execute: what executes the solves.
+        steep: chooses the observations of a pool; None: every epoch is a permutation of all.
         pools: how many different pools there are, after which they come again; None: no end.
         kept: where the solves of these are kept; None: nowhere.
         finish: called with the number of a new pool, the pool and the processes that share the
@@ -153,6 +155,7 @@ class Targets:
         rounds: int,
         near: SamplerConfig | None = None,
         execute: Execute = eager,
+        steep: SteepRows | None = None,
         pools: int | None = None,
         kept: Kept | None = None,
         finish: Callable[[int, Solved, Team], Solved] | None = None,
@@ -160,7 +163,7 @@ class Targets:
         self.policy, self.train, self.seed, self.pool = policy, train, seed, pool
         self.warm, self.prefix, self.rounds = warm, prefix, rounds
         self.near, self.rows = near, Batches(len(train.seen), pool, seed)
-        self.pools, self.kept = pools, kept
+        self.steep, self.pools, self.kept = steep, pools, kept
         self._solving, self._finish = Solving(policy, execute), finish
         self._kept: tuple[int, Solved] | None = None
 
@@ -189,6 +192,8 @@ class Targets:
         index = index % self.pools if self.pools else index
         generator = step_generator(self.seed, 2**33 + index)
         rows = self.rows(index)
+        if self.steep is not None:
+            rows = self.steep(index, self.train.seen, team)
         rows = rows.to(self.train.seen.device)
         seen, chunk, config = self.train.seen[rows], self.train.chunk[rows], self.policy.config
         prefix = None

@@ -125,6 +125,7 @@ def test_what_changes_no_weight_may_change(demos: Path, run: Path, ended: Path) 
         ("distill.pool=24", "distill.pool=16, now 24"),
         ("distill.guess_steps=2", "distill.guess_steps=4, now 2"),
         ("distill.pools=3", "distill.pools=None, now 3"),
+        ("distill.candidates=3", "init='', now '[0-9a-f]+'"),
         ("runtime.precision=bf16", "runtime='eager, float32', now 'eager, bf16'"),
         ("sampler.steps=8", "policy.head"),
         ("head.options.width=24", "policy.head.options.width=16, now 24"),
@@ -135,6 +136,8 @@ def test_a_distillation_of_something_else_is_not_continued(
     demos: Path, ended: Path, distilled: Path, word: str, key: str
 ) -> None:
     words = [*RUN, "resume=true", word]
+    if "candidates" in word:  # its first guess tells where chunks change
+        words.append(f"init={distilled}/policy")
     if word == "head=lora":  # it has no widths
         from pcm_policy.cli import train as cli_train
         from pcm_policy.cli.compose import compose
@@ -156,14 +159,16 @@ def test_another_base_is_not_distilled_further(
         distill(other, demos, distilled, *RUN, "resume=true")
 
 
-@pytest.mark.parametrize("pools", ["null", "1"])
+@pytest.mark.parametrize("pools", ["null", "1", "2 distill.candidates=3"])
 @pytest.mark.parametrize("save_every", [3, 5, 7])
 def test_a_distillation_resumed_inside_a_pool_is_the_uninterrupted_one(
-    demos: Path, ended: Path, tmp_path: Path, save_every: int, pools: str
+    demos: Path, ended: Path, distilled: Path, tmp_path: Path, save_every: int, pools: str
 ) -> None:
     """Pools last 8 steps; their iterates follow the head as it was when they began."""
     words = ["train.steps=11", f"train.save_every={save_every}", "train.keep=9", "train.lr=0.01"]
-    words.append(f"distill.pools={pools}")
+    words += f"distill.pools={pools}".split()
+    if "candidates" in pools:
+        words.append(f"init={distilled}/policy")
     whole = distill(ended / "policy", demos, tmp_path / "run", *words)
     before = tmp_path / "before"
     shutil.copytree(whole, before)

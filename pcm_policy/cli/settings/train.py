@@ -162,6 +162,8 @@ class DistillOptions:
         pool: observations whose targets and iterates are computed at once
         pools: how many different pools there are, kept in output_dir/solved; afterwards they come
             again, and the first guess learns from their exact chunks; null: new ones all the time
+        candidates: observations looked at for each of half a pool; taken are those where the first
+            guess of init=... changes most with the observation; 1: every one has its turn
         reuse: times each of them is trained on before the next pool
         warm: share of rows that start from an earlier chunk rather than cold
         guess_batch: observations of a step for the head's first guess
@@ -177,6 +179,7 @@ class DistillOptions:
     end_weight: NonNegative = 1.0
     pool: Count = 2000
     pools: Count | None = None
+    candidates: Count = 1
     reuse: Count = 16
     warm: Share = 0.1
     guess_batch: Count = 512
@@ -219,3 +222,10 @@ class DistillSettings(Training):
             save_every=500,
         )
     )
+
+    def __post_init__(self) -> None:
+        if self.distill.candidates > 1 and self.init is None:
+            raise PcmError(
+                f"distill.candidates={self.distill.candidates}: give init=EARLIER/policy as well; "
+                "the first guess of its head tells where chunks change"
+            )
