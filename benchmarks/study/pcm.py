@@ -1,10 +1,12 @@
 """PCM against everything a user would otherwise take, at 1, 2, 3, 4, 6 and 8 network rounds.
 
-    python -m benchmarks.study.pcm --policy P [--consistency P2] [--high-noise P3] --output DIR
+    python -m benchmarks.study.pcm --policy P [--consistency P2] [--high-noise P3]
+        [--drifting P4] --output DIR
 
 P has a PCM head; its base sampler's sequential chunk is what errors and paired differences refer
 to. P2 is a consistency model of the same base (``pcm-distill head=consistency``), P3 the base
-trained on at high noise (``benchmarks.peers.high_noise``). Rounds past the head's are base rounds.
+trained on at high noise (``benchmarks.peers.high_noise``), P4 a drifting policy
+(``benchmarks.peers.drifting``). Rounds past the head's are base rounds.
 "PCM mean 2" stops each chunk when it settles (``solver.settle``), after four rounds at the latest
 and two on average. EPD-Solver and STEP (``benchmarks/peers/``) run on the base's weights, "EPD 2"
 in two calls one after another. Few-step DDIM, DPM-Solver++ and the consistency model
@@ -47,6 +49,7 @@ from benchmarks.study.rows import (
     TRAINED,
     Played,
     Row,
+    calls,
     certified_rounds,
     compare,
     pairs,
@@ -120,7 +123,7 @@ class Study:
         peers, chosen = self.peers()
         rows += peers
         few = [f for f in FEW_STEPS if f not in TRAINED or f in self.trained]
-        searched = [(f, r) for f in few for r in self.options.rounds if self.chosen(f, r)]
+        searched = [(f, r) for f in few for r in calls(f, self.options.rounds) if self.chosen(f, r)]
         path = self.exact
         if any(family not in TRAINED for family, _ in searched):
             path = best_path(self.policy, self.options.tuning_episodes, self.kept)

@@ -23,7 +23,7 @@ from benchmarks.pasted import block
 from benchmarks.peers.rows import PEERS
 from benchmarks.study.longer import played
 from benchmarks.study.pcm import SEED, Study, add_rows
-from benchmarks.study.rows import TRAINED, Played, Row, difference
+from benchmarks.study.rows import TRAINED, Played, Row, calls, difference
 from benchmarks.study.search import TUNING_SEED
 from benchmarks.study.show import gap
 from pcm_policy.errors import PcmError
@@ -113,9 +113,10 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     if options.only is None:
+        rounds = options.rounds
         trained = [f for f in TRAINED if getattr(options, f.replace("-", "_"))]
         options.only = [f"{family} {r}" for family in PEERS for r in PEERS[family]]
-        options.only += [f"{family} {r}" for family in trained for r in options.rounds]
+        options.only += [f"{family} {r}" for family in trained for r in calls(family, rounds)]
     study = Study(options)
     weights = fingerprint(study.policy.network)
     others = successes(options.longer, weights) if options.longer.exists() else {}

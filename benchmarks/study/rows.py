@@ -36,10 +36,12 @@ PARALLEL = {
     "Newton": "newton",
     "ParaDiGMS": "paradigms",
 }
-TRAINED = {"consistency": "consistency", "high-noise": "ddim"}
+TRAINED = {"consistency": "consistency", "high-noise": "ddim", "drifting": "ddim"}
 """Models that start from the base's weights, and how each is sampled."""
 FEW_STEPS = {"DDIM": "ddim", "DPM-Solver++": "dpmpp_2m", **TRAINED}
-PEERS_OF_ONE = ("EPD 1", "EPD 2", "STEP 1", "high-noise 1")
+ONE_CALL = "drifting"
+"""One of them that is sampled in one step alone."""
+PEERS_OF_ONE = ("EPD 1", "EPD 2", "STEP 1", "high-noise 1", "drifting 1")
 PEERS_OF_TWO = ("EPD 2", "EPD 3", "EPD 4", "STEP 2", "high-noise 2")
 SETTLING = "PCM mean"
 """PCM that stops when it settles, at a level that takes so many rounds on average."""
@@ -70,6 +72,11 @@ class Played:
     scores: list[float]
     successes: list[float]
     rounds: float | None = None
+
+
+def calls(family: str, rounds: Sequence[int]) -> list[int]:
+    """Return in how many of the asked calls a few-step family is sampled."""
+    return [r for r in rounds if r == 1 or family != ONE_CALL]
 
 
 def parallel_solver(policy: DiffusionPolicy, family: str, rounds: int) -> Solver:

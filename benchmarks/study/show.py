@@ -22,7 +22,7 @@ HEAD = [
 ]
 COLOURS = {family: SOLVER_COLOURS[method] for family, method in PARALLEL.items()}
 COLOURS |= {SETTLING: "tab:cyan", "DDIM": "0.5", "DPM-Solver++": "0.2", "consistency": "tab:red"}
-COLOURS |= {"EPD": "tab:brown", "STEP": "gold", "high-noise": "tab:pink"}
+COLOURS |= {"EPD": "tab:brown", "STEP": "gold", "high-noise": "tab:pink", "drifting": "k"}
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
