@@ -103,7 +103,7 @@ class Drifting(Cloning):
 
     def loss(self, module: nn.Module, step: int, share: Share) -> Tensor:
         """Return the loss on the batch of ``step``."""
-        rows, generator = self.rows(step), step_generator(self.seed, step)
+        rows, generator = share(self.rows(step)), step_generator(self.seed, step)
         made = self._generated(module, self.train, rows, generator)
         wanted = self.train.chunk[rows].flatten(1)[:, None]
         moved = made.detach() + drift(made.detach(), wanted, self.widths)
@@ -132,7 +132,7 @@ class Drifting(Cloning):
         cond = self.policy.join(windows.seen[rows], None).repeat_interleave(SAMPLES, dim=0)
         t = torch.full((len(cond),), config.schedule.train_steps - 1)
         found: Tensor = module(noise, t, cond)
-        return found.view(len(rows), SAMPLES, -1)
+        return found.reshape(len(rows), SAMPLES, -1)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -53,8 +53,9 @@ def test_the_policy_is_one_call_from_noise() -> None:
 
 
 @pytest.mark.slow
-def test_the_command(demos: Path, tmp_path: Path) -> None:
-    words = [str(demos), str(tmp_path), "--policy", "released/pusht_mlp", "--steps", "2"]
+@pytest.mark.parametrize("base", ["released/pusht", "released/pusht_mlp"])
+def test_the_command(demos: Path, tmp_path: Path, base: str) -> None:
+    words = [str(demos), str(tmp_path), "--policy", base, "--steps", "2"]
     drifting.main(words)
     policy = DiffusionPolicy.from_pretrained(tmp_path / "policy")
     assert (policy.config.prediction, policy.config.sampler.steps) == ("sample", 1)
