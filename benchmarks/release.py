@@ -43,18 +43,6 @@ NARROW = ("head.options.nodes=6", "head.options.guess_noises=1")
 """A head that adds little to the U-Net's file."""
 WIDE = (*NARROW, "head.options.width=128", "head.options.guess_width=448")
 """One whose first guess is large, for a file below 15 MB."""
-PATH = ("head.options.nodes=[14,20,26,31]", "head.options.guess_nodes=[4,9,14,20,26,31]")
-"""Base calls where there is little noise, after a first guess of what the base says on its way."""
-OPENVINO = "runtime.mode=openvino"
-MANY = (
-    "distill.pool=4000",
-    "distill.pools=64",
-    "distill.candidates=5",
-    "distill.reuse=24",
-    "distill.guess_reuse=2",
-    OPENVINO,
-)
-"""Many exact chunks, half of them where a small movement of the observation changes them."""
 HEAD = ("policy={base}", "dataset.more=[{rollouts.zarr}]", HALF)
 UNET = ("network=unet1d", "train.batch=128")
 SHARP = ("policy.sampler.steps=32", "policy.sampler.eta=1", "policy.sampler.temperature=0.1")
@@ -82,7 +70,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         ("two.zarr", GENERATE, (*ROUNDS, "episodes=300", "seed=2000000", "solver.rounds=2")),
         ("one.zarr", GENERATE, (*ROUNDS, "episodes=600", "seed=3000000", "solver.rounds=1")),
         (
-            "second",
+            "pcm",
             "distill",
             (
                 "policy={base}",
@@ -92,35 +80,6 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                 "distill.reuse=48",
                 "train.steps=5000",
                 "train.lr=0.004",
-            ),
-        ),
-        (
-            "more.zarr",
-            GENERATE,
-            (
-                "policy={second}",
-                "failures=true",
-                "solver=pcm",
-                "solver.rounds=1",
-                "episodes=3000",
-                "seed=4000000",
-                OPENVINO,
-            ),
-        ),
-        (
-            "pcm",
-            "distill",
-            (
-                "policy={base}",
-                "init={second}",
-                "dataset.more=[{rollouts.zarr},{more.zarr}]",
-                HALF,
-                *WIDE,
-                *PATH,
-                *MANY,
-                "train.steps=12000",
-                "train.lr=0.004",
-                "train.ema=0.9995",
             ),
         ),
     ),
