@@ -16,14 +16,13 @@ the noise knows observations and chunks, but has to learn to answer pure noise w
 the result in one step.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.peers import trained_parser
 from pcm_policy.cli.tasks import reading_of
 from pcm_policy.policy.folder import save_policy
 from pcm_policy.policy.policy import DiffusionPolicy
@@ -33,6 +32,7 @@ from pcm_policy.training.batches import Windows, step_generator
 from pcm_policy.training.cloning import Cloning
 from pcm_policy.training.config import TrainConfig
 from pcm_policy.training.dataset import DatasetConfig
+from pcm_policy.training.headed import without_head
 from pcm_policy.training.launch import launched
 from pcm_policy.training.loop import fit
 from pcm_policy.training.output import occupied
@@ -61,14 +61,14 @@ def drift(x: Tensor, wanted: Tensor, widths: Sequence[float]) -> Tensor:
     itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     near, apart = torch.cdist(x, wanted), torch.cdist(x, x).masked_fill(itself, torch.inf)
     every = torch.cat([wanted, x], dim=1)
-    share = [1 / wanted.shape[1]] * wanted.shape[1] + [1 / (x.shape[1] - 1)] * x.shape[1]
-    sign = torch.tensor([1.0] * wanted.shape[1] + [-1.0] * x.shape[1]).to(x)
+    positives, samples = wanted.shape[1], x.shape[1]
+    weight = [1 / positives] * positives + [1 / (samples - 1)] * samples
+    weigh = torch.tensor(weight, dtype=x.dtype, device=x.device).log()
+    sign = torch.tensor([1.0] * positives + [-1.0] * samples).to(x)
     level = torch.cat([near, apart], dim=2)
     found = torch.zeros_like(x)
     for width in widths:
-        kernel = (
-            -level / width + torch.tensor(share, dtype=x.dtype, device=x.device).log()
-        ).softmax(dim=2) * sign
+        kernel = (weigh - level / width).softmax(dim=2) * sign
         found += kernel @ every - kernel.sum(dim=2, keepdim=True) * x
     return found / len(widths)
 
@@ -77,10 +77,7 @@ def generator_of(base: DiffusionPolicy) -> DiffusionPolicy:
     """Return a policy of one step with the base's weights, whose network's output is the chunk."""
     noisiest = base.config.schedule.train_steps - 1
     own = SamplerConfig("ddim", 1, timesteps=(noisiest,))
-    policy = DiffusionPolicy(replace(base.config, head=None, prediction="sample", sampler=own))
-    weights = base.state_dict().items()
-    policy.load_state_dict({k: v for k, v in weights if not k.startswith("head.")})
-    return policy
+    return without_head(base, prediction="sample", sampler=own)
 
 
 class Drifting(Cloning):
@@ -137,12 +134,7 @@ class Drifting(Cloning):
 
 def main(words: Sequence[str] | None = None) -> None:
     """Train, or go on where that was cut off."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("data", help="the human demonstrations")
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--policy", default="released/pusht")
+    parser = trained_parser(__doc__)
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
     options = parser.parse_args(words)
     torch.set_num_threads(1)

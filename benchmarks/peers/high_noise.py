@@ -9,12 +9,11 @@ noise, so its weights are where training starts, and ``v`` is what they learn to
 ``python -m benchmarks.study.pcm --high-noise OUTPUT/policy`` samples the result in few steps.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
+from benchmarks.peers import trained_parser
 from pcm_policy.cli import train as cli_train
 from pcm_policy.cli.compose import compose
 from pcm_policy.policy.folder import save_policy
@@ -31,12 +30,7 @@ RECIPE = (
 
 def main(words: Sequence[str] | None = None) -> None:
     """Train the base on, or go on where that was cut off."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("data", help="the human demonstrations")
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--policy", default="released/pusht")
+    parser = trained_parser(__doc__)
     parser.add_argument("overrides", nargs="*", help="of the training, such as train.steps=100")
     options = parser.parse_args(words)
     torch.set_num_threads(1)

@@ -26,6 +26,7 @@ from pcm_policy.settings import Range
 from pcm_policy.solvers.sequential import sequential
 from pcm_policy.training.batches import Batches, Windows, random_prefixes, step_generator
 from pcm_policy.training.cloning import refuse_inpainting
+from pcm_policy.training.headed import without_head
 from pcm_policy.training.sharing import Share, Team
 
 Loss = Literal["huber", "l2"]
@@ -66,12 +67,7 @@ def student_of(base: DiffusionPolicy, temperature: float = 1.0) -> DiffusionPoli
         PcmError: the base is a flow.
     """
     own = SamplerConfig("consistency", 1, temperature=temperature)
-    config = replace(base.config, head=None, prediction="v_prediction", sampler=own)
-    policy = DiffusionPolicy(config)
-    policy.load_state_dict(
-        {k: v for k, v in base.state_dict().items() if not k.startswith("head.")}
-    )
-    return policy
+    return without_head(base, prediction="v_prediction", sampler=own)
 
 
 def clean_at(

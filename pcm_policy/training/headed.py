@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pcm_policy.errors import PcmError
 from pcm_policy.heads import HEADS
@@ -49,12 +50,27 @@ def with_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         policy = DiffusionPolicy(config)
-    policy.load_state_dict(
-        {k: v for k, v in base.state_dict().items() if not k.startswith("head.")}, strict=False
-    )
+    policy.load_state_dict(_base_weights(base), strict=False)
     assert policy.head is not None
     policy.head.start_from(policy.network)
     return policy
+
+
+def without_head(base: DiffusionPolicy, **changes: Any) -> DiffusionPolicy:
+    """Return a policy with the base's weights and normalisers, without its head.
+
+    Args:
+        base: the trained policy.
+        changes: fields of its config that are others.
+    """
+    policy = DiffusionPolicy(replace(base.config, head=None, **changes))
+    policy.load_state_dict(_base_weights(base))
+    return policy
+
+
+def _base_weights(base: DiffusionPolicy) -> dict[str, Tensor]:
+    """Return what a policy has beside its head."""
+    return {k: v for k, v in base.state_dict().items() if not k.startswith("head.")}
 
 
 def go_on(policy: DiffusionPolicy, earlier: DiffusionPolicy, name: str) -> str:

@@ -191,9 +191,7 @@ class Targets:
         """Solve the pool ``index`` and record the base's iterates; see :meth:`__call__`."""
         index = index % self.pools if self.pools else index
         generator = step_generator(self.seed, 2**33 + index)
-        rows = self.rows(index)
-        if self.steep is not None:
-            rows = self.steep(index, self.train.seen, team)
+        rows = self.rows(index) if self.steep is None else self.steep(index, self.train.seen, team)
         rows = rows.to(self.train.seen.device)
         seen, chunk, config = self.train.seen[rows], self.train.chunk[rows], self.policy.config
         prefix = None
